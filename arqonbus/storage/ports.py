@@ -1,0 +1,222 @@
+"""What the bus asks of its stores. Pure declarations: no I/O, no backend named.
+
+`EventLog` is the hot store: append with dedup and sequence, ranges, live entries from other nodes,
+presence. Every backend passes the same contract suite (tests/contract/storage); bounds, order, limits
+and errors are the same everywhere. A log stores bytes that are opaque to it and gives them back bit
+for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+
+class Durability(IntEnum):
+    """How safe a stored message is; a greater value is a stronger promise. Same numbers as the wire enum."""
+
+    MEMORY = 1  # this process only
+    HOT = 2  # the engine has it and flushes it by its own policy; survives kill -9 of the bus
+    DURABLE = 3  # flushed to disk before the ack; survives a power cut
+
+
+class RoomKey(NamedTuple):
+    """A room is always a room of one tenant. Both names are validated before a key is made."""
+
+    tenant: str
+    room: str
+
+
+class Retention(NamedTuple):
+    """How much of a room's log is kept. Whichever bound is reached first trims; 0 means unbounded."""
+
+    max_messages: int
+    max_age_us: int
+
+
+class Item(NamedTuple):
+    """One message to append. `channel` is empty when the message has none."""
+
+    id: str
+    channel: str
+    data: bytes
+
+
+class Batch(NamedTuple):
+    """The messages of one room in one tick, in order."""
+
+    room: RoomKey
+    items: Sequence[Item]
+    retention: Retention
+
+
+class Appended(NamedTuple):
+    """The outcome of one batch.
+
+    `sequences` has one number per item. An item whose id the room already holds was not stored again:
+    its index stands in `duplicates` and its number is the first one's (0 if that was so long ago that
+    only the id is remembered). New items got consecutive numbers. `time_us` is the engine's clock,
+    never less than that of an earlier append to the room.
+    """
+
+    epoch: str
+    time_us: int
+    sequences: Sequence[int]
+    duplicates: frozenset[int]
+    durability: Durability
+
+
+class Entry(NamedTuple):
+    """One stored message."""
+
+    sequence: int
+    time_us: int
+    id: str
+    channel: str
+    data: bytes
+
+
+class Head(NamedTuple):
+    """Where a room's log stands. `epoch` is empty and both numbers are 0 for a room never written to.
+
+    `first` is the oldest sequence still held, `last` the highest ever given; an empty log after trimming
+    has first = last + 1.
+    """
+
+    epoch: str
+    first: int
+    last: int
+
+
+class Page(NamedTuple):
+    """A slice of a room's log together with the head it was read under, atomically."""
+
+    head: Head
+    entries: Sequence[Entry]
+
+
+class Member(NamedTuple):
+    """A client in a room, as other nodes see it. `info` is opaque to the store (JSON of the bus)."""
+
+    client: str
+    info: bytes
+
+
+class RoomPage(NamedTuple):
+    """Names of rooms of a tenant in ascending order. `more` says that the limit cut the list."""
+
+    rooms: Sequence[str]
+    more: bool
+
+
+class StorageError(Exception):
+    """The store could not do it. `outcome_unknown`: the write may or may not have happened."""
+
+    def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
+        super().__init__(message)
+        self.outcome_unknown = outcome_unknown
+
+
+class Listener(Protocol):
+    """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently."""
+
+    def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
+        """Entries of a followed room, ascending within the call.
+
+        Entries may be repeated, may arrive out of order between calls, and may miss some: the receiver
+        orders them by sequence and reads a gap from the log.
+        """
+
+    def on_signal(self, room: RoomKey, data: bytes) -> None:
+        """An unsequenced broadcast of another node to a followed room."""
+
+    def on_direct(self, data: bytes) -> None:
+        """Bytes that another node sent to this one."""
+
+    def on_resync(self, rooms: Sequence[RoomKey]) -> None:
+        """The live subscription was interrupted; entries of these rooms may have been missed."""
+
+
+class EventLog(Protocol):
+    """The hot store. Methods raise StorageError, and nothing else, when the engine fails them."""
+
+    name: str
+    shared: bool  # other nodes may append to the same log
+    durability: Durability  # the level that append reaches
+
+    async def open(self, listener: Listener) -> None:
+        """Connect, prepare the engine, start listening. Raises StorageError with a sentence."""
+
+    async def close(self) -> None:
+        """Finish what was accepted, then release everything. Safe to call twice."""
+
+    def append(
+        self, batches: Sequence[Batch]
+    ) -> Sequence[Appended | StorageError] | Awaitable[Sequence[Appended | StorageError]]:
+        """Store one tick's batches, each atomically, and give one outcome per batch, in order.
+
+        Returns at once where the outcome is known at once (memory); else an awaitable of it. Calls may
+        overlap; batches of the same room are stored in the order of the calls. Never raises for an
+        engine failure: the outcome says it.
+        """
+
+    async def head(self, room: RoomKey) -> Head: ...
+
+    async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
+        """Oldest first: entries with after < sequence <= until (until 0: to the end), at most limit."""
+
+    async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
+        """Newest first: entries with sequence < before (before 0: from the end), at most limit."""
+
+    async def seek(self, room: RoomKey, time_us: int) -> int:
+        """The lowest held sequence whose time is >= time_us; last + 1 if there is none."""
+
+    async def create_room(self, room: RoomKey) -> bool:
+        """Enter the room in the tenant's list. False if it was there. append does this by itself."""
+
+    async def delete_room(self, room: RoomKey) -> bool:
+        """Remove the room's log, ids and listing. The next append starts a new epoch. False if absent."""
+
+    async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
+        """Names > after of rooms that were created or written to and not deleted."""
+
+    async def follow(self, room: RoomKey) -> Head:
+        """Begin to hear of entries and signals of the room. Those after the returned head will be heard."""
+
+    async def unfollow(self, room: RoomKey) -> None: ...
+
+    async def signal(self, room: RoomKey, data: bytes) -> None:
+        """Broadcast to the other nodes that follow the room. Best effort, unordered with entries."""
+
+    async def direct(self, node: str, data: bytes) -> bool:
+        """Send bytes to another node. False when no such node listens."""
+
+    async def enter(self, room: RoomKey, member: Member) -> None:
+        """List the client as present until leave, or until this node stops renewing it (30 s)."""
+
+    async def leave(self, room: RoomKey, client: str) -> None: ...
+
+    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+        """The clients in the room on all nodes, by client id, at most limit."""
+
+    async def probe(self) -> float:
+        """Write, read back and delete a value for real; the seconds it took."""
+
+
+__all__ = [
+    "Appended",
+    "Batch",
+    "Durability",
+    "Entry",
+    "EventLog",
+    "Head",
+    "Item",
+    "Listener",
+    "Member",
+    "Page",
+    "Retention",
+    "RoomKey",
+    "RoomPage",
+    "StorageError",
+]
