@@ -1,0 +1,18 @@
+"""The one rule for names of tenants, rooms and channels: 1-128 of `A-Za-z0-9._-`. Pure.
+
+No separator of any key, subject or path can be part of a name, so none can be smuggled.
+"""
+
+from __future__ import annotations
+
+MAX_LENGTH = 128
+
+_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
+
+
+def is_name(text: str) -> bool:
+    """True for a name that may stand in an address."""
+    return 0 < len(text) <= MAX_LENGTH and not text.strip(_ALPHABET)
+
+
+__all__ = ["MAX_LENGTH", "is_name"]

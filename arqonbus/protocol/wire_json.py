@@ -1,0 +1,363 @@
+"""JSON frames: one envelope a line. For people, browsers and the edge. Pure.
+
+The fields have the names of the protobuf schema, with these differences: `time` and `server_time` are
+RFC 3339 in UTC with microseconds; `durability` is in lower case; `payload` is any JSON value where the
+content type is JSON, and `payload_b64` is base64 where it is not; integers beyond 2^53-1 are written as
+strings, and both forms are read. A JSON payload passes through as the text it was, so that no number is
+rounded on the way. A key that stands twice is refused: two readers would disagree about its value.
+Sources: RFC 8259, RFC 3339, RFC 4648.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from arqonbus.protocol import arqonbus_pb2 as pb
+from arqonbus.protocol.envelope import JSON_CONTENT, Envelope, is_json
+from arqonbus.protocol.errors import DecodeError, Invalid
+
+MAX_ENVELOPES = 4096
+MAX_DEPTH = 64
+MAX_SAFE_INTEGER = (1 << 53) - 1
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+)
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')
+
+
+class _Fields(msgspec.Struct, forbid_unknown_fields=False):
+    """The JSON form of an envelope, read strictly: no type is converted into another."""
+
+    id: str = ""
+    kind: str = ""
+    tenant: str = ""
+    room: str = ""
+    channel: str = ""
+    sender: str = ""
+    name: str = ""
+    time: str | None = None
+    server_time: str | None = None
+    sequence: int | str = 0
+    epoch: str = ""
+    content_type: str = ""
+    payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    payload_b64: str | msgspec.UnsetType = msgspec.UNSET
+    headers: dict[str, str] = {}
+    reply_to: str = ""
+    recipient: str = ""
+    clock: dict[str, int | str] = {}
+    cause: str = ""
+    trace: str = ""
+    signature: str = ""
+    status: dict[str, Any] | None = None
+    durability: str = ""
+    duplicate: bool = False
+
+
+KNOWN_KEYS: Final = frozenset(field.name for field in msgspec.structs.fields(_Fields))
+_PLAIN_TEXT: Final = (
+    "id",
+    "tenant",
+    "room",
+    "channel",
+    "sender",
+    "name",
+    "epoch",
+    "content_type",
+    "reply_to",
+    "recipient",
+    "cause",
+    "trace",
+)
+_read_fields: Callable[[bytes], _Fields] = msgspec.json.Decoder(_Fields).decode
+_write: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+class Line(NamedTuple):
+    """One line of a frame: an envelope or what is wrong with it, and how many unknown keys it had.
+
+    `id` is what the line claimed as its id, so that a refusal can be sent as a reply to it.
+    """
+
+    envelope: Envelope | None
+    error: Invalid | None
+    id: str
+    unknown_keys: int
+
+
+def decode(frame: str) -> list[Line]:
+    """The lines of a frame in order. DecodeError if a line is not a JSON object as it must be."""
+    lines: list[Line] = []
+    offset = 0
+    for text in frame.split("\n"):
+        if text and not text.isspace():
+            if len(lines) == MAX_ENVELOPES:
+                raise DecodeError(f"the frame has more than {MAX_ENVELOPES} envelopes", offset)
+            lines.append(_decode_line(text, offset))
+        offset += len(text) + 1
+    if not lines:
+        raise DecodeError("the frame is empty", 0)
+    return lines
+
+
+def _decode_line(text: str, offset: int) -> Line:
+    members = _members(text, offset)
+    claimed = members.get("id", "")
+    claimed = claimed if isinstance(claimed, str) else ""
+    unknown = sum(1 for key in members if key not in KNOWN_KEYS)
+    try:
+        return Line(_envelope(_read_fields(text.encode())), None, claimed, unknown)
+    except Invalid as error:
+        return Line(None, error, claimed, unknown)
+    except msgspec.ValidationError as error:
+        return Line(None, _mistyped(str(error)), claimed, unknown)
+    except (msgspec.DecodeError, UnicodeError):
+        raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
+
+
+def _members(text: str, offset: int) -> dict[str, Any]:
+    if nesting_exceeds(text, MAX_DEPTH):
+        raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
+    try:
+        members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=str)
+    except json.JSONDecodeError as error:
+        raise DecodeError("the line is not valid JSON", offset + error.pos) from None
+    except _RepeatedKey:
+        raise DecodeError("a JSON object has the same key twice", offset) from None
+    except ValueError:
+        raise DecodeError("NaN and Infinity are not JSON", offset) from None
+    if not isinstance(members, dict):
+        raise DecodeError("the line is not a JSON object", offset)
+    return members
+
+
+class _RepeatedKey(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _RepeatedKey
+    return members
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def nesting_exceeds(text: str, limit: int) -> bool:
+    """True if arrays and objects are nested deeper than `limit`. Text need not be valid."""
+    if text.count("{") + text.count("[") <= limit:
+        return False
+    depth = 0
+    for token in _BRACKETS.finditer(text):
+        character = token[0]
+        if character in "[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif character in "]}":
+            depth -= 1
+    return False
+
+
+def _mistyped(text: str) -> Invalid:
+    """msgspec says `Expected `str`, got `int` - at `$.room``: keep the types, name the field."""
+    reason, _, path = text.partition(" - at ")
+    field = re.sub(r"[\[.].*", "", path.strip("`").removeprefix("$").removeprefix(".")) or "envelope"
+    return Invalid(field, f"{field} has the wrong type: {reason.replace('`', '').lower()}")
+
+
+def _envelope(fields: _Fields) -> Envelope:
+    envelope = Envelope()
+    for name in _PLAIN_TEXT:
+        value = getattr(fields, name)
+        if value:
+            setattr(envelope, name, value)
+    envelope.kind = _enum(pb.Kind, "kind", fields.kind)
+    if fields.time is not None:
+        envelope.time_us = parse_time("time", fields.time)
+    if fields.server_time is not None:
+        envelope.server_time_us = parse_time("server_time", fields.server_time)
+    envelope.sequence = _unsigned("sequence", fields.sequence)
+    _set_payload(envelope, fields)
+    for key, text in fields.headers.items():
+        envelope.headers[key] = text
+    for actor, counter in fields.clock.items():
+        envelope.clock[actor] = _unsigned("clock", counter)
+    if fields.signature:
+        envelope.signature = _unbase64("signature", fields.signature)
+    if fields.durability:
+        envelope.durability = _enum(pb.Durability, "durability", fields.durability.upper())
+    envelope.duplicate = fields.duplicate
+    if fields.status is not None:
+        _set_status(envelope, fields.status)
+    return envelope
+
+
+def _enum(enum: Any, field: str, text: str) -> Any:
+    if not text:
+        return 0
+    if text not in enum.keys() or text.endswith("_UNSPECIFIED"):  # noqa: SIM118  (a protobuf enum is no dict)
+        raise Invalid(field, f"{field} is not one of {', '.join(enum.keys()[1:])}")
+    return enum.Value(text)
+
+
+def _unsigned(field: str, value: int | str) -> int:
+    if isinstance(value, str):
+        if not (value.isascii() and value.isdigit() and len(value) <= 20):
+            raise Invalid(field, f"{field} is not a decimal integer")
+        value = int(value)
+    if not 0 <= value < 1 << 64:
+        raise Invalid(field, f"{field} is outside 0..2^64-1")
+    return value
+
+
+def _set_payload(envelope: Envelope, fields: _Fields) -> None:
+    if isinstance(fields.payload_b64, str):
+        if not isinstance(fields.payload, msgspec.UnsetType):
+            raise Invalid("payload", "an envelope has either payload or payload_b64, not both")
+        envelope.payload = _unbase64("payload_b64", fields.payload_b64)
+    elif not isinstance(fields.payload, msgspec.UnsetType):
+        if not fields.content_type:
+            envelope.content_type = JSON_CONTENT
+        elif not is_json(fields.content_type):
+            raise Invalid("payload", "payload is JSON but content_type is not; use payload_b64")
+        envelope.payload = bytes(fields.payload)
+
+
+def _unbase64(field: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Invalid(field, f"{field} is not base64 with padding") from None
+
+
+def _set_status(envelope: Envelope, status: dict[str, Any]) -> None:
+    try:
+        envelope.status.code = status.get("code", "")
+        envelope.status.message = status.get("message", "")
+        envelope.status.retry_after_ms = status.get("retry_after_ms", 0)
+        envelope.status.details.update(status.get("details", {}))
+    except (TypeError, ValueError):
+        raise Invalid("status", "status is not {code, message, retry_after_ms, details}") from None
+
+
+def parse_time(field: str, text: str) -> int:
+    """Microseconds since 1970 UTC from RFC 3339. A time without a zone, or finer than µs, is Invalid."""
+    match = _RFC3339.fullmatch(text)
+    if not match:
+        if _RFC3339.fullmatch(text + "Z"):
+            raise Invalid(field, f"{field} has no time zone; end it with Z")
+        raise Invalid(
+            field, f"{field} is not RFC 3339 with at most 6 decimals, as 2026-01-31T12:00:00.000001Z"
+        )
+    seconds, fraction, zone = match.groups()
+    try:
+        moment = datetime.fromisoformat(seconds.upper() + ("+00:00" if zone in "Zz" else zone))
+        since = moment - _EPOCH
+    except (ValueError, OverflowError):
+        raise Invalid(field, f"{field} is not a date that exists") from None
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + int((fraction or "").ljust(6, "0"))
+
+
+def format_time(time_us: int) -> str:
+    """RFC 3339 in UTC with six decimals."""
+    moment = _EPOCH + timedelta(microseconds=time_us)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment.year > 999 else moment.isoformat()
+
+
+def encode(envelope: Envelope) -> bytes:
+    """The envelope as one line without its newline. Unset fields are left out."""
+    fields: dict[str, Any] = {}
+    if envelope.kind:
+        fields["kind"] = _enum_name(pb.Kind, envelope.kind)
+    for name in _PLAIN_TEXT:
+        value = getattr(envelope, name)
+        if value:
+            fields[name] = value
+    if envelope.time_us:
+        fields["time"] = format_time(envelope.time_us)
+    if envelope.server_time_us:
+        fields["server_time"] = format_time(envelope.server_time_us)
+    if envelope.sequence:
+        fields["sequence"] = _safe(envelope.sequence)
+    _write_payload(envelope, fields)
+    if envelope.headers:
+        fields["headers"] = dict(envelope.headers)
+    if envelope.clock:
+        fields["clock"] = {actor: _safe(counter) for actor, counter in envelope.clock.items()}
+    if envelope.signature:
+        fields["signature"] = base64.b64encode(envelope.signature).decode()
+    if envelope.durability:
+        fields["durability"] = _enum_name(pb.Durability, envelope.durability).lower()
+    if envelope.duplicate:
+        fields["duplicate"] = True
+    if envelope.HasField("status"):
+        fields["status"] = _status(envelope.status)
+    return _write(fields)
+
+
+def _enum_name(enum: Any, number: int) -> str:
+    return str(enum.Name(number)) if number in enum.values() else str(number)
+
+
+def _safe(value: int) -> int | str:
+    return value if value <= MAX_SAFE_INTEGER else str(value)
+
+
+def _status(status: pb.Status) -> dict[str, Any]:
+    fields: dict[str, Any] = {"code": status.code}
+    if status.message:
+        fields["message"] = status.message
+    if status.retry_after_ms:
+        fields["retry_after_ms"] = status.retry_after_ms
+    if status.details:
+        fields["details"] = dict(status.details)
+    return fields
+
+
+def _write_payload(envelope: Envelope, fields: dict[str, Any]) -> None:
+    payload = envelope.payload
+    if is_json(envelope.content_type):
+        text = one_line_json(payload)
+        if text is not None:
+            fields["payload"] = msgspec.Raw(text)
+            return
+    if payload:
+        fields["payload_b64"] = base64.b64encode(payload).decode()
+
+
+def one_line_json(payload: bytes) -> bytes | None:
+    """The payload as JSON text without line breaks, or None if it is not JSON that all can read.
+
+    A producer on the protobuf wire may call anything JSON. What is embedded in a frame of ours must be
+    one value, valid, of bounded depth, and must not end the line.
+    """
+    try:
+        text = payload.decode()
+        if nesting_exceeds(text, MAX_DEPTH):
+            return None
+        formatted: bytes = msgspec.json.format(payload, indent=-1)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return None
+    return formatted if b"\n" in payload or b"\r" in payload else payload
+
+
+def frame_of(envelopes: Iterable[Envelope]) -> bytes:
+    """One text frame, in UTF-8."""
+    return b"\n".join([encode(envelope) for envelope in envelopes])
+
+
+__all__ = ["MAX_DEPTH", "MAX_ENVELOPES", "Line", "decode", "encode", "format_time", "frame_of", "parse_time"]
