@@ -1,0 +1,156 @@
+"""Settings of who may connect and how much they may send: tokens, limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, SecretStr, model_validator
+
+from arqonbus.config.field import Section, section, setting
+from arqonbus.config.units import Count, FilePath, Seconds, Size, Switch, Text
+
+Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
+
+
+class PreviousSecret(Section):
+    """The secret that was valid before the last rotation."""
+
+    value: SecretStr | None = setting(
+        None,
+        "The old secret.",
+        example={"from": "credential", "name": "jwt_previous"},
+        secrecy="value",
+        reload="hot",
+    )
+    valid_until: AwareDatetime | None = setting(
+        None,
+        "Moment from which it is refused, with a time zone.",
+        example="2030-01-31T00:00:00Z",
+        reload="hot",
+    )
+
+    @model_validator(mode="after")
+    def _ends(self) -> PreviousSecret:
+        if self.value is not None and self.valid_until is None:
+            raise ValueError("has a value and no valid_until; say when the old secret ends")
+        return self
+
+
+class PublicKey(Section):
+    """One public key that tokens may be signed for: its PEM, or a file that holds it."""
+
+    pem: Text | None = setting(
+        None,
+        "The key in PEM.",
+        example="-----BEGIN PUBLIC KEY-----\n…\n-----END PUBLIC KEY-----",
+        reload="hot",
+    )
+    file: FilePath | None = setting(None, "File with the key in PEM.", example="/etc/arqonbus/jwt.pem")
+    key_id: Text | None = setting(None, "The `kid` that tokens of this key carry.", example="2030-01")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> PublicKey:
+        if (self.pem is None) == (self.file is None):
+            raise ValueError("needs exactly one of pem and file")
+        return self
+
+
+class Jwt(Section):
+    """How tokens are verified."""
+
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = setting(
+        ("HS256",), "Signature algorithms that are accepted.", example=["EdDSA"], reload="hot"
+    )
+    secret: SecretStr | None = setting(
+        None,
+        "Shared secret of HS256, at least 32 bytes. In dev one is generated when there is none.",
+        example={"from": "credential", "name": "jwt_secret"},
+        secrecy="value",
+        reload="hot",
+    )
+    previous_secret: PreviousSecret = section(
+        PreviousSecret, "The secret before the last rotation, accepted until valid_until."
+    )
+    public_keys: tuple[PublicKey, ...] = setting(
+        (),
+        "Keys of RS256, ES256 and EdDSA; which algorithm a key serves follows from the key.",
+        example=[{"file": "/etc/arqonbus/jwt.pem"}],
+        reload="hot",
+    )
+    jwks_url: Text | None = setting(
+        None,
+        "Where further public keys are fetched from.",
+        example="https://id.example.org/.well-known/jwks.json",
+        pattern=r"^https?://",
+        reload="hot",
+    )
+    issuer: Text | None = setting(
+        None, "Required `iss` of a token.", example="https://id.example.org", reload="hot"
+    )
+    audience: Text | None = setting(None, "Required `aud` of a token.", example="arqonbus", reload="hot")
+    leeway: Annotated[Seconds, Field(le=300)] = setting(
+        5.0, "Difference of clocks that is forgiven.", example="5s", reload="hot"
+    )
+    skip_validation: Switch = setting(
+        False, "Accept tokens without looking at their signature. Refused outside dev.", example=False
+    )
+
+
+class Auth(Section):
+    """Who somebody is."""
+
+    jwt: Jwt = section(Jwt, "How tokens are verified.")
+    require_exp: Switch = setting(True, "Whether a token must say when it ends.", example=True, reload="hot")
+    refresh_window: Seconds = setting(
+        60.0,
+        "Time before the end of a token in which its connection is warned and may refresh it.",
+        example="60s",
+        reload="hot",
+    )
+    service_mtls: Switch = setting(
+        False, "Whether services must also show a certificate of server.tls.client_ca_file.", example=True
+    )
+
+
+class Limits(Section):
+    """How much one connection or tenant may ask for. 0 means no limit where that is said."""
+
+    send_queue_bytes: Annotated[Size, Field(ge=4096)] = setting(
+        2**20, "Bytes that may wait for one client before it counts as slow.", example="1MiB", reload="hot"
+    )
+    messages_per_second: Count = setting(
+        10_000, "Envelopes per second that a connection may send; 0: no limit.", example=100, reload="hot"
+    )
+    messages_burst: Count = setting(
+        20_000, "Envelopes that a connection may send at once after a pause.", example=200, reload="hot"
+    )
+    bytes_per_second: Size = setting(
+        64 * 2**20, "Bytes per second that a connection may send; 0: no limit.", example="4MiB", reload="hot"
+    )
+    joins_per_connection: Annotated[Count, Field(ge=1)] = setting(
+        1_000, "Rooms that a connection may be in.", example=100, reload="hot"
+    )
+    bad_frames: Annotated[Count, Field(ge=1)] = setting(
+        10, "Unreadable frames after which a connection is closed.", example=10, reload="hot"
+    )
+    header_bytes: Annotated[Size, Field(le=65536)] = setting(
+        4096, "Bytes that the headers of an envelope may take in all.", example="4KiB", reload="hot"
+    )
+    ping_interval: Seconds = setting(
+        25.0, "Time between pings; must be shorter than a proxy's idle timeout. 0: no pings.", example="25s"
+    )
+    ping_timeout: Annotated[Seconds, Field(gt=0)] = setting(
+        20.0, "Time in which a ping must be answered.", example="20s"
+    )
+    idle_timeout: Seconds = setting(
+        0.0, "Time without any envelope after which a connection is closed; 0: never.", example="1h"
+    )
+    connections_per_tenant: Count = setting(
+        0,
+        "Connections of one tenant on one node; 0: only server.max_connections.",
+        example=1000,
+        reload="hot",
+    )
+
+
+__all__ = ["Algorithm", "Auth", "Jwt", "Limits", "PreviousSecret", "PublicKey"]

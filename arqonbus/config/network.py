@@ -1,0 +1,106 @@
+"""Settings of the doors: the bus's socket, its TLS, the telemetry port, the wire protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from arqonbus.config.field import Section, section, setting
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+
+
+class Tls(Section):
+    """TLS of the bus's own socket."""
+
+    cert_file: FilePath | None = setting(
+        None,
+        "Certificate chain in PEM, leaf first. Together with key_file it switches TLS on.",
+        example="/etc/arqonbus/tls/server.pem",
+    )
+    key_file: FilePath | None = setting(
+        None, "Private key of the certificate in PEM, unencrypted.", example="/etc/arqonbus/tls/server.key"
+    )
+    client_ca_file: FilePath | None = setting(
+        None,
+        "Certificate authority that signs the certificates of services (mTLS).",
+        example="/etc/arqonbus/tls/clients-ca.pem",
+    )
+
+
+class Server(Section):
+    """Where clients connect."""
+
+    host: Text = setting("127.0.0.1", "Address to listen on.", example="10.0.0.5")
+    port: Port = setting(9100, "Port to listen on.", example=9100)
+    public_url: Text | None = setting(
+        None,
+        "URL under which clients reach the bus, through whatever stands before it.",
+        example="wss://bus.example.org/v1/ws",
+        pattern=r"^wss?://",
+    )
+    origins: tuple[Text, ...] = setting(
+        (),
+        "Origins of web pages that may connect; * stands for any run of characters. "
+        "Clients that send no Origin header are not concerned.",
+        example=["https://app.example.org"],
+        reload="hot",
+    )
+    workers: Annotated[Count, Field(ge=1, le=256)] = setting(
+        1, "Worker processes that share the port.", example=4
+    )
+    transport: Literal["picows", "websockets"] = setting(
+        "picows", "Server implementation: picows is the fast one, websockets the reference.", example="picows"
+    )
+    max_connections: Annotated[Count, Field(ge=1)] = setting(
+        10_000, "Connections that this node holds at most; more are refused with 503.", example=50_000
+    )
+    handshake_timeout: Seconds = setting(
+        10.0, "Time in which a connection must finish its upgrade.", example="10s"
+    )
+    drain_seconds: Seconds = setting(
+        20.0, "Time over which connections are closed after SIGTERM.", example=20
+    )
+    tls: Tls = section(Tls, "TLS of the bus's own socket; leave it out where a load balancer ends TLS.")
+
+
+class Telemetry(Section):
+    """Logs, metrics, health."""
+
+    host: Text = setting("127.0.0.1", "Address of the health and metrics endpoint.", example="10.0.0.5")
+    port: Port = setting(9101, "Port of the health and metrics endpoint.", example=9101)
+    log_level: Literal["debug", "info", "warning", "error"] = setting(
+        "info", "Least severity that is logged.", example="info", reload="hot"
+    )
+    log_format: Literal["auto", "json", "text"] = setting(
+        "auto", "Form of the log: auto writes text on a terminal and JSON elsewhere.", example="json"
+    )
+    otlp_endpoint: Text | None = setting(
+        None, "OTLP endpoint that traces are sent to.", example="http://otel:4318", pattern=r"^https?://"
+    )
+
+
+class Protocol(Section):
+    """What may be spoken on the wire."""
+
+    infra: Literal["protobuf", "any"] = setting(
+        "any", "Wire format that services (tokens of kind service) must speak.", example="protobuf"
+    )
+    allow_json_infra: Switch = setting(
+        True, "Whether services may speak JSON although infra is protobuf.", example=False
+    )
+    edge_json: Switch = setting(
+        True, "Whether people's clients (tokens of kind human) may speak JSON.", example=True
+    )
+    schema_strict: Switch = setting(
+        False, "Whether a payload that its room's schema does not know is refused.", example=True
+    )
+    max_frame_bytes: Annotated[Size, Field(ge=1024, le=2**30)] = setting(
+        2 * 2**20, "Largest WebSocket message that is read.", example="2MiB"
+    )
+    max_payload_bytes: Annotated[Size, Field(ge=1, le=2**30)] = setting(
+        2**20, "Largest payload of one envelope.", example="1MiB"
+    )
+
+
+__all__ = ["Protocol", "Server", "Telemetry", "Tls"]

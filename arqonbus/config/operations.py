@@ -1,0 +1,66 @@
+"""Settings of what runs beside the bus: content policy, projector, backups, preflight, features."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from arqonbus.config.field import Section, setting
+from arqonbus.config.units import FilePath, Seconds, Size, Switch, Text
+
+
+class Policy(Section):
+    """What a payload may hold. It is judged before a message is published, never after."""
+
+    mode: Literal["off", "enforce"] = setting(
+        "off", "Whether payloads are inspected.", example="enforce", reload="hot"
+    )
+    blocked_keys: tuple[Text, ...] = setting(
+        ("raw_content", "episode_body", "embedding_vector", "full_state_dump"),
+        "Keys that a payload must not hold at any depth.",
+        example=["raw_content"],
+        reload="hot",
+    )
+    redacted_keys: tuple[Text, ...] = setting(
+        (),
+        "Keys whose values are replaced before a message is published.",
+        example=["password"],
+        reload="hot",
+    )
+    max_value_bytes: Size = setting(
+        65_536, "Largest single value in a payload; 0: no bound.", example="64KiB", reload="hot"
+    )
+
+
+class Projector(Section):
+    """The projection of Continuum's episodes into Postgres."""
+
+    phase: Literal["emit_only", "shadow", "read_only", "replay", "enforced"] = setting(
+        "emit_only",
+        "Stage of the rollout, from emit_only (nothing is projected) to enforced.",
+        example="shadow",
+    )
+
+
+class Backup(Section):
+    """What is expected of backups. The backup itself is taken by the deployment."""
+
+    directory: FilePath | None = setting(
+        None, "Where backups and drill receipts are.", example="/var/backups/arqonbus"
+    )
+    rpo: Seconds = setting(86_400.0, "Age that the newest backup may reach.", example="24h", reload="hot")
+    drill_max_age: Seconds = setting(
+        30 * 86_400.0, "Age that the last restore drill may reach.", example="30d", reload="hot"
+    )
+
+
+class Preflight(Section):
+    """How the checks before a start judge."""
+
+    strict: Switch = setting(False, "Whether warnings of the preflight stop a start too.", example=True)
+
+
+class Features(Section):
+    """Switches of features that are not for everybody yet. There are none in this version."""
+
+
+__all__ = ["Backup", "Features", "Policy", "Preflight", "Projector"]

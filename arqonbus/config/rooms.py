@@ -1,0 +1,105 @@
+"""Settings of rooms: rules by pattern of name, and the policy that a room gets from them.
+
+Pure. A policy is plain values, so that what uses it need not know the settings tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from arqonbus.config.field import Section, setting
+from arqonbus.config.globs import Glob
+from arqonbus.config.stores import Durability, Storage
+from arqonbus.config.units import Count, FilePath, Seconds, Switch
+
+SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
+Action = Literal["publish", "subscribe", "history", "presence", "manage"]
+
+
+def _is_glob(value: str) -> str:
+    Glob(value)
+    return value
+
+
+class RoomHistory(Section):
+    """How much a room keeps; what is left out is as in storage.history."""
+
+    max_messages: Count | None = setting(
+        None, "Messages that the room keeps; 0: no bound.", example=100_000, reload="hot"
+    )
+    max_age: Seconds | None = setting(
+        None, "Age up to which the room keeps messages; 0: no bound.", example="7d", reload="hot"
+    )
+
+
+class RoomRule(Section):
+    """What holds for the rooms whose names match. The first rule that matches a room is its only one."""
+
+    match: Annotated[str, AfterValidator(_is_glob)] = setting(
+        ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
+    )
+    history: RoomHistory | Literal["off"] | None = setting(
+        None, "How much is kept, or off.", example={"max_age": "7d"}, reload="hot"
+    )
+    slow_consumer: SlowConsumer = setting(
+        "disconnect",
+        "What happens to a client that reads too slowly: disconnect, drop_oldest, or latest per key.",
+        example="drop_oldest",
+        reload="hot",
+    )
+    durability: Durability | None = setting(
+        None, "Level that an ack promises here; without one, storage.durability.", example="durable"
+    )
+    grants: tuple[Action, ...] = setting(
+        (),
+        "What every token of the tenant may do here, beside its own grants.",
+        example=["subscribe"],
+        reload="hot",
+    )
+    schema_file: FilePath | None = setting(
+        None,
+        "JSON Schema that payloads must meet.",
+        example="schemas/order.json",
+        alias="schema",
+    )
+    signature: Switch = setting(
+        False, "Whether messages must carry a valid Ed25519 signature.", example=True, reload="hot"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RoomPolicy:
+    """What holds for one room. `history` False: nothing is kept. Bounds of 0 mean no bound."""
+
+    match: str
+    history: bool
+    max_messages: int
+    max_age_us: int
+    slow_consumer: SlowConsumer
+    durability: Durability
+    grants: frozenset[Action]
+    signature: bool
+
+
+def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> RoomPolicy:
+    """The policy of a room by the first rule whose pattern matches it, else the defaults of storage."""
+    rule = next((rule for rule in rules if Glob(rule.match).matches(room)), RoomRule(match="*"))
+    kept = rule.history if isinstance(rule.history, RoomHistory) else RoomHistory()
+    messages = storage.history.max_messages if kept.max_messages is None else kept.max_messages
+    age = storage.history.max_age if kept.max_age is None else kept.max_age
+    return RoomPolicy(
+        match=rule.match,
+        history=rule.history != "off",
+        max_messages=messages,
+        max_age_us=round(age * 1_000_000),
+        slow_consumer=rule.slow_consumer,
+        durability=rule.durability or storage.durability,
+        grants=frozenset(rule.grants),
+        signature=rule.signature,
+    )
+
+
+__all__ = ["Action", "RoomHistory", "RoomPolicy", "RoomRule", "SlowConsumer", "room_policy"]

@@ -1,0 +1,90 @@
+"""The root of the settings tree: everything that a profile can say.
+
+Well-formedness only: types, ranges and rules that hold everywhere. Whether a value is acceptable in an
+environment is judged by preflight. Pure and frozen; nothing is read from files or the environment here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from arqonbus.config.access import Auth, Limits
+from arqonbus.config.field import Section, section, setting
+from arqonbus.config.network import Protocol, Server, Telemetry
+from arqonbus.config.operations import Backup, Features, Policy, Preflight, Projector
+from arqonbus.config.rooms import RoomPolicy, RoomRule, room_policy
+from arqonbus.config.stores import Datastores, Storage
+from arqonbus.config.units import FilePath
+
+EnvironmentName = Literal["dev", "staging", "prod"]
+
+ENVIRONMENT_ALIASES = {"development": "dev", "production": "prod"}
+
+
+def _environment(value: object) -> object:
+    if not isinstance(value, str) or ENVIRONMENT_ALIASES.get(value, value) not in {"dev", "staging", "prod"}:
+        raise ValueError("is not an environment; write dev, staging or prod (development, production)")
+    return ENVIRONMENT_ALIASES.get(value, value)
+
+
+Environment = Annotated[
+    EnvironmentName,
+    BeforeValidator(_environment),
+    WithJsonSchema({"enum": ["dev", "staging", "prod", "development", "production"]}),
+]
+
+
+class Settings(Section):
+    """One deployment, completely."""
+
+    environment: Environment = setting(
+        "dev",
+        "What this deployment is: dev, staging or prod. It decides how strictly the rest is judged.",
+        example="prod",
+        reload="cold",
+    )
+    host_overlay: FilePath | None = setting(
+        None,
+        "YAML file of this host that goes over the profile. It is read only when it is declared here.",
+        example="/etc/arqonbus/local.yaml",
+        reload="cold",
+    )
+    state_dir: FilePath = setting(
+        Path(".state"),
+        "Directory for what the bus itself writes: the embedded database and, in dev, the generated key.",
+        example="/var/lib/arqonbus",
+        reload="cold",
+    )
+    server: Server = section(Server, "Where clients connect.")
+    telemetry: Telemetry = section(Telemetry, "Logs, metrics, health.")
+    protocol: Protocol = section(Protocol, "What may be spoken on the wire.")
+    storage: Storage = section(Storage, "The message log.")
+    datastores: Datastores = section(Datastores, "The servers that hold data.")
+    auth: Auth = section(Auth, "Who somebody is.")
+    limits: Limits = section(Limits, "How much one connection or tenant may ask for.")
+    rooms: tuple[RoomRule, ...] = setting(
+        (),
+        "Rules for rooms by name; the first that matches is the room's only one.",
+        example=[{"match": "orders.*", "history": {"max_age": "7d"}}],
+        reload="hot",
+    )
+    policy: Policy = section(Policy, "What a payload may hold.")
+    projector: Projector = section(Projector, "The projection of Continuum's episodes.")
+    backup: Backup = section(Backup, "What is expected of backups.")
+    preflight: Preflight = section(Preflight, "How the checks before a start judge.")
+    features: Features = section(Features, "Features that are not for everybody yet.")
+
+    def room_policy(self, room: str) -> RoomPolicy:
+        """What holds for a room. Pure and cheap enough per room, not per message: keep the result."""
+        return room_policy(self.rooms, self.storage, room)
+
+    @property
+    def sqlite_path(self) -> Path:
+        """The file of the embedded engine."""
+        return self.storage.sqlite.path or self.state_dir / "arqonbus.sqlite"
+
+
+__all__ = ["ENVIRONMENT_ALIASES", "Environment", "EnvironmentName", "Settings"]

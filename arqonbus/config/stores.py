@@ -1,0 +1,213 @@
+"""Settings of what is kept and where: the message log, its retention, Valkey, Postgres, NATS."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+
+from arqonbus.config.field import Section, section, setting
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Switch, Text
+
+Durability = Literal["memory", "hot", "durable"]
+
+
+class History(Section):
+    """How much of a room is kept. Whichever bound is reached first trims; 0 means no bound."""
+
+    max_messages: Count = setting(
+        10_000, "Messages that a room keeps; 0: no bound.", example=10_000, reload="hot"
+    )
+    max_age: Seconds = setting(
+        86_400.0, "Age up to which a room keeps messages; 0: no bound.", example="24h", reload="hot"
+    )
+
+
+class Sqlite(Section):
+    """The embedded engine."""
+
+    path: FilePath | None = setting(
+        None,
+        "Database file; without one it is arqonbus.sqlite in state_dir.",
+        example="/var/lib/arqonbus/arqonbus.sqlite",
+        reload="cold",
+    )
+
+
+class Storage(Section):
+    """The message log."""
+
+    backend: Literal["memory", "sqlite", "valkey"] = setting(
+        "sqlite", "Engine that keeps the messages.", example="valkey", reload="cold"
+    )
+    mode: Literal["strict", "degraded"] = setting(
+        "strict",
+        "strict refuses a publish that cannot be stored as declared; degraded goes on in memory and says so.",
+        example="strict",
+    )
+    durability: Durability = setting(
+        "hot",
+        "Level that an ack promises: memory, hot (in the engine) or durable (on disk).",
+        example="durable",
+    )
+    require_dual_data_stack: Switch = setting(
+        False, "Whether Valkey and Postgres must both be configured and reachable.", example=True
+    )
+    history: History = section(History, "How much every room keeps, unless rooms says otherwise.")
+    dedup_window: Seconds = setting(
+        300.0, "Time in which a repeated message id is recognised.", example="5m", reload="hot"
+    )
+    sqlite: Sqlite = section(Sqlite, "The embedded engine.")
+
+
+class ClientTls(Section):
+    """TLS towards a data store."""
+
+    enabled: Switch = setting(False, "Whether the connection is encrypted and verified.", example=True)
+    ca_file: FilePath | None = setting(
+        None,
+        "Certificate authority of the store; without one, the system's.",
+        example="/etc/arqonbus/tls/ca.pem",
+    )
+    cert_file: FilePath | None = setting(
+        None, "Certificate that this node shows.", example="/etc/arqonbus/tls/node.pem"
+    )
+    key_file: FilePath | None = setting(
+        None, "Private key of that certificate.", example="/etc/arqonbus/tls/node.key"
+    )
+
+
+class Sentinel(Section):
+    """How the current primary is found."""
+
+    service: Text | None = setting(None, "Name of the monitored primary.", example="arqonbus")
+    nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = setting(
+        (), "Sentinels as host:port.", example=["valkey-1:26379", "valkey-2:26379", "valkey-3:26379"]
+    )
+    password: SecretStr | None = setting(
+        None,
+        "Password of the sentinels.",
+        example={"from": "credential", "name": "sentinel"},
+        secrecy="value",
+    )
+
+
+class Valkey(Section):
+    """The shared engine."""
+
+    url: Text | None = setting(
+        None,
+        "Where Valkey is. Put the password in password, not here.",
+        example="valkey://valkey:6379/0",
+        secrecy="url",
+        pattern=r"^(valkeys?|rediss?|unix)://",
+    )
+    user: Text | None = setting(None, "ACL user.", example="arqonbus")
+    password: SecretStr | None = setting(
+        None,
+        "Password of the ACL user.",
+        example={"from": "credential", "name": "valkey_password"},
+        secrecy="value",
+    )
+    tls: ClientTls = section(ClientTls, "TLS towards Valkey; also switched on by valkeys:// or rediss://.")
+    cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
+    sentinel: Sentinel = section(
+        Sentinel, "Sentinels that know the primary; then url gives only the database."
+    )
+
+
+class Pool(Section):
+    """Connections held to Postgres, per node."""
+
+    min: Count = setting(1, "Connections kept open.", example=2)
+    max: Annotated[Count, Field(ge=1)] = setting(10, "Connections at most.", example=20)
+
+    @model_validator(mode="after")
+    def _min_fits_max(self) -> Pool:
+        if self.min > self.max:
+            raise ValueError("min is greater than max; lower min or raise max")
+        return self
+
+
+class Postgres(Section):
+    """The durable store. Either url, or host and the other parts."""
+
+    url: Text | None = setting(
+        None,
+        "Where Postgres is. Put the password in password, not here.",
+        example="postgresql://arqonbus@postgres:5432/arqonbus",
+        secrecy="url",
+        pattern=r"^postgres(ql)?://",
+    )
+    host: Text | None = setting(None, "Host, when no url is given.", example="postgres")
+    port: Port = setting(5432, "Port, when no url is given.", example=5432)
+    database: Text = setting("arqonbus", "Database, when no url is given.", example="arqonbus")
+    user: Text | None = setting(None, "Role; goes before the one in url.", example="arqonbus")
+    password: SecretStr | None = setting(
+        None,
+        "Password of the role.",
+        example={"from": "credential", "name": "postgres_password"},
+        secrecy="value",
+    )
+    sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = setting(
+        "prefer", "How TLS is used, in libpq's words.", example="verify-full"
+    )
+    ca_file: FilePath | None = setting(
+        None, "Certificate authority of the server.", example="/etc/arqonbus/tls/ca.pem"
+    )
+    pool: Pool = section(Pool, "Connections held per node.")
+
+    @property
+    def configured(self) -> bool:
+        return self.url is not None or self.host is not None
+
+    def dsn(self) -> str | None:
+        """The address with user and database and without the password; None when none is configured."""
+        if self.url is not None:
+            return self.url
+        if self.host is None:
+            return None
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"postgresql://{user}{host}:{self.port}/{quote(self.database, safe='')}"
+
+
+class Nats(Section):
+    """A NATS server to exchange messages with."""
+
+    url: Text | None = setting(
+        None, "Where NATS is.", example="nats://nats:4222", secrecy="url", pattern=r"^(nats|tls|wss?)://"
+    )
+
+
+class Datastores(Section):
+    """The servers that hold data."""
+
+    valkey: Valkey = section(Valkey, "The shared engine.")
+    postgres: Postgres = section(Postgres, "The durable store.")
+    nats: Nats = section(Nats, "A NATS server to exchange messages with.")
+
+
+def has_password(url: str) -> bool:
+    """Whether a password stands in the URL. A URL that cannot be read is taken to hold one."""
+    try:
+        return urlsplit(url).password is not None
+    except ValueError:
+        return True
+
+
+__all__ = [
+    "ClientTls",
+    "Datastores",
+    "Durability",
+    "History",
+    "Nats",
+    "Pool",
+    "Postgres",
+    "Sentinel",
+    "Sqlite",
+    "Storage",
+    "Valkey",
+    "has_password",
+]
