@@ -5,8 +5,27 @@ Reads files, the environment and secrets when `load` is called, and at no other 
 
 from __future__ import annotations
 
+from arqonbus.config.dev_key import with_dev_key
+from arqonbus.config.findings import ConfigError, Fault, Finding, Location
 from arqonbus.config.globs import Glob
+from arqonbus.config.profile_files import profile_name
+from arqonbus.config.redaction import Redactor
+from arqonbus.config.resolve import Explanation, Resolved, load
 from arqonbus.config.rooms import RoomPolicy
 from arqonbus.config.settings import Settings
 
-__all__ = ["Glob", "RoomPolicy", "Settings"]
+__all__ = [
+    "ConfigError",
+    "Explanation",
+    "Fault",
+    "Finding",
+    "Glob",
+    "Location",
+    "Redactor",
+    "Resolved",
+    "RoomPolicy",
+    "Settings",
+    "load",
+    "profile_name",
+    "with_dev_key",
+]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from arqonbus.config.field import Section, setting
 from arqonbus.config.globs import Glob
@@ -25,14 +25,20 @@ def _is_glob(value: str) -> str:
 
 
 class RoomHistory(Section):
-    """How much a room keeps; what is left out is as in storage.history."""
+    """How much a room keeps; what is left out is as in storage.history. `off` is short for keep: false."""
 
+    keep: Switch = setting(True, "Whether the room keeps anything.", example=False, reload="hot")
     max_messages: Count | None = setting(
         None, "Messages that the room keeps; 0: no bound.", example=100_000, reload="hot"
     )
     max_age: Seconds | None = setting(
         None, "Age up to which the room keeps messages; 0: no bound.", example="7d", reload="hot"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return {"keep": False} if value is False or value == "off" else value
 
 
 class RoomRule(Section):
@@ -41,7 +47,7 @@ class RoomRule(Section):
     match: Annotated[str, AfterValidator(_is_glob)] = setting(
         ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
     )
-    history: RoomHistory | Literal["off"] | None = setting(
+    history: RoomHistory | None = setting(
         None, "How much is kept, or off.", example={"max_age": "7d"}, reload="hot"
     )
     slow_consumer: SlowConsumer = setting(
@@ -87,12 +93,12 @@ class RoomPolicy:
 def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> RoomPolicy:
     """The policy of a room by the first rule whose pattern matches it, else the defaults of storage."""
     rule = next((rule for rule in rules if Glob(rule.match).matches(room)), RoomRule(match="*"))
-    kept = rule.history if isinstance(rule.history, RoomHistory) else RoomHistory()
+    kept = rule.history or RoomHistory()
     messages = storage.history.max_messages if kept.max_messages is None else kept.max_messages
     age = storage.history.max_age if kept.max_age is None else kept.max_age
     return RoomPolicy(
         match=rule.match,
-        history=rule.history != "off",
+        history=kept.keep,
         max_messages=messages,
         max_age_us=round(age * 1_000_000),
         slow_consumer=rule.slow_consumer,

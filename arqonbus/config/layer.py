@@ -1,0 +1,111 @@
+"""One layer of a profile: its values, the place of each, and how a file becomes one.
+
+A file is read through dynaconf, one instance per file with everything dynamic switched off. dynaconf
+would run strings that begin with @, upper-case keys, merge lists and look for files of its own; so this
+module is its only loader, and hands it the finished document as one opaque value.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Any
+
+from dynaconf import Dynaconf
+
+from arqonbus.config.document import MAX_BYTES, Document, parse
+from arqonbus.config.findings import ConfigError, Fault, Finding, Location, Path
+
+_FILE = "ARQONBUS_LAYER_FILE"
+_DOCUMENT = "ARQONBUS_LAYER_DOCUMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFile:
+    """A file that is a layer: the layer's name, where the file is, and how people call it."""
+
+    layer: str
+    path: FilePath
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Values of one source. A higher layer replaces lists and single values, and merges mappings."""
+
+    name: str
+    source: str
+    data: dict[str, Any] = field(default_factory=dict)
+    places: Mapping[Path, Location] = field(default_factory=dict)
+
+    def place(self, path: Path) -> Location:
+        """Where the value at the path stands, or else the nearest thing around it."""
+        for depth in range(len(path), 0, -1):
+            if path[:depth] in self.places:
+                return self.places[path[:depth]]
+        return Location(self.name, self.source)
+
+
+def read_layer(file: LayerFile) -> Layer:
+    """Read one YAML file. Raises ConfigError with everything that is wrong with its text."""
+    store = Dynaconf(
+        core_loaders=[],
+        loaders=[__name__],
+        settings_files=[],
+        preload=[],
+        includes=[],
+        root_path=str(file.path.parent),
+        environments=False,
+        env_switcher="ARQONBUS_NO_SWITCHER",
+        envvar_prefix=False,
+        load_dotenv=False,
+        auto_cast=False,
+        merge_enabled=False,
+        dotted_lookup=False,
+        sysenv_fallback=False,
+        skip_files=["*"],
+        **{_FILE: file},
+    )
+    document: Document = store[_DOCUMENT]
+    places = {path: Location(file.layer, file.shown, *mark) for path, mark in document.marks.items()}
+    return Layer(file.layer, file.shown, document.data, places)
+
+
+def load(obj: Any, env: str | None = None, silent: bool = True, key: str | None = None) -> None:
+    """dynaconf's entry into a loader module: put the document of the instance's file into the instance."""
+    file: LayerFile = obj[_FILE]
+    document = parse(_text(file), layer=file.layer, source=file.shown)
+    obj.set(_DOCUMENT, document, loader_identifier="arqonbus")
+
+
+def _text(file: LayerFile) -> str:
+    place = Location(file.layer, file.shown)
+    try:
+        # Not blocking: a named pipe in the place of a profile must not hold up a start.
+        handle = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                message = "this is not a regular file; name a YAML file"
+                raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)])
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        message = f"the file cannot be read ({error.strerror}); correct its path or its permissions"
+        raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)]) from error
+    if len(raw) > MAX_BYTES:
+        message = f"the file is larger than {MAX_BYTES // 1024} KiB; a profile needs a few"
+        raise ConfigError([Finding(Fault.YAML_TOO_LARGE, message, place)])
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        message = "the file is not UTF-8 from here on; save it as UTF-8"
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        raise ConfigError(
+            [Finding(Fault.YAML_INVALID, message, Location(file.layer, file.shown, line, column))]
+        ) from error
+
+
+__all__ = ["Layer", "LayerFile", "load", "read_layer"]

@@ -1,0 +1,77 @@
+"""Where the files of a profile are. Looks at the file system, reads nothing.
+
+A name such as `prod` is looked for in the given directory, $ARQONBUS_PROFILES_DIR, ./profiles and the
+profiles that came with the package, in this order; a path is taken as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from arqonbus.config.findings import ConfigError, Fault, Finding
+from arqonbus.config.layer import LayerFile
+from arqonbus.config.settings import ENVIRONMENT_ALIASES
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileFiles:
+    """The files of one profile, lowest layer first, and the name of its directory."""
+
+    name: str
+    files: tuple[LayerFile, ...]
+
+
+def profile_name(environ: Mapping[str, str]) -> str:
+    """The profile that is meant when none is named: $ARQONBUS_PROFILE, $ARQONBUS_ENVIRONMENT, dev."""
+    return environ.get("ARQONBUS_PROFILE") or environ.get("ARQONBUS_ENVIRONMENT") or "dev"
+
+
+def find_profile(
+    profile: str | Path, *, root: Path, environ: Mapping[str, str], profiles_dir: Path | None = None
+) -> ProfileFiles:
+    """Find a profile by name or path. Raises ConfigError that says where it was looked for."""
+    if isinstance(profile, Path) or "/" in profile or profile.endswith((".yaml", ".yml")):
+        return _at_path(root / profile, root)
+    name = ENVIRONMENT_ALIASES.get(profile, profile)
+    places = _places(root, environ, profiles_dir)
+    if _NAME.fullmatch(name):
+        for place in places:
+            if (place / name / "profile.yaml").exists():
+                return _at_path(place / name / "profile.yaml", root)
+    known = sorted({found.parent.name for place in places for found in place.glob("*/profile.yaml")})
+    looked = ", ".join(_shown(place, root) for place in places)
+    hint = f"there is {', '.join(known)}" if known else "name a directory of profiles with --profiles-dir"
+    message = f"there is no profile {name!r} in {looked}; {hint}"
+    raise ConfigError([Finding(Fault.PROFILE_MISSING, message)])
+
+
+def _places(root: Path, environ: Mapping[str, str], profiles_dir: Path | None) -> list[Path]:
+    named = environ.get("ARQONBUS_PROFILES_DIR")
+    if profiles_dir is not None or named:
+        # A directory that was named is the only one: falling back would load another deployment's profile.
+        return [root / (profiles_dir or named or "")]
+    package = Path(__file__).resolve().parent.parent
+    places = [root / "profiles", package / "profiles", package.parent / "profiles"]
+    return [place for place in places if (place / "base.yaml").is_file()] or places[:1]
+
+
+def _at_path(path: Path, root: Path) -> ProfileFiles:
+    file = path / "profile.yaml" if path.is_dir() else path
+    if not file.exists():
+        message = f"there is no profile at {_shown(file, root)}; name one, or a file that exists"
+        raise ConfigError([Finding(Fault.PROFILE_MISSING, message)])
+    base = file.parent.parent / "base.yaml"
+    files = [LayerFile("base", base, _shown(base, root))] if base.is_file() else []
+    return ProfileFiles(file.parent.name, (*files, LayerFile("profile", file, _shown(file, root))))
+
+
+def _shown(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+__all__ = ["ProfileFiles", "find_profile", "profile_name"]

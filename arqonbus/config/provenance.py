@@ -1,0 +1,79 @@
+"""Which layer a value comes from, and what lies below it.
+
+Pure: answers from layers that were read. Values are given as they were written; whoever shows them
+redacts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from arqonbus.config.findings import Location, Path
+from arqonbus.config.layer import Layer
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as one layer gives it."""
+
+    value: Any
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The layers of a profile, lowest first."""
+
+    layers: Sequence[Layer]
+
+    def given(self, path: Path) -> list[Given]:
+        """Every layer's word on the path, the winner first; empty when the default holds."""
+        found = []
+        for layer in reversed(self.layers):
+            value = value_at(layer.data, path, _ABSENT)
+            if value is not _ABSENT:
+                found.append(Given(value, layer.place(path)))
+        return found
+
+    def location(self, path: Path) -> Location | None:
+        """Where the value that holds at the path stands, or else what stands nearest around it."""
+        for layer in reversed(self.layers):
+            if _decides(layer.data, path):
+                return layer.place(path)
+        for depth in range(len(path) - 1, 0, -1):
+            for layer in reversed(self.layers):
+                if _decides(layer.data, path[:depth]):
+                    return layer.place(path)
+        return None
+
+
+def _decides(data: Any, path: Path) -> bool:
+    """Whether a layer settles the path: it has the value, or replaces what is around it."""
+    listed = False
+    for part in path:
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data, listed = data[part], True
+        else:
+            return listed or not isinstance(data, dict)
+    return True
+
+
+def value_at(data: Any, path: Path, absent: Any = None) -> Any:
+    """What stands at a path of nested mappings and lists."""
+    for part in path:
+        try:
+            data = data[part] if isinstance(data, (dict, list)) else absent
+        except (KeyError, IndexError, TypeError):
+            return absent
+        if data is absent:
+            return absent
+    return data
+
+
+__all__ = ["Given", "Provenance", "value_at"]

@@ -1,0 +1,93 @@
+"""The one redactor: what people may see of a profile, and of any text in which a secret could stand.
+
+Pure. Everything that shows settings or errors goes through here, so that there is one place to be right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from arqonbus.config.field import Secrecy
+from arqonbus.config.findings import Path
+from arqonbus.config.secrets import Reference
+from arqonbus.config.settings import Settings
+from arqonbus.config.tree import leaves, secrecy_at
+
+MASK = "********"
+
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]*@")
+_TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
+_PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
+
+
+def redact_value(value: Any, secrecy: Secrecy) -> Any:
+    """A value as it may be shown. A reference says where a secret is, so it is shown."""
+    if isinstance(value, Reference):
+        return str(value)
+    if value is None or secrecy == "no":
+        return value
+    if secrecy == "url" and isinstance(value, str):
+        return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
+    return MASK
+
+
+def redact_at(path: Path, value: Any) -> Any:
+    """A value of a layer as it may be shown, judged by the setting that it belongs to."""
+    if isinstance(value, Mapping):
+        return {key: redact_at((*path, key), inner) for key, inner in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [redact_at((*path, index), inner) for index, inner in enumerate(value)]
+    return redact_value(value, secrecy_at(path))
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """The whole tree as plain JSON values, secrets masked. A missing secret is null, not a mask."""
+    plain = settings.model_dump(mode="json", by_alias=True)
+    for path, leaf in leaves().items():
+        if leaf.secrecy != "no":
+            holder = plain
+            for part in path[:-1]:
+                holder = holder[part]
+            holder[path[-1]] = redact_value(holder[path[-1]], leaf.secrecy)
+    return plain
+
+
+def digest(settings: Settings) -> str:
+    """SHA-256 of the redacted tree as canonical JSON: equal for equal settings, whatever their secrets."""
+    text = json.dumps(redacted(settings), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Redactor:
+    """Masks the secrets of one profile, and what looks like a secret anywhere, in free text."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Longest first: a secret that contains another one must not be left in halves.
+        self._secrets = sorted({secret for secret in _secrets(settings) if len(secret) >= 4}, key=len)[::-1]
+
+    def text(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        text = _PEM.sub(MASK, text)
+        text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+        return _TOKEN.sub(MASK, text)
+
+
+def _secrets(model: BaseModel) -> Iterator[str]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, SecretStr):
+            yield value.get_secret_value()
+        elif isinstance(value, BaseModel):
+            yield from _secrets(value)
+        elif isinstance(value, str) and (match := _URL_PASSWORD.search(value)):
+            yield match.group(0).removesuffix("@").partition(":")[2]
+
+
+__all__ = ["MASK", "Redactor", "digest", "redact_at", "redact_value", "redacted"]

@@ -1,0 +1,250 @@
+"""From files, secrets, variables and options to settings: the one way to load a profile.
+
+Reads what the profile names and the given environment; writes nothing. Finds everything that is wrong
+in one pass, as far as the text of the files can be read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from arqonbus.config import redaction
+from arqonbus.config.environment import foreign_variables, read_environment
+from arqonbus.config.faults import validation_findings
+from arqonbus.config.findings import ConfigError, Fault, Finding, Location
+from arqonbus.config.layer import Layer, LayerFile, read_layer
+from arqonbus.config.merge import merge
+from arqonbus.config.overrides import read_overrides
+from arqonbus.config.profile_files import ProfileFiles, find_profile
+from arqonbus.config.provenance import Provenance, value_at
+from arqonbus.config.secrets import Reference, Vault, parse_reference, read_secrets, secrets_directories
+from arqonbus.config.settings import ENVIRONMENT_ALIASES, Settings
+from arqonbus.config.stores import has_password
+from arqonbus.config.tree import leaves
+
+_DEFAULTS = Location("defaults", "the defaults")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One layer's word on a setting, ready to be shown."""
+
+    value: Any
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a setting has its value: the word that holds, and those that it overrides, nearest first."""
+
+    key: str
+    value: Any
+    location: Location
+    overridden: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A loaded profile: its settings, and where each value comes from."""
+
+    profile: str
+    settings: Settings
+    provenance: Provenance
+
+    @cached_property
+    def digest(self) -> str:
+        return redaction.digest(self.settings)
+
+    def redacted(self) -> dict[str, Any]:
+        """The settings as plain JSON values without secrets."""
+        return redaction.redacted(self.settings)
+
+    def location(self, key: str) -> Location:
+        """Where the value of `server.port` stands; the defaults, if nobody set it."""
+        return self.provenance.location(tuple(key.split("."))) or _DEFAULTS
+
+    def explain(self, key: str) -> Explanation:
+        """One setting by its dotted key. Raises KeyError for a key that is no setting."""
+        path = tuple(key.split("."))
+        leaf = leaves()[path]
+        value: Any = self.redacted()
+        default: Any = redaction.redacted(Settings())
+        for part in path:
+            value, default = value[part], default[part]
+        given = self.provenance.given(path)
+        steps = [Step(redaction.redact_at(path, each.value), each.location) for each in given]
+        if not steps:
+            return Explanation(leaf.key, value, _DEFAULTS, ())
+        return Explanation(leaf.key, value, steps[0].location, (*steps[1:], Step(default, _DEFAULTS)))
+
+
+def load(
+    profile: str | Path = "dev",
+    *,
+    root: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Sequence[str] = (),
+    secrets_dir: str | os.PathLike[str] | None = None,
+    profiles_dir: Path | None = None,
+    resolve_secrets: bool = True,
+) -> Resolved:
+    """Load a profile by name or path. Raises ConfigError with everything that is wrong with it.
+
+    `root` (else the working directory) is where ./profiles is looked for; `environ` (else the process's)
+    are the variables that count; `overrides` are `a.b=c`. Without `resolve_secrets` references are not
+    followed, so that a profile can be looked at where its secrets are not; the digest is the same.
+    """
+    root = (root or Path.cwd()).absolute()
+    environ = os.environ if environ is None else environ
+    # dynaconf reads the process's own environment, whatever the caller gives.
+    foreign = foreign_variables({**os.environ, **environ})
+    if foreign:
+        raise ConfigError(foreign)
+    found = find_profile(profile, root=root, environ=environ, profiles_dir=profiles_dir)
+    return _Loading(root, environ, found).run(overrides, secrets_dir, resolve_secrets)
+
+
+class _Loading:
+    """One load in progress: the layers so far and what was found wrong."""
+
+    def __init__(self, root: Path, environ: Mapping[str, str], profile: ProfileFiles) -> None:
+        self._root = root
+        self._environ = environ
+        self._profile = profile
+        self._findings: list[Finding] = []
+
+    def run(
+        self, overrides: Sequence[str], secrets_dir: str | os.PathLike[str] | None, resolve_secrets: bool
+    ) -> Resolved:
+        files = [layer for file in self._profile.files if (layer := self._file(file))]
+        directories = secrets_directories(secrets_dir, self._environ)
+        upper = []
+        for layer, findings in (
+            read_secrets(directories),
+            read_environment(self._environ),
+            read_overrides(overrides),
+        ):
+            upper.append(layer)
+            self._findings += findings
+        overlay = self._overlay(Provenance([*files, *upper]))
+        layers = [self._with_references(layer) for layer in [*files, *overlay, *upper]]
+        provenance = Provenance(layers)
+        environment = self._environment(provenance)
+        if environment != "dev":
+            self._refuse_shortcuts(provenance)
+        vault = Vault(self._environ, directories) if resolve_secrets else None
+        values = self._resolve(merge(layers), provenance, vault)
+        return self._settle(values, provenance)
+
+    def _file(self, file: LayerFile) -> Layer | None:
+        try:
+            return read_layer(file)
+        except ConfigError as error:
+            self._findings += error.findings
+            return None
+
+    def _overlay(self, provenance: Provenance) -> list[Layer]:
+        given = provenance.given(("host_overlay",))
+        if not given or not isinstance(given[0].value, str) or not given[0].value:
+            return []
+        path = self._root / given[0].value
+        layer = self._file(LayerFile("overlay", path, str(given[0].value)))
+        if layer and "host_overlay" in layer.data:
+            message = "host_overlay stands in an overlay; declare it in the profile"
+            self._findings.append(
+                Finding(Fault.BAD_VALUE, message, layer.place(("host_overlay",)), "host_overlay")
+            )
+        return [layer] if layer else []
+
+    def _with_references(self, layer: Layer) -> Layer:
+        """The layer with `{from: …}` made one value, so that a higher layer replaces it as a whole."""
+        data = layer.data
+        for path, leaf in leaves().items():
+            value = value_at(layer.data, path)
+            if leaf.secrecy != "value" or not isinstance(value, dict):
+                continue
+            try:
+                reference = parse_reference(value)
+            except ValueError as error:
+                place = layer.place(path)
+                self._findings.append(Finding(Fault.BAD_REFERENCE, f"{leaf.key} {error}", place, leaf.key))
+                data = _replaced(data, path, None)
+            else:
+                data = _replaced(data, path, reference)
+        return Layer(layer.name, layer.source, data, layer.places)
+
+    def _environment(self, provenance: Provenance) -> str:
+        given = provenance.given(("environment",))
+        value = str(given[0].value) if given else "dev"
+        environment = ENVIRONMENT_ALIASES.get(value, value)
+        directory = self._profile.name
+        if given and directory in {"dev", "staging", "prod"} and environment != directory:
+            message = (
+                f"environment is {environment!r} and the profile is that of {directory}; "
+                "load the profile of the environment, or correct environment"
+            )
+            self._findings.append(
+                Finding(Fault.ENVIRONMENT_MISMATCH, message, given[0].location, "environment")
+            )
+        return environment
+
+    def _refuse_shortcuts(self, provenance: Provenance) -> None:
+        for path, leaf in leaves().items():
+            for each in provenance.given(path) if leaf.secrecy != "no" else ():
+                value, place = each.value, each.location
+                literal = isinstance(value, str) and (leaf.secrecy == "value" or has_password(value))
+                if literal and place.layer not in {"secrets", "environment"}:
+                    message = (
+                        f"{leaf.key} holds a secret literally; remove it and write "
+                        f"{{from: credential, name: {'_'.join(path[-2:])}}}"
+                    )
+                    self._findings.append(Finding(Fault.LITERAL_SECRET, message, place, leaf.key))
+        path = ("auth", "jwt", "skip_validation")
+        for each in provenance.given(path):
+            message = "auth.jwt.skip_validation is not for this environment, whatever its value; remove it"
+            self._findings.append(
+                Finding(Fault.VALIDATION_SKIPPED, message, each.location, "auth.jwt.skip_validation")
+            )
+
+    def _resolve(self, values: dict[str, Any], provenance: Provenance, vault: Vault | None) -> dict[str, Any]:
+        for path, leaf in leaves().items():
+            given = provenance.given(path) if leaf.secrecy != "no" else []
+            if not given or not isinstance(given[0].value, Reference):
+                continue
+            try:
+                secret = vault.resolve(given[0].value) if vault else redaction.MASK
+                values = _replaced(values, path, secret)
+            except ValueError as error:
+                self._findings.append(
+                    Finding(Fault.SECRET_UNREADABLE, f"{leaf.key} {error}", given[0].location, leaf.key)
+                )
+                values = _replaced(values, path, None)
+        return values
+
+    def _settle(self, values: dict[str, Any], provenance: Provenance) -> Resolved:
+        try:
+            settings = Settings.model_validate(values)
+        except ValidationError as error:
+            self._findings += validation_findings(error, values, provenance)
+            # Not chained: the traceback of a ValidationError could name inputs.
+            raise ConfigError(self._findings) from None
+        if self._findings:
+            raise ConfigError(self._findings)
+        return Resolved(self._profile.name, settings, provenance)
+
+
+def _replaced(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A copy of nested mappings in which one value is another."""
+    head, *rest = path
+    inner = _replaced(data[head], tuple(rest), value) if rest else value
+    return {**data, head: inner}
+
+
+__all__ = ["Explanation", "Resolved", "Step", "load"]

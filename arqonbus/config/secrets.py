@@ -1,0 +1,215 @@
+"""Where secrets come from: references in a profile, and the secrets directory.
+
+Reads files, one variable or one command's output per reference. No message from here holds a secret,
+a command's output or a file's content.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arqonbus.config.environment import ALIASES, put
+from arqonbus.config.findings import Fault, Finding, Location
+from arqonbus.config.findings import Path as KeyPath
+from arqonbus.config.layer import Layer
+from arqonbus.config.tree import leaves, sections, suggestion
+
+MAX_BYTES = 64 * 1024
+COMMAND_SECONDS = 10.0
+
+_TARGETS: Mapping[str, str] = {"file": "path", "credential": "name", "env": "name", "command": "argv"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """`{from: …}` of a profile: where a secret is, never the secret."""
+
+    origin: str
+    target: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{{from: {self.origin}, {_TARGETS[self.origin]}: {' '.join(self.target)}}}"
+
+
+def parse_reference(value: Mapping[str, Any]) -> Reference:
+    """Read `{from: file, path: …}` and its like. Raises ValueError with the end of a sentence."""
+    origin = value.get("from")
+    if not isinstance(origin, str) or origin not in _TARGETS:
+        raise ValueError("does not say where it is; write {from: file|credential|env|command, …}")
+    wanted = _TARGETS[origin]
+    if set(value) != {"from", wanted}:
+        raise ValueError(
+            f"is not complete or says too much; from: {origin} goes with {wanted} and nothing else"
+        )
+    target = value[wanted]
+    words = target if origin == "command" else [target]
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
+        shape = "a list of words" if origin == "command" else "text"
+        raise ValueError(f"has a {wanted} of the wrong type; write {shape}")
+    if origin == "credential" and ("/" in target or target in {".", ".."}):
+        raise ValueError("has a name with a path in it; write the file's name in the secrets directory")
+    return Reference(origin, tuple(words))
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """What references are looked up in. `directories` are the secrets directories, the first one first."""
+
+    environ: Mapping[str, str]
+    directories: Sequence[Path]
+
+    def resolve(self, reference: Reference) -> str:
+        """The secret. Raises ValueError with the end of a sentence that never holds it."""
+        match reference.origin:
+            case "file":
+                return read_secret_file(Path(reference.target[0]))
+            case "env":
+                return self._variable(reference.target[0])
+            case "command":
+                return _command_output(reference.target)
+            case _:
+                return self._credential(reference.target[0])
+
+    def _variable(self, name: str) -> str:
+        if name not in self.environ:
+            raise ValueError(f"is to come from the variable {name}, which is not set; set it")
+        if not self.environ[name]:
+            raise ValueError(f"is to come from the variable {name}, which is empty; give it a value")
+        return self.environ[name]
+
+    def _credential(self, name: str) -> str:
+        if not self.directories:
+            raise ValueError(
+                f"is to come from the credential {name}, and there is no secrets directory; "
+                "name one with --secrets-dir, or use LoadCredential= of systemd"
+            )
+        for directory in self.directories:
+            if (directory / name).exists() or (directory / name).is_symlink():
+                return read_secret_file(directory / name)
+        places = " or ".join(str(directory) for directory in self.directories)
+        raise ValueError(f"is to come from the credential {name}, which is not in {places}; put it there")
+
+
+def read_secret_file(path: Path) -> str:
+    """The text of a secret's file, without one newline at its end. Raises ValueError."""
+    try:
+        # Neither a link nor a pipe: what is checked must be what is read.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if path.is_symlink():
+            raise ValueError(f"is to come from {path}, a symbolic link; name the file itself") from error
+        raise ValueError(f"is to come from {path}, which cannot be read ({error.strerror})") from error
+    with os.fdopen(handle, "rb") as stream:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"is to come from {path}, which is not a regular file; name a file")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & ~0o640:
+            raise ValueError(
+                f"is to come from {path}, which has mode {mode:04o}; only its owner and group "
+                f"may read it: chmod 0640 {path}"
+            )
+        raw = stream.read(MAX_BYTES + 1)
+    return _secret_text(raw, f"is to come from {path}, which")
+
+
+def _secret_text(raw: bytes, subject: str) -> str:
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"{subject} holds more than {MAX_BYTES // 1024} KiB; no secret is that long")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        # Not chained: the bytes of the secret stand in the exception.
+        raise ValueError(f"{subject} is not UTF-8 text; write the secret as text") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text.strip():
+        raise ValueError(f"{subject} is empty; write the secret into it")
+    if "\0" in text:
+        raise ValueError(f"{subject} holds a NUL character; write the secret as text")
+    return text
+
+
+def _command_output(argv: Sequence[str]) -> str:
+    name = argv[0]
+    try:
+        done = subprocess.run(  # noqa: S603 - the profile's author names the command; no shell reads it
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"is to come from the command {name}, which cannot run ({error.strerror})"
+        ) from error
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"is to come from the command {name}, which did not end within {COMMAND_SECONDS:g} s"
+        ) from None
+    if done.returncode:
+        raise ValueError(f"is to come from the command {name}, which ended with code {done.returncode}")
+    return _secret_text(done.stdout, f"is to come from the command {name}, whose output")
+
+
+def secrets_directories(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> list[Path]:
+    """The directories that hold secrets: the given one alone, else systemd's, then /run/secrets."""
+    if given is not None:
+        return [Path(given)]
+    named = environ.get("CREDENTIALS_DIRECTORY")
+    candidates = [Path(named)] if named else []
+    default = Path("/run/secrets")
+    return [*candidates, default] if default.is_dir() else candidates
+
+
+def read_secrets(directories: Sequence[Path]) -> tuple[Layer, list[Finding]]:
+    """Files that are named for a setting, as a layer. Other files are for references."""
+    findings: list[Finding] = []
+    data: dict[str, Any] = {}
+    places: dict[KeyPath, Location] = {}
+    for directory in reversed(directories):
+        place = Location("secrets", str(directory))
+        try:
+            names = sorted(entry.name for entry in directory.iterdir())
+        except OSError as error:
+            message = f"the secrets directory {directory} cannot be read ({error.strerror}); name a directory"
+            findings.append(Finding(Fault.SECRET_UNREADABLE, message, place))
+            continue
+        for name in names:
+            path = key_of_file(name)
+            place = Location("secrets", str(directory / name))
+            if path in leaves():
+                try:
+                    put(data, path, read_secret_file(directory / name))
+                except ValueError as error:
+                    message = f"{'.'.join(path)} {error}"
+                    findings.append(Finding(Fault.SECRET_UNREADABLE, message, place, ".".join(path)))
+                places[path] = place
+            elif len(path) > 1 and path[:1] in sections():
+                message = f"the file {name} is named like a setting and is none; {suggestion(path)}"
+                findings.append(Finding(Fault.UNKNOWN_KEY, message, place))
+    return Layer("secrets", "the secrets directory", data, places), findings
+
+
+def key_of_file(name: str) -> tuple[str, ...]:
+    """`auth.jwt.secret`, `auth__jwt__secret` and `jwt_secret` all name the same setting."""
+    alias = ALIASES.get(name.upper())
+    return tuple((alias or name.lower().replace("__", ".")).split("."))
+
+
+__all__ = [
+    "Reference",
+    "Vault",
+    "key_of_file",
+    "parse_reference",
+    "read_secret_file",
+    "read_secrets",
+    "secrets_directories",
+]
