@@ -28,8 +28,15 @@ class RoomKey(NamedTuple):
     room: str
 
 
+KEEP_NOTHING = -1
+
+
 class Retention(NamedTuple):
-    """How much of a room's log is kept. Whichever bound is reached first trims; 0 means unbounded."""
+    """How much of a room's log is kept. Whichever bound is reached first trims; 0 means unbounded.
+
+    `max_messages` KEEP_NOTHING stores no entry and drops those that are there. Sequence numbers, dedup and
+    live entries go on; the head has first = last + 1. Trimming happens in append, and only there.
+    """
 
     max_messages: int
     max_age_us: int
@@ -205,6 +212,7 @@ class EventLog(Protocol):
 
 
 __all__ = [
+    "KEEP_NOTHING",
     "Appended",
     "Batch",
     "Durability",

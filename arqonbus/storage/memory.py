@@ -1,0 +1,289 @@
+"""The event log in this process's memory: for tests, for rooms that need no history, and for degraded mode.
+
+Touches nothing outside the process and never waits: append gives its outcome at once. Everything is lost
+when the process ends, and the durability it reports says so.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice, repeat
+from operator import attrgetter
+
+from arqonbus.protocol.ids import new_ulid
+from arqonbus.storage.local_presence import LocalPresence
+from arqonbus.storage.ports import (
+    KEEP_NOTHING,
+    Appended,
+    Batch,
+    Durability,
+    Entry,
+    Head,
+    Listener,
+    Member,
+    Page,
+    Retention,
+    RoomKey,
+    RoomPage,
+    StorageError,
+)
+from arqonbus.storage.recent_ids import RecentIds, Rotations
+
+_EMPTY_HEAD = Head("", 0, 0)
+_NO_DUPLICATES: frozenset[int] = frozenset()
+_entry_of = partial(tuple.__new__, Entry)  # a third of the cost of calling Entry, and called per message
+_time_of = attrgetter("time_us")
+
+
+class _Room:
+    __slots__ = ("epoch", "ids", "last", "log", "time_us")
+
+    def __init__(self) -> None:
+        self.epoch = new_ulid()
+        self.last = 0
+        self.time_us = 0
+        self.log: deque[Entry] = deque()
+        self.ids = RecentIds()
+
+    def head(self) -> Head:
+        return Head(self.epoch, self.log[0].sequence if self.log else self.last + 1, self.last)
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1000
+
+
+class MemoryLog:
+    """EventLog of one process.
+
+    An id is remembered for `dedup_seconds` at least, but never more than `dedup_max` ids of one room.
+    """
+
+    name = "memory"
+    shared = False
+    durability = Durability.MEMORY
+
+    def __init__(
+        self,
+        *,
+        dedup_seconds: float = 120.0,
+        dedup_max: int = 100_000,
+        clock_us: Callable[[], int] = _clock_us,
+    ) -> None:
+        self._clock_us = clock_us
+        self._generation_max = max(dedup_max // 2, 1)
+        self._rotations = Rotations(int(dedup_seconds * 1_000_000))
+        self._rooms: dict[RoomKey, _Room] = {}
+        self._names: dict[str, list[str]] = {}
+        self._presence = LocalPresence()
+
+    async def open(self, listener: Listener) -> None:
+        """Nothing to connect; nobody else ever speaks, so the listener is not called."""
+
+    async def close(self) -> None:
+        """Nothing to release: what was stored stays readable until the object goes."""
+
+    def append(self, batches: Sequence[Batch]) -> Sequence[Appended | StorageError]:
+        """See EventLog.append. The outcome is known at once."""
+        now = self._clock_us()
+        if now >= self._rotations.next_us:
+            self._rotations.run(now)
+        rooms = self._rooms
+        outcomes: list[Appended | StorageError] = []
+        for batch in batches:
+            key = batch.room
+            room = rooms.get(key)
+            if room is None:
+                room = rooms[key] = _Room()
+                self._list(key)
+            outcomes.append(self._append(room, batch, now))
+        return outcomes
+
+    def _append(self, room: _Room, batch: Batch, now: int) -> Appended:
+        _, items, retention = batch
+        if now > room.time_us:
+            room.time_us = now
+        else:  # the clock was set back, and time within a room never is
+            now = room.time_us
+        ids = room.ids
+        if not ids.waiting:
+            self._rotations.plan(ids, now)
+        elif len(ids.young) >= self._generation_max:
+            ids.rotate()
+        names, channels, data = zip(*items, strict=True) if items else ((), (), ())
+        young, old = ids.young, ids.old
+        count = len(names)
+        first = room.last + 1
+        sequences: Sequence[int]
+        if (
+            young.keys().isdisjoint(names)
+            and (not old or old.keys().isdisjoint(names))
+            and (count == 1 or len(set(names)) == count)
+        ):
+            duplicates = _NO_DUPLICATES
+            sequences = range(first, first + count)
+            room.last += count
+            young.update(zip(names, sequences, strict=True))
+            if retention.max_messages != KEEP_NOTHING:
+                room.log.extend(map(_entry_of, zip(sequences, repeat(now), names, channels, data)))
+        else:
+            sequences, duplicates = self._append_some(room, batch, now)
+        self._trim(room, retention, now)
+        return Appended(room.epoch, now, sequences, duplicates, Durability.MEMORY)
+
+    @staticmethod
+    def _append_some(room: _Room, batch: Batch, now: int) -> tuple[Sequence[int], frozenset[int]]:
+        young, old = room.ids.young, room.ids.old
+        keep = batch.retention.max_messages != KEEP_NOTHING
+        sequences: list[int] = []
+        duplicates: set[int] = set()
+        for index, item in enumerate(batch.items):
+            known = young.get(item.id) or old.get(item.id)
+            if known:
+                duplicates.add(index)
+                sequences.append(known)
+                continue
+            room.last += 1
+            young[item.id] = room.last
+            sequences.append(room.last)
+            if keep:
+                room.log.append(Entry(room.last, now, item.id, item.channel, item.data))
+        return sequences, frozenset(duplicates)
+
+    @staticmethod
+    def _trim(room: _Room, retention: Retention, now: int) -> None:
+        log = room.log
+        if not log:
+            return
+        most, max_age_us = retention
+        if most == KEEP_NOTHING:
+            log.clear()
+            return
+        if most and len(log) > most:
+            for _ in range(len(log) - most):
+                log.popleft()
+        if max_age_us:
+            oldest = now - max_age_us
+            while log and log[0][1] < oldest:
+                log.popleft()
+
+    async def head(self, room: RoomKey) -> Head:
+        """See EventLog.head."""
+        held = self._rooms.get(room)
+        return held.head() if held is not None else _EMPTY_HEAD
+
+    async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
+        """See EventLog.read."""
+        held = self._rooms.get(room)
+        if held is None:
+            return Page(_EMPTY_HEAD, ())
+        head = held.head()
+        begin = max(after + 1, head.first)
+        end = min(until, head.last) if until else head.last
+        return Page(head, _slice(held, begin, min(end, begin + limit - 1)))
+
+    async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
+        """See EventLog.read_back."""
+        held = self._rooms.get(room)
+        if held is None:
+            return Page(_EMPTY_HEAD, ())
+        head = held.head()
+        end = min(before - 1, head.last) if before else head.last
+        entries = _slice(held, max(end - limit + 1, head.first), end)
+        entries.reverse()
+        return Page(head, entries)
+
+    async def seek(self, room: RoomKey, time_us: int) -> int:
+        """See EventLog.seek."""
+        held = self._rooms.get(room)
+        if held is None:
+            return 1
+        return held.head().first + bisect_left(held.log, time_us, key=_time_of)
+
+    async def create_room(self, room: RoomKey) -> bool:
+        """See EventLog.create_room."""
+        return self._list(room)
+
+    def _list(self, room: RoomKey) -> bool:
+        names = self._names.setdefault(room.tenant, [])
+        index = bisect_left(names, room.room)
+        if index < len(names) and names[index] == room.room:
+            return False
+        insort(names, room.room)
+        return True
+
+    async def delete_room(self, room: RoomKey) -> bool:
+        """See EventLog.delete_room."""
+        self._rooms.pop(room, None)
+        names = self._names.get(room.tenant, [])
+        index = bisect_left(names, room.room)
+        if index == len(names) or names[index] != room.room:
+            return False
+        del names[index]
+        if not names:
+            del self._names[room.tenant]
+        return True
+
+    async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
+        """See EventLog.rooms."""
+        names = self._names.get(tenant, [])
+        begin = bisect_right(names, after)
+        end = begin + max(limit, 0)
+        return RoomPage(names[begin:end], end < len(names))
+
+    async def follow(self, room: RoomKey) -> Head:
+        """The head; no other node can append, so nothing will be heard."""
+        return await self.head(room)
+
+    async def unfollow(self, room: RoomKey) -> None:
+        """Nothing to undo."""
+
+    async def signal(self, room: RoomKey, data: bytes) -> None:
+        """There is no other node to hear it."""
+
+    async def direct(self, node: str, data: bytes) -> bool:
+        """False: there is no other node."""
+        return False
+
+    async def enter(self, room: RoomKey, member: Member) -> None:
+        """See EventLog.enter."""
+        self._presence.enter(room, member)
+
+    async def leave(self, room: RoomKey, client: str) -> None:
+        """See EventLog.leave."""
+        self._presence.leave(room, client)
+
+    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+        """See EventLog.present."""
+        return self._presence.present(room, limit)
+
+    async def probe(self) -> float:
+        """Append, read back and delete in a room of its own that no tenant can name."""
+        began = time.perf_counter()
+        log: deque[bytes] = deque()
+        log.append(b"probe")
+        if log.popleft() != b"probe":
+            raise StorageError("The memory log did not give back what was put in; this process is unsound.")
+        return time.perf_counter() - began
+
+
+def _slice(room: _Room, begin: int, end: int) -> list[Entry]:
+    """Entries begin..end, both included and both within what is held. Walks from the nearer end."""
+    log = room.log
+    if not log or begin > end:
+        return []
+    first = log[0].sequence
+    count = end - begin + 1
+    from_end = room.last - end
+    if from_end < begin - first:
+        entries = list(islice(reversed(log), from_end, from_end + count))
+        entries.reverse()
+        return entries
+    return list(islice(log, begin - first, begin - first + count))
+
+
+__all__ = ["MemoryLog"]

@@ -1,0 +1,108 @@
+"""The thread that writes an SQLite log: everything that waits becomes one transaction (group commit).
+
+A call is handed over with `submit` and answered on the event loop after the commit, so an answer is never
+earlier than the promise. One thread, one connection; nothing else writes the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from arqonbus.storage.ports import StorageError
+
+_MOST_PER_COMMIT = 512  # calls; bounds the time that the first of them waits for the commit
+
+T = TypeVar("T")
+
+
+class _Job(NamedTuple):
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+
+
+class Writer:
+    """Runs work in order on its own thread, many pieces to a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, on_rollback: Callable[[], None]) -> None:
+        self._connection = connection
+        self._on_rollback = on_rollback
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="arqonbus-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """The result of the work once it is committed, or StorageError."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(StorageError("The SQLite log is closed; nothing was written."))
+        else:
+            self._jobs.put(_Job(work, future))
+        return future
+
+    async def close(self) -> None:
+        """Commit what was submitted, then end the thread and close the connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._jobs.put(None)
+        await self._loop.run_in_executor(None, self._thread.join)
+
+    def _run(self) -> None:
+        group: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == _MOST_PER_COMMIT or self._jobs.empty():
+                self._commit(group)
+                group = []
+            job = self._jobs.get()
+        if group:
+            self._commit(group)
+        self._connection.close()
+
+    def _commit(self, group: list[_Job]) -> None:
+        committing = False
+        answers: list[tuple[asyncio.Future[Any], Any]]
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            answers = [(job.future, job.work()) for job in group]
+            committing = True
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - the thread must live, and every caller must be told
+            failure = self._roll_back(error, committing)
+            answers = [(job.future, failure) for job in group]
+        self._loop.call_soon_threadsafe(_answer, answers)
+
+    def _roll_back(self, error: Exception, committing: bool) -> StorageError:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as second:
+            error.add_note(f"The rollback failed too: {second}")
+        self._on_rollback()
+        return StorageError(
+            f"The SQLite log could not write: {error}. Nothing of this group was stored"
+            + (", as far as SQLite says." if committing else ".")
+            + " Check the disk's space and health.",
+            outcome_unknown=committing,
+        )
+
+
+def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, value in answers:
+        if future.done():  # the caller was cancelled
+            continue
+        if isinstance(value, StorageError):
+            future.set_exception(value)
+        else:
+            future.set_result(value)
+
+
+__all__ = ["Writer"]
