@@ -11,10 +11,11 @@ from arqonbus.config.globs import Glob
 from arqonbus.config.profile_files import profile_name
 from arqonbus.config.redaction import Redactor
 from arqonbus.config.resolve import Explanation, Resolved, load
-from arqonbus.config.rooms import RoomPolicy
+from arqonbus.config.rooms import Action, RoomPolicy, SlowConsumer
 from arqonbus.config.settings import Settings
 
 __all__ = [
+    "Action",
     "ConfigError",
     "Explanation",
     "Fault",
@@ -25,6 +26,7 @@ __all__ = [
     "Resolved",
     "RoomPolicy",
     "Settings",
+    "SlowConsumer",
     "load",
     "profile_name",
     "with_dev_key",

@@ -1,6 +1,6 @@
-"""A pattern of names in which `*` stands for any run of characters, dots included.
+"""A pattern of text in which `*` stands for any run of characters, dots included.
 
-Pure. Matching takes time linear in the name: the fixed pieces are searched from left to right, and the
+Pure. Matching takes time linear in the text: the fixed pieces are searched from left to right, and the
 leftmost place of each is always a right one. No regular expression, so nothing can backtrack.
 """
 
@@ -9,21 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}", re.ASCII)
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9._*-]{1,128}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Glob:
-    """A compiled pattern. Raises ValueError for one that no valid name could match."""
+    """A compiled pattern."""
 
     pattern: str
     _pieces: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not _PATTERN.fullmatch(self.pattern):
-            raise ValueError(
-                "is not a pattern of names; write 1 to 128 of A-Z a-z 0-9 . _ - and * (any characters)"
-            )
         object.__setattr__(self, "_pieces", tuple(self.pattern.split("*")))
 
     def matches(self, name: str) -> bool:
@@ -42,4 +38,13 @@ class Glob:
         return True
 
 
-__all__ = ["Glob"]
+def name_pattern(text: str) -> str:
+    """The text, if it is a pattern of names of rooms. Raises ValueError for one that no name could match."""
+    if not _NAME_PATTERN.fullmatch(text):
+        raise ValueError(
+            "is not a pattern of names; write 1 to 128 of A-Z a-z 0-9 . _ - and * (any characters)"
+        )
+    return text
+
+
+__all__ = ["Glob", "name_pattern"]

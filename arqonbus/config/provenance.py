@@ -67,12 +67,10 @@ def _decides(data: Any, path: Path) -> bool:
 def value_at(data: Any, path: Path, absent: Any = None) -> Any:
     """What stands at a path of nested mappings and lists."""
     for part in path:
-        try:
-            data = data[part] if isinstance(data, (dict, list)) else absent
-        except (KeyError, IndexError, TypeError):
+        inside = data if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
+        if part not in inside:
             return absent
-        if data is absent:
-            return absent
+        data = inside[part]
     return data
 
 

@@ -11,17 +11,12 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, model_validator
 
 from arqonbus.config.field import Section, setting
-from arqonbus.config.globs import Glob
+from arqonbus.config.globs import Glob, name_pattern
 from arqonbus.config.stores import Durability, Storage
 from arqonbus.config.units import Count, FilePath, Seconds, Switch
 
 SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
 Action = Literal["publish", "subscribe", "history", "presence", "manage"]
-
-
-def _is_glob(value: str) -> str:
-    Glob(value)
-    return value
 
 
 class RoomHistory(Section):
@@ -44,7 +39,7 @@ class RoomHistory(Section):
 class RoomRule(Section):
     """What holds for the rooms whose names match. The first rule that matches a room is its only one."""
 
-    match: Annotated[str, AfterValidator(_is_glob)] = setting(
+    match: Annotated[str, AfterValidator(name_pattern)] = setting(
         ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
     )
     history: RoomHistory | None = setting(
