@@ -1,0 +1,117 @@
+"""The command line: finds the command, parses its options, runs it, turns its end into an exit code.
+
+Imports nothing but the standard library until a command is chosen, so that help is instant. Exit codes:
+0 done, 1 failed, 2 wrong usage, 3 unreadable profile, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+# A command is the module arqonbus.cli.<name> with SUMMARY, EPILOG, configure(parser) and run(args) -> int.
+# The summaries stand here too, because the root's help imports no command; a test compares them.
+COMMANDS: Mapping[str, str] = {
+    "serve": "Run the bus.",
+    "publish": "Publish messages to a room.",
+    "subscribe": "Print the messages of rooms as they come.",
+    "tail": "Watch rooms, pleasantly.",
+    "history": "Read what a room holds.",
+    "status": "Show what a running bus says about itself.",
+    "bench": "Measure a running bus.",
+    "token": "Make or check a token.",
+    "profile": "Show what a profile says, and why.",
+    "migrate": "Bring the durable store to the schema of this version.",
+}
+
+USAGE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_EPILOG = """examples:
+  arqonbus serve
+  arqonbus subscribe 'orders.*'
+  arqonbus publish orders.new '{"id": 1}'
+  arqonbus profile explain server.port --profile prod
+
+`arqonbus <command> --help` shows the options and examples of a command."""
+
+
+class Failure(Exception):
+    """An end that its user can understand: one sentence, and the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and give its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
+    except Failure as failure:
+        print(f"arqonbus: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output is gone. Python would complain again when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in COMMANDS:
+        return _root(arguments)
+    name, *rest = arguments
+    module = importlib.import_module(f"arqonbus.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"arqonbus {name}",
+        description=module.SUMMARY,
+        epilog=getattr(module, "EPILOG", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.configure(parser)
+    code: int = module.run(parser.parse_args(rest))
+    return code
+
+
+def _root(arguments: list[str]) -> int:
+    from arqonbus import __version__
+
+    width = max(map(len, COMMANDS)) + 2
+    listing = "\n".join(f"  {name:{width}}{summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="arqonbus",
+        usage="arqonbus <command> [options]",
+        description=f"A self-hosted WebSocket message bus.\n\ncommands:\n{listing}",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"arqonbus {__version__}")
+    if not arguments:
+        parser.print_help()
+        return USAGE
+    if not arguments[0].startswith("-"):
+        _unknown_command(parser, arguments[0])
+    parser.parse_args(arguments)
+    parser.error("name a command first; its options come after it")
+
+
+def _unknown_command(parser: argparse.ArgumentParser, name: str) -> NoReturn:
+    close = difflib.get_close_matches(name, COMMANDS, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(COMMANDS)}"
+    parser.error(f"{name!r} is not a command; {hint}")
+
+
+__all__ = ["COMMANDS", "Failure", "main"]

@@ -47,7 +47,7 @@ def dev_secret(state_dir: Path) -> str:
                 os.fsync(handle)
             # When another process was first, its secret is the one.
             with contextlib.suppress(FileExistsError):
-                fresh.hardlink_to(path)
+                path.hardlink_to(fresh)
         finally:
             fresh.unlink()
     try:

@@ -126,7 +126,11 @@ def _unknown(name: str) -> str:
             "switch service links off (enableServiceLinks: false) or rename the service"
         )
     close = difflib.get_close_matches(name.upper(), [*variables(), *CONTROLS], 1, 0.7)
-    hint = f"did you mean {close[0]}?" if close else "unset it; `arqonbus profile sources` lists the names"
+    hint = (
+        f"did you mean {close[0]}?"
+        if close
+        else "unset it; `arqonbus profile sources --variables` lists the names"
+    )
     return f"{name} names no setting; {hint}"
 
 

@@ -68,7 +68,8 @@ class Resolved:
 
     def location(self, key: str) -> Location:
         """Where the value of `server.port` stands; the defaults, if nobody set it."""
-        return self.provenance.location(tuple(key.split("."))) or _DEFAULTS
+        given = self.provenance.given(tuple(key.split(".")))
+        return given[0].location if given else _DEFAULTS
 
     def explain(self, key: str) -> Explanation:
         """One setting by its dotted key. Raises KeyError for a key that is no setting."""
@@ -93,13 +94,14 @@ def load(
     overrides: Sequence[str] = (),
     secrets_dir: str | os.PathLike[str] | None = None,
     profiles_dir: Path | None = None,
-    resolve_secrets: bool = True,
+    secrets_of: Sequence[str] = ("",),
 ) -> Resolved:
     """Load a profile by name or path. Raises ConfigError with everything that is wrong with it.
 
     `root` (else the working directory) is where ./profiles is looked for; `environ` (else the process's)
-    are the variables that count; `overrides` are `a.b=c`. Without `resolve_secrets` references are not
-    followed, so that a profile can be looked at where its secrets are not; the digest is the same.
+    are the variables that count; `overrides` are `a.b=c`. `secrets_of` are beginnings of keys whose
+    references are followed (all; with () none), so that a profile can be looked at where its secrets are
+    not. A secret that was not followed is a mask; the digest is the same.
     """
     root = (root or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
@@ -108,7 +110,7 @@ def load(
     if foreign:
         raise ConfigError(foreign)
     found = find_profile(profile, root=root, environ=environ, profiles_dir=profiles_dir)
-    return _Loading(root, environ, found).run(overrides, secrets_dir, resolve_secrets)
+    return _Loading(root, environ, found).run(overrides, secrets_dir, tuple(secrets_of))
 
 
 class _Loading:
@@ -121,7 +123,10 @@ class _Loading:
         self._findings: list[Finding] = []
 
     def run(
-        self, overrides: Sequence[str], secrets_dir: str | os.PathLike[str] | None, resolve_secrets: bool
+        self,
+        overrides: Sequence[str],
+        secrets_dir: str | os.PathLike[str] | None,
+        secrets_of: tuple[str, ...],
     ) -> Resolved:
         files = [layer for file in self._profile.files if (layer := self._file(file))]
         directories = secrets_directories(secrets_dir, self._environ)
@@ -139,8 +144,8 @@ class _Loading:
         environment = self._environment(provenance)
         if environment != "dev":
             self._refuse_shortcuts(provenance)
-        vault = Vault(self._environ, directories) if resolve_secrets else None
-        values = self._resolve(merge(layers), provenance, vault)
+        vault = Vault(self._environ, directories)
+        values = self._resolve(merge(layers), provenance, vault, secrets_of)
         return self._settle(values, provenance)
 
     def _file(self, file: LayerFile) -> Layer | None:
@@ -213,13 +218,16 @@ class _Loading:
                 Finding(Fault.VALIDATION_SKIPPED, message, each.location, "auth.jwt.skip_validation")
             )
 
-    def _resolve(self, values: dict[str, Any], provenance: Provenance, vault: Vault | None) -> dict[str, Any]:
+    def _resolve(
+        self, values: dict[str, Any], provenance: Provenance, vault: Vault, secrets_of: tuple[str, ...]
+    ) -> dict[str, Any]:
         for path, leaf in leaves().items():
             given = provenance.given(path) if leaf.secrecy != "no" else []
             if not given or not isinstance(given[0].value, Reference):
                 continue
             try:
-                secret = vault.resolve(given[0].value) if vault else redaction.MASK
+                followed = leaf.key.startswith(secrets_of)
+                secret = vault.resolve(given[0].value) if followed else redaction.MASK
                 values = _replaced(values, path, secret)
             except ValueError as error:
                 self._findings.append(

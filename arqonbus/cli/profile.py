@@ -1,0 +1,199 @@
+"""`arqonbus profile`: show what a profile says, and why. Prints; decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from arqonbus.cli import Failure
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.table import print_table, printable, styled
+
+SUMMARY = "Show what a profile says, and why."
+
+EPILOG = """examples:
+  arqonbus profile show --profile prod
+  arqonbus profile show --profile prod --all --json
+  arqonbus profile explain server.port --set server.port=9200
+  arqonbus profile digest --profile staging
+  arqonbus profile sources --variables
+  arqonbus profile schema > profiles/profile.schema.json
+
+Secrets are never shown. exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.add_argument("--json", action="store_true", help="write JSON")
+        if name != "schema":
+            add_profile_options(added)
+        return added
+
+    show = action("show", "Show every setting that somebody set, and where.")
+    show.add_argument("--all", action="store_true", help="also those that have their default value")
+    show.add_argument("--format", choices=("text", "json"), default="text", help="json is the same as --json")
+    explain = action("explain", "Show one setting: its value, who set it, what that overrides.")
+    explain.add_argument("key", metavar="KEY", help="dotted key, such as server.port")
+    action("digest", "Print the SHA-256 of the settings; secrets do not enter into it.")
+    sources = action("sources", "Show the layers of a profile, lowest first.")
+    sources.add_argument(
+        "--variables", action="store_true", help="list every environment variable that sets something"
+    )
+    schema = action("schema", "Print the JSON Schema of a profile, for editors.")
+    schema.add_argument(
+        "--check", metavar="FILE", type=Path, help="compare with a file; exit 1 if it differs"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    return _ACTIONS[args.action](args)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from arqonbus.config.tree import leaves
+
+    args.json = args.json or args.format == "json"
+    resolved = load_profile(args, secrets_of=())
+    settings = resolved.redacted()
+    if args.json:
+        _print_json({"profile": resolved.profile, "digest": resolved.digest, "settings": settings})
+        return 0
+    rows = []
+    for path, leaf in leaves().items():
+        place = resolved.location(leaf.key)
+        if args.all or place.layer != "defaults":
+            value: Any = settings
+            for part in path:
+                value = value[part]
+            rows.append((leaf.key, _text(value), str(place)))
+    print_table(("SETTING", "VALUE", "FROM"), rows)
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from arqonbus.config.tree import leaves, suggestion
+
+    resolved = load_profile(args, secrets_of=())
+    path = tuple(args.key.split("."))
+    if path not in leaves():
+        inside = [leaf.key for known, leaf in leaves().items() if known[: len(path)] == path]
+        hint = f"it is a section; name one of {', '.join(inside)}" if inside else suggestion(path)
+        raise Failure(f"{args.key} is not a setting; {hint}")
+    leaf, why = leaves()[path], resolved.explain(args.key)
+    extra = leaf.field.json_schema_extra
+    about: Mapping[str, Any] = extra if isinstance(extra, dict) else {}
+    if args.json:
+        _print_json(
+            {
+                "key": why.key,
+                "value": why.value,
+                "layer": why.location.layer,
+                "location": str(why.location),
+                "overrides": [
+                    {"value": step.value, "layer": step.location.layer, "location": str(step.location)}
+                    for step in why.overridden
+                ],
+                "description": leaf.field.description,
+                "reload": about.get("reload"),
+                "since": about.get("since"),
+            }
+        )
+        return 0
+    print(f"{styled(why.key, 'bold')} = {printable(_text(why.value))}")
+    print(f"  set by {why.location}")
+    for step in why.overridden:
+        print(f"  over {printable(_text(step.value))} by {step.location}")
+    print(f"\n{leaf.field.description}")
+    print(f"A change takes effect: {_RELOADS[about['reload']]}")
+    return 0
+
+
+_RELOADS = {
+    "hot": "at once (hot).",
+    "rolling": "when the node restarts; nodes may restart one after the other (rolling).",
+    "cold": "when all nodes were stopped and start again (cold).",
+}
+
+
+def _digest(args: argparse.Namespace) -> int:
+    resolved = load_profile(args, secrets_of=())
+    if args.json:
+        _print_json({"profile": resolved.profile, "digest": resolved.digest})
+    else:
+        print(resolved.digest)
+    return 0
+
+
+def _sources(args: argparse.Namespace) -> int:
+    from arqonbus.config.environment import variables
+    from arqonbus.config.tree import leaves
+
+    if args.variables:
+        names = {name: leaf.key for name, leaf in sorted(variables().items())}
+        if args.json:
+            _print_json(names)
+        else:
+            print_table(
+                ("VARIABLE", "SETTING", "HERE"),
+                [(name, key, "set" if name in os.environ else "") for name, key in names.items()],
+            )
+        return 0
+    resolved = load_profile(args, secrets_of=())
+    counts = Counter(resolved.location(leaf.key).layer for leaf in leaves().values())
+    rows = [("defaults", "this version of arqonbus", counts["defaults"])]
+    rows += [(layer.name, layer.source, counts[layer.name]) for layer in resolved.provenance.layers]
+    if args.json:
+        _print_json([{"layer": name, "source": source, "decides": count} for name, source, count in rows])
+    else:
+        print_table(("LAYER", "SOURCE", "DECIDES"), rows)
+    return 0
+
+
+def _schema(args: argparse.Namespace) -> int:
+    from arqonbus.config.schema import profile_schema_text
+
+    text = profile_schema_text()
+    if args.check is None:
+        print(text, end="")
+        return 0
+    try:
+        current = args.check.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            f"{args.check} cannot be read; write it: arqonbus profile schema > {args.check}"
+        ) from error
+    if current != text:
+        raise Failure(f"{args.check} is not up to date; write it: arqonbus profile schema > {args.check}")
+    return 0
+
+
+_ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "show": _show,
+    "explain": _explain,
+    "digest": _digest,
+    "sources": _sources,
+    "schema": _schema,
+}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

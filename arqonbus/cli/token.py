@@ -1,0 +1,191 @@
+"""`arqonbus token`: make a token for somebody, or see what one says and whether it holds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arqonbus.cli import Failure
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.table import print_table, styled
+
+if TYPE_CHECKING:
+    from arqonbus.config import Settings
+    from arqonbus.shield.tokens import Identity
+
+SUMMARY = "Make or check a token."
+
+EPILOG = """examples:
+  arqonbus token mint --sub alice --tenant demo
+  arqonbus token mint --sub billing --tenant demo --kind service --grant 'orders.*:publish' --ttl 30d
+  arqonbus token mint --sub ops --tenant demo --role admin --ttl 15m --profile prod
+  arqonbus token mint --sub alice --tenant demo | arqonbus token verify
+  arqonbus token verify --file token.txt --json
+
+A token is read from the argument, --file or standard input; as an argument it is visible to others on this
+host. exit codes: 0 done, 1 no or an invalid token, 2 wrong usage, 3 unreadable profile"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        added.add_argument("--json", action="store_true", help="write JSON")
+        add_profile_options(added)
+        return added
+
+    mint = action("mint", "Make a token that this profile's bus accepts, and print it.")
+    mint.add_argument("--sub", required=True, metavar="NAME", help="whom the token is for")
+    mint.add_argument("--tenant", required=True, metavar="NAME", help="tenant that it belongs to")
+    mint.add_argument("--role", choices=("user", "admin"), default="user", help="default: user")
+    mint.add_argument("--kind", choices=("human", "service"), default="human", help="default: human")
+    mint.add_argument(
+        "--grant",
+        action="append",
+        metavar="ROOM:ACTIONS",
+        help="what it may do where: 'orders.*:publish,subscribe', or 'orders.*:*' for all; may be repeated",
+    )
+    mint.add_argument("--ttl", default="1h", metavar="DURATION", help="how long it is valid; default: 1h")
+    mint.add_argument("--id", default="", metavar="ID", help="the token's own id (jti)")
+    mint.add_argument(
+        "--key", type=Path, metavar="FILE", help="private key in PEM to sign with, instead of auth.jwt.secret"
+    )
+    verify = action("verify", "Say whether this profile's bus accepts a token, and what it says.")
+    verify.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or nothing: standard input")
+    verify.add_argument("--file", type=Path, metavar="FILE", help="file that holds the token")
+
+
+def run(args: argparse.Namespace) -> int:
+    return _mint(args) if args.action == "mint" else _verify(args)
+
+
+def _mint(args: argparse.Namespace) -> int:
+    from arqonbus.config.units import parse_duration
+    from arqonbus.shield.grants import parse_grant
+    from arqonbus.shield.tokens import Claims, mint
+
+    settings = _settings(args)
+    try:
+        ttl = parse_duration(args.ttl)
+    except ValueError as error:
+        raise Failure(f"--ttl {error}", 2) from error
+    if not 1 <= ttl <= 10 * 365 * 86_400:
+        raise Failure("--ttl is not between 1s and ten years; choose a shorter one", 2)
+    try:
+        grants = [parse_grant(text) for text in args.grant] if args.grant else None
+    except ValueError as error:
+        raise Failure(f"--grant {error}", 2) from error
+    claims = Claims(args.tenant, args.sub, ttl, args.kind, args.role, grants, args.id)
+    try:
+        now = time.time()
+        token = mint(settings, claims, private_pem=_private_key(args.key), now=lambda: now)
+    except ValueError as error:
+        raise Failure(f"no token was made: {error}") from error
+    if args.json:
+        print(json.dumps({"token": token, "valid until": _iso(math.ceil(now + ttl))}, indent=2))
+    else:
+        print(token)
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from arqonbus.protocol.errors import BusError
+    from arqonbus.shield.tokens import Verifier
+
+    settings = _settings(args)
+    token = _read_token(args)
+    try:
+        identity = Verifier(settings).verify(token)
+    except ValueError as error:
+        raise Failure(f"the profile's keys cannot be used: {error}") from error
+    except BusError as error:
+        if args.json:
+            verdict = {"valid": False, "code": error.code.value, "message": error.message}
+            print(json.dumps(verdict, indent=2))
+            return 1
+        raise Failure(f"the token is not accepted ({error.code.value}): {error.message}") from error
+    if args.json:
+        print(json.dumps({"valid": True, **_plain(identity)}, indent=2, ensure_ascii=False))
+        return 0
+    plain = _plain(identity)
+    grants = plain.pop("grants")
+    print_table(("CLAIM", "VALUE"), [(name, value) for name, value in plain.items() if value])
+    if grants == "everything":
+        print("\nIt may do everything within its tenant.")
+    elif not grants:
+        print(styled("\nIt has no grants: it may do nothing beyond what rooms grant to everybody.", "yellow"))
+    else:
+        print()
+        rows = [(rule.room.pattern, ", ".join(sorted(rule.allow))) for rule in identity.grants.rules]
+        print_table(("ROOM", "MAY"), rows)
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    from arqonbus.config import with_dev_key
+
+    settings = load_profile(args, secrets_of=("auth.jwt.",)).settings
+    try:
+        return with_dev_key(settings)
+    except ValueError as error:
+        raise Failure(str(error)) from error
+    except OSError as error:
+        reason = f"{settings.state_dir} cannot be written ({error.strerror})"
+        raise Failure(f"{reason}; it is where the dev key is kept, see state_dir") from error
+
+
+def _private_key(path: Path | None) -> str | None:
+    from arqonbus.config.secrets import read_secret_file
+
+    if path is None:
+        return None
+    try:
+        return read_secret_file(path)
+    except ValueError as error:
+        raise Failure(f"the private key {error}") from error
+
+
+def _read_token(args: argparse.Namespace) -> str:
+    if args.file is not None and args.token is not None:
+        raise Failure("a token was given twice; give it as an argument or with --file", 2)
+    try:
+        if args.file is not None:
+            return str(args.file.read_text("utf-8")).strip()
+        if args.token not in (None, "-"):
+            return str(args.token).strip()
+        return sys.stdin.read(65_536).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure("the token cannot be read; name a file that holds it as text") from error
+
+
+def _plain(identity: Identity) -> dict[str, object]:
+    from arqonbus.shield.grants import grants_claim
+
+    grants = identity.grants
+    return {
+        "tenant": identity.tenant,
+        "subject": identity.subject,
+        "kind": identity.kind,
+        "role": identity.role,
+        "id": identity.token_id,
+        "valid until": _iso(identity.expires_at),
+        "grants": "everything" if grants.unlimited else grants_claim(grants.rules),
+    }
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
