@@ -83,8 +83,11 @@ def is_plain(envelope: Envelope, size: int, room: str) -> bool:
     the size, no byte is left in which another field could be set: one sum instead of a dozen look-ups.
     """
     e = envelope
+    channel = e.channel
     name, content, payload = len(e.name), len(e.content_type), len(e.payload)
-    need = _PLAIN_BYTES + len(room) + name + content + payload
+    need = _PLAIN_BYTES + len(room) + len(channel) + name + content + payload
+    if channel:
+        need += 2
     if name:
         need += 2
     if content:
@@ -99,6 +102,7 @@ def is_plain(envelope: Envelope, size: int, room: str) -> bool:
         and payload < 2097152
         and e.time_us in _PLAIN_TIMES
         and is_ulid(e.id)
+        and (not channel or is_name(channel))
         and e.content_type.isprintable()
     )
 

@@ -111,7 +111,7 @@ def decode(frame: str) -> list[Line]:
 
 
 def _decode_line(text: str, offset: int) -> Line:
-    members = _members(text, offset)
+    members = read_object(text, offset, parse_int=str)
     claimed = members.get("id", "")
     claimed = claimed if isinstance(claimed, str) else ""
     unknown = sum(1 for key in members if key not in KNOWN_KEYS)
@@ -125,17 +125,20 @@ def _decode_line(text: str, offset: int) -> Line:
         raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
 
 
-def _members(text: str, offset: int) -> dict[str, Any]:
+def read_object(text: str, offset: int = 0, parse_int: Callable[[str], Any] = int) -> dict[str, Any]:
+    """A JSON object, read strictly: bounded depth, no key twice, no NaN. Raises DecodeError."""
     if nesting_exceeds(text, MAX_DEPTH):
         raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
     try:
-        members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=str)
+        members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=parse_int)
     except json.JSONDecodeError as error:
         raise DecodeError("the line is not valid JSON", offset + error.pos) from None
     except _RepeatedKey:
         raise DecodeError("a JSON object has the same key twice", offset) from None
     except ValueError:
-        raise DecodeError("NaN and Infinity are not JSON", offset) from None
+        raise DecodeError(
+            "NaN, Infinity and integers of thousands of digits are not accepted", offset
+        ) from None
     if not isinstance(members, dict):
         raise DecodeError("the line is not a JSON object", offset)
     return members
@@ -292,12 +295,12 @@ def encode(envelope: Envelope) -> bytes:
     if envelope.server_time_us:
         fields["server_time"] = format_time(envelope.server_time_us)
     if envelope.sequence:
-        fields["sequence"] = _safe(envelope.sequence)
+        fields["sequence"] = safe_integer(envelope.sequence)
     _write_payload(envelope, fields)
     if envelope.headers:
         fields["headers"] = dict(envelope.headers)
     if envelope.clock:
-        fields["clock"] = {actor: _safe(counter) for actor, counter in envelope.clock.items()}
+        fields["clock"] = {actor: safe_integer(counter) for actor, counter in envelope.clock.items()}
     if envelope.signature:
         fields["signature"] = base64.b64encode(envelope.signature).decode()
     if envelope.durability:
@@ -313,7 +316,8 @@ def _enum_name(enum: Any, number: int) -> str:
     return str(enum.Name(number)) if number in enum.values() else str(number)
 
 
-def _safe(value: int) -> int | str:
+def safe_integer(value: int) -> int | str:
+    """The integer as JSON writes it: a string where not every reader keeps it exact."""
     return value if value <= MAX_SAFE_INTEGER else str(value)
 
 
@@ -360,4 +364,15 @@ def frame_of(envelopes: Iterable[Envelope]) -> bytes:
     return b"\n".join([encode(envelope) for envelope in envelopes])
 
 
-__all__ = ["MAX_DEPTH", "MAX_ENVELOPES", "Line", "decode", "encode", "format_time", "frame_of", "parse_time"]
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_ENVELOPES",
+    "Line",
+    "decode",
+    "encode",
+    "format_time",
+    "frame_of",
+    "parse_time",
+    "read_object",
+    "safe_integer",
+]

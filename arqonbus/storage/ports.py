@@ -148,9 +148,17 @@ class Listener(Protocol):
 class EventLog(Protocol):
     """The hot store. Methods raise StorageError, and nothing else, when the engine fails them."""
 
-    name: str
-    shared: bool  # other nodes may append to the same log
-    durability: Durability  # the level that append reaches
+    @property
+    def name(self) -> str:
+        """The backend: memory, sqlite or valkey."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes may append to the same log."""
+
+    @property
+    def durability(self) -> Durability:
+        """The level that append reaches."""
 
     async def open(self, listener: Listener) -> None:
         """Connect, prepare the engine, start listening. Raises StorageError with a sentence."""

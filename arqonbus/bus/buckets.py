@@ -1,0 +1,35 @@
+"""Token bucket: how much an identity may send. Pure; the caller brings the time."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """`rate` tokens a second up to `burst`. A rate of 0 means no limit."""
+
+    __slots__ = ("_at", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = max(burst, rate)
+        self._tokens = self.burst
+        self._at = now
+
+    def take(self, wanted: int, now: float) -> int:
+        """How many of the wanted tokens are granted now; they are used up."""
+        if not self.rate:
+            return wanted
+        tokens = self._tokens + (now - self._at) * self.rate
+        self._at = now
+        if tokens > self.burst:
+            tokens = self.burst
+        granted = wanted if tokens >= wanted else int(tokens)
+        self._tokens = tokens - granted
+        return granted
+
+    def wait_ms(self, wanted: int = 1) -> int:
+        """Milliseconds until that many tokens are there, at least 1."""
+        lacking = wanted - self._tokens
+        return max(1, int(1000 * lacking / self.rate) + 1) if self.rate else 1
+
+
+__all__ = ["TokenBucket"]

@@ -1,0 +1,449 @@
+"""The running bus of one process: connects sessions, hub, log and lanes. Sockets are in `server`.
+
+Everything here runs on one event loop. A frame is read, sorted by its session, and what it holds goes to
+the committer, the directory of clients or the lanes; whatever became ready for a client is written once
+at the end of the tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+from arqonbus import __version__
+from arqonbus.bus.commit import Committer
+from arqonbus.bus.counters import Counters
+from arqonbus.bus.direct import Directory, client_id
+from arqonbus.bus.follow import Follower
+from arqonbus.bus.frames import Close
+from arqonbus.bus.hub import Hub, Room
+from arqonbus.bus.peer import Peer, Transport
+from arqonbus.bus.policies import Policies
+from arqonbus.bus.presence import Presence
+from arqonbus.bus.sendqueue import SendQueue
+from arqonbus.bus.session import Intake, Session, SessionLimits
+from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request
+from arqonbus.bus.upkeep import Timeouts, Upkeep
+from arqonbus.config import Settings
+from arqonbus.protocol import replies
+from arqonbus.protocol.envelope import Envelope
+from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.tokens import Identity
+from arqonbus.storage.ports import Entry, EventLog, RoomKey
+
+SWEEP_SECONDS = 1.0
+MAX_BACKLOG = 256  # commands of one client that wait for their turn
+CLOSE_GRACE = 5.0  # seconds that a drained client has to answer the close frame
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """A node's life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    CLOSED = "closed"
+
+
+class Reply(NamedTuple):
+    """A command's answer, and what is sent directly behind it."""
+
+    envelope: Envelope
+    then: Callable[[], None] | None = None
+
+
+CommandRunner = Callable[["Node", Peer, Envelope], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A glance at a node: how many are connected and how much waits."""
+
+    connections: int
+    rooms: int
+    queued_bytes: int
+
+
+class Node:
+    """One bus node."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        event_log: EventLog,
+        *,
+        name: str,
+        verify: Callable[[str], Identity],
+        run_command: CommandRunner,
+    ) -> None:
+        """`name`: unique among the nodes of one engine. `verify`: identity of a token, or BusError."""
+        self.settings = settings
+        self.log = event_log
+        self.name = name
+        self.verify = verify
+        self.state = State.STARTING
+        self.started_at = time.time()
+        self.counters = Counters()
+        self.clients: dict[str, Peer] = {}
+        self.policies = Policies(settings)
+        self.gatekeeper = Gatekeeper(settings, verify)
+        self._run_command = run_command
+        self._loop = asyncio.get_running_loop()
+        self._dirty: list[Peer] = []
+        self._flush_scheduled = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tenants: dict[str, int] = {}
+        self._empty = asyncio.Event()  # no client is connected
+        self._empty.set()
+        self.hub = Hub(ready=self.ready, repair=self._repair)
+        self.follower = Follower(event_log, self.hub, self.policies.of, self.counters)
+        self.presence = Presence(event_log, self.hub, name)
+        self.directory = Directory(name, event_log, self.clients, self.ready)
+        self.committer = Committer(
+            event_log,
+            self.hub,
+            retention=self.policies.retention,
+            has_members=self.hub.rooms.__contains__,
+            ready=self.ready,
+            counters=self.counters,
+        )
+        limits, auth = settings.limits, settings.auth
+        self.upkeep = Upkeep(
+            Timeouts(limits.ping_interval, limits.ping_timeout, limits.idle_timeout, auth.refresh_window),
+            self.ready,
+        )
+        self._session_limits = SessionLimits(
+            messages_per_second=limits.messages_per_second,
+            messages_burst=limits.messages_burst,
+            bytes_per_second=limits.bytes_per_second,
+            max_payload_bytes=settings.protocol.max_payload_bytes,
+            bad_frames=limits.bad_frames,
+        )
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the log and begin. Raises StorageError with a sentence."""
+        await self.log.open(self)
+        self._run(self._sweep())
+        self.state = State.READY
+
+    async def drain(self) -> None:
+        """Send everybody elsewhere within the drain window; what was acked is stored."""
+        if self.state is not State.READY:
+            return
+        self.state = State.DRAINING
+        window = self.settings.server.drain_seconds
+        peers = list(self.clients.values())
+        log.info("draining", extra={"connections": len(peers), "seconds": window})
+        leaving: list[tuple[float, Peer]] = []
+        for peer in peers:
+            delay = random.uniform(0, window * 0.8)  # noqa: S311  (jitter, not a secret)
+            peer.answer(replies.signal("goaway", {"reconnect_after_ms": int(delay * 1000)}))
+            self.ready(peer)
+            leaving.append((self._loop.time() + delay, peer))
+        leaving.sort(key=lambda pair: pair[0])
+        for at, peer in leaving:
+            if not peer.closed:
+                await asyncio.sleep(max(0.0, at - self._loop.time()))
+                peer.close(Close.RESTART, "this node is going away; connect again")
+        await self.committer.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_GRACE):
+                await self._empty.wait()
+
+    async def close(self) -> None:
+        """Drop what is left and release the log."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        await self.committer.drain()
+        self._flush()
+        for peer in list(self.clients.values()):
+            peer.transport.abort()
+        await asyncio.sleep(0)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.follower.close()
+        await self.directory.close()
+        await self.log.close()
+
+    def load(self) -> Load:
+        queued = sum(peer.queue.size + peer.transport.buffered() for peer in self.clients.values())
+        return Load(len(self.clients), len(self.hub.rooms), queued)
+
+    # -- connections, called by the server adapters
+
+    def decide(self, request: Request) -> Accepted | Refused:
+        """Judge an upgrade request."""
+        decision = self.gatekeeper.decide(request, self._obstacle())
+        if isinstance(decision, Accepted) and self._tenant_is_full(decision.identity.tenant):
+            decision = self.gatekeeper.decide(
+                request, BusError(Code.TOO_MANY_CONNECTIONS, "this tenant has as many connections as it may")
+            )
+        if isinstance(decision, Refused):
+            self.counters.connections_refused[decision.code] += 1
+            log.info("connection refused", extra={"code": decision.code, "address": request.address})
+        return decision
+
+    def connect(self, accepted: Accepted, transport: Transport, address: str) -> Peer:
+        """A connection is up: welcome it."""
+        now = self._loop.time()
+        session = Session(
+            client_id(self.name),
+            accepted.identity,
+            accepted.wire,
+            self._session_limits,
+            lambda room: self.policies.of(room).grants,
+            self.counters.rejected,
+            now,
+        )
+        queue = SendQueue(accepted.wire, self.settings.limits.send_queue_bytes)
+        peer = Peer(session, queue, transport, address, now)
+        self.clients[peer.client] = peer
+        self._empty.clear()
+        tenant = accepted.identity.tenant
+        self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
+        self.counters.connections_accepted += 1
+        peer.answer(self._welcome(peer))
+        self.ready(peer)
+        self.upkeep.watch(peer, now, time.time())
+        return peer
+
+    def receive(self, peer: Peer, frame: bytes | str) -> None:
+        """A whole message of the client came."""
+        if peer.closing:
+            return
+        now = self._loop.time()
+        peer.last_seen = peer.last_envelope = now
+        counters = self.counters
+        counters.frames_in += 1
+        counters.bytes_in += len(frame)
+        session = peer.session
+        if isinstance(frame, str) is not session.wire.json:
+            self._take(peer, session.wrong_type(self._wrong_type(session)))
+            return
+        intake = session.receive(frame, now)
+        publications = intake.publications
+        if publications:
+            if self.committer.is_full():
+                error = BusError(Code.RATE_LIMITED, "the storage engine is behind", retry_after_ms=500)
+                for publication in publications:
+                    peer.answer(replies.refusal(error, publication.item.id))
+                self.ready(peer)
+            else:
+                self.committer.submit(peer, publications)
+        if intake.answers or intake.commands or intake.directs:
+            self._take(peer, intake)
+
+    def unreadable(self, peer: Peer, error: BusError, close: Close) -> None:
+        """The transport could not even hand over a message (not UTF-8, too big)."""
+        peer.session.rejected[error.code] += 1
+        peer.answer(replies.error_signal(error))
+        peer.close(close, error.message)
+
+    def disconnected(self, peer: Peer, code: int) -> None:
+        """The connection is gone."""
+        if peer.closed:
+            return
+        peer.closed = peer.closing = True
+        self.clients.pop(peer.client, None)
+        if not self.clients:
+            self._empty.set()
+        tenant = peer.session.identity.tenant
+        self._tenants[tenant] -= 1
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
+        self.counters.connections_closed[code] += 1
+        self._absorb(peer)
+        for key, channels in list(peer.rooms.items()):
+            for channel in list(channels):
+                self.leave(peer, key, channel)
+
+    def writable(self, peer: Peer, writable: bool) -> None:
+        """The socket is blocked or takes bytes again."""
+        peer.blocked = not writable
+        if writable:
+            self.ready(peer)
+
+    # -- membership, called by the lanes
+
+    def leave(self, peer: Peer, key: RoomKey, channel: str) -> None:
+        """Take the client out of a room's channel; tell others when it was the last one."""
+        room = self.hub.rooms.get(key)
+        channels = peer.rooms.get(key)
+        if channels is not None:
+            channels.discard(channel)
+            if not channels:
+                del peer.rooms[key]
+        if room is None:
+            return
+        if room.remove(peer, channel):
+            self._run(self.presence.left(key, peer))
+        if room.is_empty():
+            self.follower.emptied(key)
+
+    def renew(self, peer: Peer, identity: Identity) -> None:
+        """Go on under a renewed token; rooms that it no longer grants are left, with a signal."""
+        peer.session.become(identity)
+        peer.warned_of_expiry = False
+        self.upkeep.watch(peer, self._loop.time(), time.time())
+        for key, channels in list(peer.rooms.items()):
+            if not peer.session.may("subscribe", key.room):
+                for channel in list(channels):
+                    self.leave(peer, key, channel)
+                peer.answer(
+                    replies.signal("left", {"reason": "the renewed token does not grant it"}, key.room)
+                )
+        self.ready(peer)
+
+    # -- what the log hears from other nodes
+
+    def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
+        self.hub.deliver(room, epoch, entries)
+
+    def on_signal(self, room: RoomKey, data: bytes) -> None:
+        self.presence.heard(room, data)
+
+    def on_direct(self, data: bytes) -> None:
+        self.directory.heard(data)
+
+    def on_resync(self, rooms: Sequence[RoomKey]) -> None:
+        self.follower.resync(rooms)
+
+    def _repair(self, room: Room) -> None:
+        self.follower.repair(room)
+
+    # -- ticks
+
+    def ready(self, peer: Peer) -> None:
+        """The client has something to be written at the end of this tick."""
+        if not peer.marked:
+            peer.marked = True
+            self._dirty.append(peer)
+            if not self._flush_scheduled:
+                self._flush_scheduled = True
+                self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        dirty, self._dirty = self._dirty, []
+        for peer in dirty:
+            peer.flush()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.upkeep.sweep(self._loop.time(), time.time())
+            await self.follower.sweep()
+
+    # -- the rest of a frame
+
+    def _take(self, peer: Peer, intake: Intake) -> None:
+        for answer in intake.answers:
+            peer.answer(answer)
+        for direct in intake.directs:
+            self.directory.send(peer, direct)
+        for command in intake.commands:
+            self._enqueue(peer, command)
+        self.ready(peer)
+        if intake.close is not None:
+            peer.close(*intake.close)
+
+    def _enqueue(self, peer: Peer, command: Envelope) -> None:
+        """Commands of one client are run one after the other, in the order they came."""
+        if peer.backlog is None:
+            peer.backlog = deque((command,))
+            self._run(self._work_off(peer))
+        elif len(peer.backlog) < MAX_BACKLOG:
+            peer.backlog.append(command)
+        else:
+            error = BusError(Code.RATE_LIMITED, "too many commands wait already", retry_after_ms=100)
+            peer.session.rejected[error.code] += 1
+            peer.answer(replies.refusal(error, command.id))
+
+    async def _work_off(self, peer: Peer) -> None:
+        while peer.backlog and not peer.closing:
+            reply = await self._run_command(self, peer, peer.backlog[0])
+            # No await from here to the end of `then`: a join goes live right behind its reply.
+            peer.backlog.popleft()
+            peer.answer(reply.envelope)
+            if reply.then is not None:
+                reply.then()
+            self.ready(peer)
+        peer.backlog = None
+
+    # -- small decisions
+
+    def _obstacle(self) -> BusError | None:
+        if self.state is not State.READY:
+            return BusError(Code.DRAINING, "this node takes no new connections; connect to another one")
+        if len(self.clients) >= self.settings.server.max_connections:
+            return BusError(Code.TOO_MANY_CONNECTIONS, "this node holds as many connections as it may")
+        return None
+
+    def _tenant_is_full(self, tenant: str) -> bool:
+        most = self.settings.limits.connections_per_tenant
+        return bool(most) and self._tenants.get(tenant, 0) >= most
+
+    def _wrong_type(self, session: Session) -> BusError:
+        if session.wire.json:
+            return BusError(Code.DECODE_ERROR, "this connection speaks JSON in text frames")
+        return BusError(Code.INFRA_PROTOCOL_REQUIRED, "this connection speaks protobuf in binary frames")
+
+    def _welcome(self, peer: Peer) -> Envelope:
+        settings = self.settings
+        return replies.signal(
+            "welcome",
+            {
+                "client": peer.client,
+                "tenant": peer.session.identity.tenant,
+                "node": self.name,
+                "version": __version__,
+                "server_time": replies.now_text(),
+                "ping_interval_ms": int(settings.limits.ping_interval * 1000),
+                "limits": {
+                    "max_frame_bytes": settings.protocol.max_frame_bytes,
+                    "max_payload_bytes": settings.protocol.max_payload_bytes,
+                    "send_queue_bytes": settings.limits.send_queue_bytes,
+                    "messages_per_second": settings.limits.messages_per_second,
+                },
+                "capabilities": {
+                    "consumer_groups": False,
+                    "durability": self.log.durability.name.lower(),
+                    "recovery_window": {
+                        "max_messages": settings.storage.history.max_messages,
+                        "max_age_seconds": settings.storage.history.max_age,
+                    },
+                },
+            },
+        )
+
+    def _absorb(self, peer: Peer) -> None:
+        """Add what the connection counted to the node's totals."""
+        self.counters.unknown_keys += peer.session.unknown_keys
+        self.counters.dropped += peer.queue.dropped
+
+    def _run(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a background task failed", exc_info=task.exception())
+
+
+__all__ = ["CommandRunner", "Load", "Node", "Reply", "State"]

@@ -1,0 +1,116 @@
+"""One connected client on this node: its session, its send queue and the socket behind them.
+
+The socket is any `Transport`; the peer decides when to write and when to give up. It holds no thread, no
+task and no timer of its own, so that an idle connection costs little.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+from arqonbus.bus.frames import Close
+from arqonbus.bus.sendqueue import Overflow, SendQueue, gap_facts
+from arqonbus.bus.session import Session
+from arqonbus.protocol import replies
+from arqonbus.protocol.envelope import Envelope
+from arqonbus.storage.ports import RoomKey
+
+
+class Transport(Protocol):
+    """What a server adapter offers for one connection. None of the calls blocks or raises."""
+
+    def write(self, frames: bytes) -> None:
+        """Send complete frames."""
+
+    def buffered(self) -> int:
+        """Bytes that the socket has not taken yet."""
+
+    def ping(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame, then end the connection when it is answered or after some seconds."""
+
+    def abort(self) -> None:
+        """End the connection now."""
+
+
+class Peer:
+    """The node's view of one client. `marked`: it waits for the next flush."""
+
+    __slots__ = (
+        "address",
+        "awaiting_pong",
+        "backlog",
+        "blocked",
+        "check_slot",
+        "closed",
+        "closing",
+        "connected_at",
+        "last_envelope",
+        "last_seen",
+        "marked",
+        "queue",
+        "rooms",
+        "session",
+        "transport",
+        "warned_of_expiry",
+    )
+
+    def __init__(
+        self, session: Session, queue: SendQueue, transport: Transport, address: str, now: float
+    ) -> None:
+        self.session = session
+        self.queue = queue
+        self.transport = transport
+        self.address = address
+        self.connected_at = now
+        self.last_seen = now  # any frame, pongs included
+        self.last_envelope = now
+        self.marked = False
+        self.blocked = False
+        self.closing = False
+        self.closed = False
+        self.awaiting_pong = False
+        self.warned_of_expiry = False
+        self.check_slot = 0  # of the upkeep wheel
+        self.backlog: deque[Envelope] | None = None  # commands that wait, while one is being run
+        self.rooms: dict[RoomKey, set[str]] = {}  # channels joined
+
+    @property
+    def client(self) -> str:
+        return self.session.client
+
+    def answer(self, envelope: Envelope) -> None:
+        """Queue one envelope for this client alone."""
+        self.queue.answer(self.queue.wire.encode(envelope))
+
+    def flush(self) -> None:
+        """Write what waits, or judge the queue by its budget while the socket is blocked."""
+        self.marked = False
+        if self.closing:
+            return
+        if self.blocked:
+            try:
+                self.queue.fit(self.transport.buffered())
+            except Overflow:
+                self.close(Close.SLOW_CONSUMER, "the client reads too slowly; connect again and resume")
+            return
+        data, gaps = self.queue.take()
+        if gaps:
+            wire = self.queue.wire
+            signals = [wire.encode(replies.signal("gap", gap_facts(gap), gap.room.room)) for gap in gaps]
+            data = wire.join(signals) + data
+        if data:
+            self.transport.write(data)
+
+    def close(self, code: Close, reason: str) -> None:
+        """Send what is queued if the socket takes it, then a close frame. Later calls do nothing."""
+        if not self.closing:
+            if not self.blocked:
+                self.flush()
+            self.closing = True
+            self.transport.close(code, reason)
+
+
+__all__ = ["Peer", "Transport"]

@@ -1,0 +1,40 @@
+"""The profile's rules per room, looked up once and kept. Pure."""
+
+from __future__ import annotations
+
+from arqonbus.config import RoomPolicy, Settings
+from arqonbus.storage.ports import Retention, RoomKey
+
+MAX_KEPT = 100_000  # room names come from clients, so the memory of them is bounded
+KEEP_NOTHING = Retention(-1, 0)
+
+
+class Policies:
+    """Policy and retention by room name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._policies: dict[str, RoomPolicy] = {}
+        self._retentions: dict[str, Retention] = {}
+
+    def of(self, room: str) -> RoomPolicy:
+        """What holds for the room."""
+        policy = self._policies.get(room)
+        if policy is None:
+            if len(self._policies) >= MAX_KEPT:
+                self._policies.clear()
+                self._retentions.clear()
+            policy = self._policies[room] = self._settings.room_policy(room)
+        return policy
+
+    def retention(self, key: RoomKey) -> Retention:
+        """How much of the room is kept."""
+        retention = self._retentions.get(key.room)
+        if retention is None:
+            policy = self.of(key.room)
+            retention = Retention(policy.max_messages, policy.max_age_us) if policy.history else KEEP_NOTHING
+            self._retentions[key.room] = retention
+        return retention
+
+
+__all__ = ["KEEP_NOTHING", "Policies"]

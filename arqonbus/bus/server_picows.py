@@ -1,0 +1,188 @@
+"""The fast server adapter: picows reads frames, the node's shared frames go straight to the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Sequence
+from typing import Any
+
+from picows import (
+    WSCloseCode,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_create_server,
+)
+
+from arqonbus.bus.frames import Close
+from arqonbus.bus.node import Node
+from arqonbus.bus.peer import Peer
+from arqonbus.bus.server import BACKLOG
+from arqonbus.bus.upgrade import Accepted, Refused, Request
+from arqonbus.protocol.errors import BusError, Code
+
+READ_BUFFER = 4096  # bytes per connection at first; it grows with the frames that come
+CLOSE_TIMEOUT = 5.0
+ABNORMAL = 1006
+
+_NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
+
+
+class _Connection(WSListener):
+    """One connection, as picows calls it and as the peer writes to it."""
+
+    def __init__(self, node: Node, accepted: Accepted) -> None:
+        super().__init__()
+        self._node = node
+        self._accepted: Accepted | None = accepted
+        self._peer: Peer | None = None
+        self._transport: WSTransport | None = None
+        self._write: Any = None
+        self._fragments: list[bytes] = []
+        self._fragment_type = WSMsgType.BINARY
+        self._close_code = ABNORMAL
+
+    # -- from picows
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self._transport = transport
+        under = transport.underlying_transport
+        under.set_write_buffer_limits(high=0)
+        self._write = under.write
+        accepted, self._accepted = self._accepted, None
+        assert accepted is not None
+        peername = under.get_extra_info("peername")
+        self._peer = self._node.connect(accepted, self, peername[0] if peername else "")
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        peer = self._peer
+        if peer is None:
+            return
+        kind = frame.msg_type
+        if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not frame.rsv1:
+            self._node.receive(peer, frame.get_payload_as_bytes())
+        elif kind == WSMsgType.PONG:
+            peer.last_seen = asyncio.get_running_loop().time()
+        elif kind == WSMsgType.CLOSE:
+            self._on_close(frame)
+        elif frame.rsv1 or frame.rsv2 or frame.rsv3:
+            peer.close(Close.PROTOCOL, "no extension was negotiated")
+        else:
+            self._on_data(peer, kind, frame)
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        if self._peer is not None:
+            self._node.disconnected(self._peer, self._close_code)
+
+    def pause_writing(self) -> None:
+        if self._peer is not None:
+            self._node.writable(self._peer, writable=False)
+
+    def resume_writing(self) -> None:
+        if self._peer is not None:
+            self._node.writable(self._peer, writable=True)
+
+    # -- what a peer asks of its transport
+
+    def write(self, frames: bytes) -> None:
+        self._node.counters.bytes_out += len(frames)
+        self._write(frames)
+
+    def buffered(self) -> int:
+        assert self._transport is not None
+        return int(self._transport.underlying_transport.get_write_buffer_size())
+
+    def ping(self) -> None:
+        assert self._transport is not None
+        self._transport.send_ping()
+
+    def close(self, code: int, reason: str) -> None:
+        assert self._transport is not None
+        self._close_code = code
+        self._transport.send_close(code, reason.encode()[:123])  # type: ignore[arg-type]
+        asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._transport.disconnect, False)
+
+    def abort(self) -> None:
+        assert self._transport is not None
+        self._transport.disconnect(False)
+
+    # -- the rarer frames
+
+    def _on_close(self, frame: WSFrame) -> None:
+        assert self._transport is not None
+        assert self._peer is not None
+        code: int = frame.get_close_code()  # type: ignore[assignment]  # a plain number, whatever the stub says
+        if not self._peer.closing:
+            self._close_code = code or Close.NORMAL
+            self._peer.closing = True
+            self._transport.send_close(WSCloseCode.OK)
+        self._transport.disconnect()
+
+    def _on_data(self, peer: Peer, kind: WSMsgType, frame: WSFrame) -> None:
+        if (kind == WSMsgType.CONTINUATION) is not bool(self._fragments):
+            peer.close(Close.PROTOCOL, "fragments are out of order")
+            return
+        if kind != WSMsgType.CONTINUATION:
+            self._fragment_type = kind
+        self._fragments.append(frame.get_payload_as_bytes())
+        if sum(map(len, self._fragments)) > self._node.settings.protocol.max_frame_bytes:
+            peer.close(Close.TOO_BIG, "the message is larger than max_frame_bytes")
+        elif frame.fin:
+            message, self._fragments = b"".join(self._fragments), []
+            self._hand_over(peer, message)
+
+    def _hand_over(self, peer: Peer, message: bytes) -> None:
+        if self._fragment_type == WSMsgType.BINARY:
+            self._node.receive(peer, message)
+            return
+        try:
+            text = message.decode()
+        except UnicodeDecodeError:
+            self._node.unreadable(peer, _NOT_UTF8, Close.BAD_TEXT)
+        else:
+            self._node.receive(peer, text)
+
+
+async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+    """Take connections on a bound socket."""
+    settings = node.settings
+
+    def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+        decision = node.decide(_request_of(request))
+        if isinstance(decision, Refused):
+            response = WSUpgradeResponse.create_error_response(
+                decision.status, decision.body, list(decision.headers)
+            )
+            return WSUpgradeResponseWithListener(response, None)
+        names = [("Sec-WebSocket-Protocol", decision.subprotocol)] if decision.subprotocol else []
+        response = WSUpgradeResponse.create_101_response(names)
+        return WSUpgradeResponseWithListener(response, _Connection(node, decision))
+
+    return await ws_create_server(
+        on_request,
+        sock=bound,
+        ssl=tls,
+        backlog=BACKLOG,
+        websocket_handshake_timeout=settings.server.handshake_timeout,
+        max_frame_size=settings.protocol.max_frame_bytes,
+        read_buffer_init_size=READ_BUFFER,
+        enable_auto_ping=False,
+        enable_auto_pong=True,
+        use_aiofastnet=False,
+    )
+
+
+def _request_of(request: WSUpgradeRequest) -> Request:
+    headers: dict[str, Sequence[str]] = {}
+    for name in request.headers:
+        headers[name.lower()] = request.headers.getall(name)
+    return Request(request.path.decode("latin-1"), headers, "")
+
+
+__all__ = ["serve"]

@@ -1,0 +1,237 @@
+"""One connection as a state machine: bytes in, decisions out. No I/O, no clock of its own.
+
+A session knows who is on the other side, what they may do and how much they may send. It reads frames
+and sorts what is in them into publications, commands and direct messages, and it answers what is wrong.
+What is accepted has been parsed once and is kept as the producer's bytes with the sender's stamp behind.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from arqonbus.bus.buckets import TokenBucket
+from arqonbus.bus.frames import Close
+from arqonbus.bus.wire import Wire
+from arqonbus.config.rooms import Action
+from arqonbus.protocol import replies, wire_json, wire_protobuf
+from arqonbus.protocol.envelope import COMMAND, Envelope, check, is_plain
+from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
+from arqonbus.protocol.ids import is_message_id
+from arqonbus.protocol.names import is_name
+from arqonbus.shield.tokens import Identity
+from arqonbus.storage.ports import Item, RoomKey
+
+MAX_CACHED_ROOMS = 1024
+ACK_HEADER = "ack"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What one session may send. Rates are per second, 0 means unlimited."""
+
+    messages_per_second: int
+    messages_burst: int
+    bytes_per_second: int
+    max_payload_bytes: int
+    bad_frames: int
+
+
+class Publication(NamedTuple):
+    """One accepted message to a room. `ack`: its producer waits for the reply."""
+
+    room: RoomKey
+    item: Item
+    ack: bool
+
+
+class Direct(NamedTuple):
+    """One accepted message to a client. `data` carries the sender's stamp."""
+
+    id: str
+    recipient: str
+    data: bytes
+    ack: bool
+
+
+@dataclass(slots=True)
+class Intake:
+    """What one frame held. `close` is set when the connection has to end after the answers."""
+
+    publications: list[Publication] = field(default_factory=list)
+    commands: list[Envelope] = field(default_factory=list)
+    directs: list[Direct] = field(default_factory=list)
+    answers: list[Envelope] = field(default_factory=list)
+    close: tuple[Close, str] | None = None
+
+
+class Session:
+    """The state of one authenticated connection."""
+
+    __slots__ = (
+        "_bytes",
+        "_limits",
+        "_messages",
+        "_publish_to",
+        "_room_grants",
+        "_stamp",
+        "bad_frames",
+        "client",
+        "identity",
+        "received",
+        "rejected",
+        "unknown_keys",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        client: str,
+        identity: Identity,
+        wire: Wire,
+        limits: SessionLimits,
+        room_grants: Callable[[str], frozenset[Action]],
+        rejected: Counter[str],
+        now: float,
+    ) -> None:
+        """`room_grants`: what the profile grants everybody in a room. `rejected`: counts refusals by code."""
+        self._room_grants = room_grants
+        self.client = client
+        self.wire = wire
+        self.received = 0
+        self.rejected = rejected
+        self.unknown_keys = 0
+        self.bad_frames = 0
+        self._limits = limits
+        self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)
+        self._bytes = TokenBucket(limits.bytes_per_second, 4 * limits.bytes_per_second, now)
+        self._publish_to: dict[str, RoomKey] = {}
+        self._stamp = wire_protobuf.sender_stamp(identity.tenant, client)
+        self.identity = identity
+
+    def become(self, identity: Identity) -> None:
+        """Go on with a renewed token of the same tenant; what it grants is asked anew."""
+        self.identity = identity
+        self._publish_to = {}
+
+    def receive(self, frame: bytes | str, now: float) -> Intake:
+        """Sort one frame. Nothing in it can raise: what is wrong becomes an answer."""
+        intake = Intake()
+        try:
+            if isinstance(frame, str):
+                self._receive_json(frame, now, intake)
+            else:
+                self._receive_protobuf(frame, now, intake)
+        except DecodeError as error:
+            self._bad_frame(error, intake)
+        return intake
+
+    def wrong_type(self, error: BusError) -> Intake:
+        """A frame of the other wire's type: one error, then the end."""
+        self.rejected[error.code] += 1
+        return Intake(answers=[replies.error_signal(error)], close=(Close.WRONG_TYPE, error.message))
+
+    def may(self, action: Action, room: str) -> bool:
+        """Whether the token, or the room's rule in the profile, grants the action in the room."""
+        return self.identity.grants.allows(action, room) or action in self._room_grants(room)
+
+    def demand(self, action: Action, room: str) -> RoomKey:
+        """The key of a room in which the action is granted. Raises AUTHORIZATION_ERROR otherwise."""
+        if not is_name(room):
+            raise Invalid("room", "room is not 1-128 of A-Z a-z 0-9 . _ -")
+        if not self.may(action, room):
+            raise BusError(Code.AUTHORIZATION_ERROR, f"the token does not grant {action} in room {room}")
+        return RoomKey(self.identity.tenant, room)
+
+    def _receive_protobuf(self, frame: bytes, now: float, intake: Intake) -> None:
+        decoded = wire_protobuf.decode(frame)
+        granted = self._granted(len(decoded), len(frame), now)
+        publish_to, stamp, publications = self._publish_to, self._stamp, intake.publications
+        max_payload = self._limits.max_payload_bytes
+        for envelope, raw in decoded[:granted] if granted < len(decoded) else decoded:
+            room = envelope.room
+            key = publish_to.get(room)
+            if key is not None and len(raw) <= max_payload and is_plain(envelope, len(raw), room):
+                publications.append(Publication(key, Item(envelope.id, envelope.channel, raw + stamp), True))
+            else:
+                self._sort(envelope, raw, intake)
+        self.received += granted
+        if granted < len(decoded):
+            self._refuse_rest((envelope.id for envelope, _ in decoded[granted:]), intake)
+
+    def _receive_json(self, frame: str, now: float, intake: Intake) -> None:
+        lines = wire_json.decode(frame)
+        granted = self._granted(len(lines), len(frame), now)
+        for line in lines[:granted]:
+            self.unknown_keys += line.unknown_keys
+            if line.envelope is not None:
+                self._sort(line.envelope, line.envelope.SerializeToString(), intake)
+            elif line.error is not None:
+                self._refuse(line.id, line.error, intake)
+        self.received += granted
+        if granted < len(lines):
+            self._refuse_rest((line.id for line in lines[granted:]), intake)
+
+    def _sort(self, envelope: Envelope, raw: bytes, intake: Intake) -> None:
+        ack = envelope.kind == COMMAND or envelope.headers.get(ACK_HEADER) != "none"
+        try:
+            check(envelope)
+            if envelope.tenant and envelope.tenant != self.identity.tenant:
+                raise Invalid("tenant", "the tenant is not the token's; leave it out", Code.TENANT_MISMATCH)
+            if len(envelope.payload) > self._limits.max_payload_bytes:
+                raise Invalid(
+                    "payload",
+                    f"the payload is larger than {self._limits.max_payload_bytes} bytes",
+                    Code.TOO_LARGE,
+                )
+            if envelope.kind == COMMAND:
+                intake.commands.append(envelope)
+            elif envelope.recipient:
+                intake.directs.append(Direct(envelope.id, envelope.recipient, raw + self._stamp, ack))
+            else:
+                key = self._publishable(envelope.room)
+                item = Item(envelope.id, envelope.channel, raw + self._stamp)
+                intake.publications.append(Publication(key, item, ack))
+        except BusError as error:
+            self._refuse(envelope.id, error, intake, ack=ack)
+
+    def _publishable(self, room: str) -> RoomKey:
+        key = self._publish_to.get(room)
+        if key is None:
+            key = self.demand("publish", room)
+            if len(self._publish_to) >= MAX_CACHED_ROOMS:
+                self._publish_to.clear()
+            self._publish_to[room] = key
+        return key
+
+    def _refuse(self, message_id: str, error: BusError, intake: Intake, *, ack: bool = True) -> None:
+        self.rejected[error.code] += 1
+        if is_message_id(message_id):
+            answer = replies.refusal(error, message_id) if ack else replies.error_signal(error, message_id)
+        else:
+            answer = replies.error_signal(error)
+        intake.answers.append(answer)
+
+    def _granted(self, messages: int, size: int, now: float) -> int:
+        """How many envelopes of the frame the rates allow, from its first on."""
+        if self._bytes.take(size, now) < size:
+            return 0
+        return self._messages.take(messages, now)
+
+    def _refuse_rest(self, ids: Iterable[str], intake: Intake) -> None:
+        wait = max(self._messages.wait_ms(), self._bytes.wait_ms())
+        error = BusError(Code.RATE_LIMITED, "more than the limits of a connection allow", retry_after_ms=wait)
+        for message_id in ids:
+            self._refuse(message_id, error, intake)
+
+    def _bad_frame(self, error: DecodeError, intake: Intake) -> None:
+        self.rejected[error.code] += 1
+        self.bad_frames += 1
+        intake.answers.append(replies.error_signal(error))
+        if self.bad_frames >= self._limits.bad_frames:
+            intake.close = (Close.POLICY, "too many frames that could not be read")
+
+
+__all__ = ["Direct", "Intake", "Publication", "Session", "SessionLimits"]

@@ -1,0 +1,165 @@
+"""May this HTTP request become a connection, and which? Pure: a request in, a decision out.
+
+Every refusal is an HTTP response with a JSON body {code, message, docs} and nothing internal. The order is
+deliberate: what costs nothing comes first, the token's signature last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from arqonbus.bus.wire import BY_SUBPROTOCOL, JSON, PROTOBUF, Wire
+from arqonbus.config import Settings
+from arqonbus.config.globs import Glob
+from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.tokens import Identity
+
+ENDPOINT = "/v1/ws"
+BEARER = "bearer."
+RETRY_AFTER_SECONDS = 2
+DOCS = "docs/reference/errors.md#"
+_TOKEN_PARAMETERS = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
+
+_STATUS: Mapping[Code, HTTPStatus] = {
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.EXPIRED: HTTPStatus.UNAUTHORIZED,
+    Code.ORIGIN_REFUSED: HTTPStatus.FORBIDDEN,
+    Code.AUTHORIZATION_ERROR: HTTPStatus.FORBIDDEN,
+    Code.INFRA_PROTOCOL_REQUIRED: HTTPStatus.UPGRADE_REQUIRED,
+    Code.SUBPROTOCOL_UNSUPPORTED: HTTPStatus.BAD_REQUEST,
+    Code.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.TOO_MANY_CONNECTIONS: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.STORAGE_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the decision needs of an HTTP request. Header names are in lower case, values in order."""
+
+    target: str
+    headers: Mapping[str, Sequence[str]]
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The connection may be. `subprotocol` is what the response names, if the client asked for any."""
+
+    identity: Identity
+    wire: Wire
+    subprotocol: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The HTTP response of a refusal."""
+
+    status: HTTPStatus
+    code: Code
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Gatekeeper:
+    """Decides on upgrades under one profile."""
+
+    def __init__(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
+        """`verify` gives the identity of a token or raises BusError."""
+        self._settings = settings
+        self._verify = verify
+        self._origins = [Glob(origin) for origin in settings.server.origins]
+
+    def decide(self, request: Request, obstacle: BusError | None) -> Accepted | Refused:
+        """`obstacle`: why the node takes no connection at all just now (full, draining), or None."""
+        try:
+            path, _, query = request.target.partition("?")
+            if path != ENDPOINT:
+                raise BusError(Code.NOT_FOUND, f"the bus is at {ENDPOINT}")
+            if obstacle is not None:
+                raise obstacle
+            self._check_origin(request)
+            offered = _offered(request)
+            identity = self._verify(_token(request, query, offered))
+            return self._accept(identity, [name for name in offered if not name.startswith(BEARER)])
+        except BusError as error:
+            return refused(error)
+
+    def _check_origin(self, request: Request) -> None:
+        for origin in request.headers.get("origin", ()):
+            if not any(allowed.matches(origin) for allowed in self._origins):
+                raise BusError(Code.ORIGIN_REFUSED, "pages of this origin may not connect")
+
+    def _accept(self, identity: Identity, offered: Sequence[str]) -> Accepted:
+        protocol = self._settings.protocol
+        if offered:
+            name = next((name for name in offered if name in BY_SUBPROTOCOL), None)
+            if name is None:
+                raise BusError(
+                    Code.SUBPROTOCOL_UNSUPPORTED, f"offer one of {', '.join(sorted(BY_SUBPROTOCOL))}"
+                )
+            wire = BY_SUBPROTOCOL[name]
+        else:
+            name, wire = None, PROTOBUF if protocol.infra == "protobuf" else JSON
+        if wire.json:
+            if identity.kind == "service" and protocol.infra == "protobuf" and not protocol.allow_json_infra:
+                raise BusError(
+                    Code.INFRA_PROTOCOL_REQUIRED, f"services connect with {PROTOBUF.subprotocol} on this bus"
+                )
+            if identity.kind != "service" and not protocol.edge_json:
+                raise BusError(
+                    Code.INFRA_PROTOCOL_REQUIRED,
+                    f"all clients connect with {PROTOBUF.subprotocol} on this bus",
+                )
+        return Accepted(identity, wire, name)
+
+
+def refused(error: BusError) -> Refused:
+    """The HTTP response for an error before the upgrade."""
+    status = _STATUS.get(error.code, HTTPStatus.BAD_REQUEST)
+    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    if status == HTTPStatus.UNAUTHORIZED:
+        reason = "invalid_token" if error.code == Code.EXPIRED else "invalid_request"
+        headers.append(("WWW-Authenticate", f'Bearer realm="arqonbus", error="{reason}"'))
+    if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
+        seconds = max(1, -(-error.retry_after_ms // 1000)) if error.retry_after_ms else RETRY_AFTER_SECONDS
+        headers.append(("Retry-After", str(seconds)))
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        headers.append(("Upgrade", "websocket"))
+    body = {"code": error.code, "message": error.message, "docs": DOCS + error.code.lower()}
+    return Refused(status, error.code, tuple(headers), msgspec.json.encode(body))
+
+
+def _offered(request: Request) -> list[str]:
+    values = request.headers.get("sec-websocket-protocol", ())
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def _token(request: Request, query: str, offered: Sequence[str]) -> str:
+    """The one token of the request, from the Authorization header or the subprotocol list."""
+    if any(name.lower() in _TOKEN_PARAMETERS for name, _ in parse_qsl(query, keep_blank_values=True)):
+        raise BusError(
+            Code.UNAUTHENTICATED,
+            "a token in the query string ends up in logs; send it in the Authorization header",
+        )
+    found = [name[len(BEARER) :] for name in offered if name.startswith(BEARER)]
+    for value in request.headers.get("authorization", ()):
+        scheme, _, token = value.strip().partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            raise BusError(Code.UNAUTHENTICATED, "the Authorization header is not Bearer and a token")
+        found.append(token.strip())
+    if not found:
+        raise BusError(Code.UNAUTHENTICATED, "a token is needed: send Authorization: Bearer …")
+    if len(found) > 1:
+        raise BusError(Code.UNAUTHENTICATED, "the request carries more than one token")
+    return found[0]
+
+
+__all__ = ["BEARER", "ENDPOINT", "Accepted", "Gatekeeper", "Refused", "Request", "refused"]

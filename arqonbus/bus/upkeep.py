@@ -1,0 +1,106 @@
+"""Looks after connections over time: pings, idle timeouts, tokens that end. Pure: the caller brings the time.
+
+One coarse wheel serves all connections; each peer stands in one slot, that of its next check. An idle
+connection therefore costs an entry in a list, and no task and no timer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from arqonbus.bus.frames import Close
+from arqonbus.bus.peer import Peer
+from arqonbus.protocol import replies
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds; 0 switches a rule off, but for ping_timeout and refresh_window."""
+
+    ping_interval: float
+    ping_timeout: float
+    idle_timeout: float
+    refresh_window: float
+
+
+class Upkeep:
+    """Checks each peer when something is due for it."""
+
+    def __init__(self, timeouts: Timeouts, ready: Callable[[Peer], None]) -> None:
+        self._timeouts = timeouts
+        self._ready = ready
+        self._slots: dict[int, list[Peer]] = {}
+        self._swept = 0
+
+    def watch(self, peer: Peer, now: float, wall: float) -> None:
+        """Check the peer from now on; also after its token was renewed."""
+        self._put(peer, self._check(peer, now, wall))
+
+    def sweep(self, now: float, wall: float) -> None:
+        """Check all that are due. `now` is monotonic, `wall` is Unix time, both in seconds."""
+        until = int(now)
+        for slot in range(self._swept or until, until + 1):
+            for peer in self._slots.pop(slot, ()):
+                if peer.check_slot == slot and not peer.closing:
+                    self._put(peer, self._check(peer, now, wall))
+        self._swept = until + 1
+
+    def _put(self, peer: Peer, due: float) -> None:
+        if due == NEVER or peer.closing:
+            return
+        slot = max(int(due) + 1, self._swept)
+        peer.check_slot = slot
+        self._slots.setdefault(slot, []).append(peer)
+
+    def _check(self, peer: Peer, now: float, wall: float) -> float:
+        """Do what is due; the monotonic time of the next check."""
+        return min(
+            self._check_token(peer, now, wall), self._check_ping(peer, now), self._check_idle(peer, now)
+        )
+
+    def _check_token(self, peer: Peer, now: float, wall: float) -> float:
+        left = peer.session.identity.expires_at - wall
+        if left <= 0:
+            peer.close(Close.TOKEN_EXPIRED, "the token has expired and was not refreshed")
+            return NEVER
+        window = self._timeouts.refresh_window
+        if left > window:
+            return now + left - window
+        if not peer.warned_of_expiry:
+            peer.warned_of_expiry = True
+            facts = {"expires_in_ms": int(left * 1000), "refresh_with": "op.auth.refresh"}
+            peer.answer(replies.signal("token.expiring", facts))
+            self._ready(peer)
+        return now + left
+
+    def _check_ping(self, peer: Peer, now: float) -> float:
+        interval, timeout = self._timeouts.ping_interval, self._timeouts.ping_timeout
+        if not interval or peer.closing:
+            return NEVER
+        silent = now - peer.last_seen
+        if silent < interval:
+            peer.awaiting_pong = False
+            return peer.last_seen + interval
+        if silent >= interval + timeout and peer.awaiting_pong:
+            peer.close(Close.GONE, "no answer to a ping")
+            peer.transport.abort()
+            return NEVER
+        if not peer.awaiting_pong:
+            peer.awaiting_pong = True
+            peer.transport.ping()
+        return max(peer.last_seen + interval + timeout, now + 1)
+
+    def _check_idle(self, peer: Peer, now: float) -> float:
+        timeout = self._timeouts.idle_timeout
+        if not timeout or peer.closing:
+            return NEVER
+        if now - peer.last_envelope >= timeout:
+            peer.close(Close.GONE, "no envelope for too long")
+            return NEVER
+        return peer.last_envelope + timeout
+
+
+__all__ = ["Timeouts", "Upkeep"]

@@ -1,0 +1,384 @@
+"""The client: connects, publishes, subscribes, commands, and comes back by itself.
+
+async with Client("ws://127.0.0.1:9100/v1/ws", token) as client:
+    async with await client.subscribe("orders") as orders:
+        ack = await client.publish("orders", {"item": 1})
+        async for message in orders:
+            print(message.json())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+from arqonbus.client.backoff import Backoff
+from arqonbus.client.errors import ClientError, Closed, ConnectionRefused, Disconnected, Rejected
+from arqonbus.client.link import Link, TryAgain, WireName, open_link
+from arqonbus.client.message import Ack, Message, Payload, message_envelope
+from arqonbus.client.subscription import OnLost, Subscription
+from arqonbus.protocol.clocks import Position
+from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, REPLY, SIGNAL, Envelope
+from arqonbus.protocol.errors import BusError, Code
+from arqonbus.protocol.ids import new_ulid
+from arqonbus.protocol.replies import now_us
+
+Token = str | Callable[[], str | Awaitable[str]]
+
+PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1008, 1009})
+
+
+def is_final(close_code: int) -> bool:
+    """Whether a close code means that coming back as we are is of no use."""
+    return close_code in PROTOCOL_ERRORS or 4100 <= close_code <= 4199
+
+
+class Client:
+    """A connection that lasts. All methods are for one event loop.
+
+    `token` is a string, or a function that gives a fresh one; with a function the client renews its token
+    on the open connection before it ends. `timeout` is in seconds and bounds each publish and command,
+    reconnects included.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        *,
+        wire: WireName = "protobuf",
+        timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+        on_signal: Callable[[Envelope], None] | None = None,
+        on_direct: Callable[[Message], None] | None = None,
+    ) -> None:
+        self.url = url
+        self.welcome: dict[str, Any] = {}
+        self.reconnects = 0
+        self._token = token
+        self._wire: WireName = wire
+        self._timeout = timeout
+        self._tls = tls
+        self._on_signal = on_signal
+        self._on_direct = on_direct
+        self._link: Link | None = None
+        self._online = asyncio.Event()
+        self._replies: dict[str, asyncio.Future[Envelope]] = {}
+        self._joins: dict[str, Subscription] = {}
+        self._subscriptions: list[Subscription] = []
+        self._backoff = Backoff()
+        self._runner: asyncio.Task[None] | None = None
+        self._renewals: set[asyncio.Task[None]] = set()
+        self._end: ClientError | None = None
+
+    # -- life
+
+    async def connect(self) -> None:
+        """Connect and wait for the welcome. Raises ConnectionRefused, or Disconnected after the timeout."""
+        self._runner = asyncio.create_task(self._run())
+        try:
+            await self._until_online(asyncio.get_running_loop().time() + self._timeout)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End everything; subscriptions end their iteration."""
+        self._finish(Closed(1000, "the client was closed"))
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.gather(self._runner, return_exceptions=True)
+        for subscription in list(self._subscriptions):
+            await subscription.close()
+
+    async def __aenter__(self) -> Client:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # -- what users do
+
+    async def publish(
+        self,
+        room: str,
+        payload: Payload,
+        *,
+        channel: str = "",
+        name: str = "",
+        content_type: str = "",
+        headers: Mapping[str, str] | None = None,
+        message_id: str = "",
+        cause: str = "",
+        clock: Mapping[str, int] | None = None,
+    ) -> Ack:
+        """Publish and wait for the ack. Tried again, with the same id, until the timeout.
+
+        Raises Rejected when the bus says no, Disconnected when no ack came in time.
+        """
+        envelope = message_envelope(
+            payload,
+            room=room,
+            channel=channel,
+            name=name,
+            content_type=content_type,
+            headers=headers,
+            message_id=message_id,
+            cause=cause,
+            clock=clock,
+        )
+        return Ack.of(await self._ask(envelope, again=True), room)
+
+    async def send(self, recipient: str, payload: Payload, *, name: str = "", content_type: str = "") -> Ack:
+        """Send to one client. Raises Rejected (NOT_FOUND) when it is not connected."""
+        envelope = message_envelope(payload, recipient=recipient, name=name, content_type=content_type)
+        return Ack.of(await self._ask(envelope, again=False), "")
+
+    async def command(self, operation: str, arguments: Mapping[str, Any] | None = None) -> Any:
+        """Run an operation and give its result. Raises Rejected, or Disconnected if no answer came."""
+        reply = await self._ask(_command(operation, arguments or {}), again=False)
+        return json.loads(reply.payload) if reply.payload else None
+
+    async def subscribe(
+        self,
+        room: str,
+        *,
+        channel: str = "",
+        since: Position | None = None,
+        presence: bool = False,
+        on_lost: OnLost | None = None,
+    ) -> Subscription:
+        """Join a room, from now or from behind a position. It is joined again after each reconnect."""
+        if any(s.room == room and s.channel == channel for s in self._subscriptions):
+            raise ValueError(f"this client is subscribed to {room} already")
+        subscription = Subscription(room, channel, since, presence, on_lost, self._unsubscribe)
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while subscription not in self._subscriptions:
+            await self._until_online(deadline)
+            with contextlib.suppress(Disconnected):
+                await self._join(subscription)
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Disconnected(f"room {room} could not be joined within {self._timeout:g} s")
+        return subscription
+
+    # -- requests
+
+    async def _ask(self, envelope: Envelope, *, again: bool) -> Envelope:
+        """The successful reply to an envelope. `again`: repeat it after a lost connection or a busy bus."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        backoff = Backoff()
+        while True:
+            await self._until_online(deadline)
+            try:
+                reply = await self._exchange(envelope, deadline)
+            except Disconnected:
+                if not again or loop.time() >= deadline or self._end is not None:
+                    raise
+                continue
+            status = reply.status
+            if status.code == Code.OK:
+                return reply
+            error = _error_of(envelope, reply)
+            wait = backoff.next(status.retry_after_ms / 1000)
+            if not (again and status.retry_after_ms) or loop.time() + wait >= deadline:
+                raise Rejected(error)
+            await asyncio.sleep(wait)
+
+    async def _exchange(self, envelope: Envelope, deadline: float) -> Envelope:
+        link = self._link
+        if link is None:
+            raise Disconnected("the connection is down")
+        future: asyncio.Future[Envelope] = asyncio.get_running_loop().create_future()
+        self._replies[envelope.id] = future
+        try:
+            link.send(envelope)
+            async with asyncio.timeout_at(deadline):
+                return await future
+        except TimeoutError:
+            raise Disconnected(f"no answer within {self._timeout:g} s") from None
+        finally:
+            self._replies.pop(envelope.id, None)
+
+    async def _until_online(self, deadline: float) -> None:
+        if self._end is not None:
+            raise self._end
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._online.wait()
+        except TimeoutError:
+            raise Disconnected(f"no connection to {self.url} within {self._timeout:g} s") from None
+        if self._end is not None:
+            raise self._end
+
+    def _join_envelope(self, subscription: Subscription) -> Envelope:
+        """A join whose reply puts the subscription in place before anything behind it is read."""
+        envelope = _command("op.rooms.join", subscription.join_arguments())
+        self._joins[envelope.id] = subscription
+        return envelope
+
+    async def _unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            if self._online.is_set() and self._end is None:
+                with contextlib.suppress(Rejected, Disconnected):
+                    await self.command(
+                        "op.rooms.leave", {"room": subscription.room, "channel": subscription.channel}
+                    )
+
+    # -- the connection
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                await self._connect_once()
+        except ClientError as error:
+            self._finish(error)
+
+    async def _connect_once(self) -> None:
+        """One connection from its beginning to its end. Raises when there shall not be another."""
+        try:
+            link = await open_link(self.url, await self._fresh_token(), self._wire, self._tls)
+        except TryAgain as obstacle:
+            await asyncio.sleep(self._backoff.next(obstacle.after))
+            return
+        try:
+            self._link = link
+            async for envelopes in link.frames():
+                for envelope in envelopes:
+                    await self._receive(envelope)
+        finally:
+            self._link = None
+            self._online.clear()
+            self._joins.clear()
+            self._fail_replies(Disconnected("the connection ended before the answer came"))
+            await link.close()
+        if is_final(link.close_code):
+            raise Closed(link.close_code, link.close_reason)
+        self.reconnects += 1
+        await asyncio.sleep(self._backoff.next())
+
+    async def _fresh_token(self) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        token = self._token()
+        return await token if inspect.isawaitable(token) else token
+
+    async def _receive(self, envelope: Envelope) -> None:
+        kind = envelope.kind
+        if kind == MESSAGE:
+            if envelope.recipient:
+                if self._on_direct is not None:
+                    self._on_direct(Message(envelope))
+                return
+            for subscription in self._subscriptions:
+                if subscription.wants(envelope):
+                    await subscription.deliver(envelope)
+        elif kind == REPLY:
+            self._receive_reply(envelope)
+        elif kind == SIGNAL:
+            self._receive_signal(envelope)
+
+    def _receive_reply(self, envelope: Envelope) -> None:
+        joining = self._joins.pop(envelope.reply_to, None)
+        if joining is not None and envelope.status.code == Code.OK:
+            joining.joined(json.loads(envelope.payload))
+            if joining not in self._subscriptions:
+                self._subscriptions.append(joining)
+        future = self._replies.get(envelope.reply_to)
+        if future is not None and not future.done():
+            future.set_result(envelope)
+
+    def _receive_signal(self, envelope: Envelope) -> None:
+        name = envelope.name
+        if name == "welcome":
+            self.welcome = json.loads(envelope.payload)
+            self._backoff.reset()
+            self._renew(self._resume())
+        elif name in ("gap", "epoch"):
+            facts = json.loads(envelope.payload)
+            reason = facts.get("reason") or f"sequences {facts['first']} to {facts['last']} are gone"
+            for subscription in self._subscriptions:
+                if subscription.room == envelope.room:
+                    subscription.lost(reason)
+        elif name == "token.expiring" and not isinstance(self._token, str):
+            self._renew(self._refresh_token())
+        if self._on_signal is not None:
+            self._on_signal(envelope)
+
+    async def _resume(self) -> None:
+        """Join everything again, then let requests through."""
+        try:
+            for subscription in list(self._subscriptions):
+                try:
+                    await self._join(subscription)
+                except Rejected as error:
+                    subscription.fail(error)
+        except Disconnected:
+            return  # the next connection resumes
+        self._online.set()
+
+    async def _join(self, subscription: Subscription) -> None:
+        envelope = self._join_envelope(subscription)
+        reply = await self._exchange(envelope, asyncio.get_running_loop().time() + self._timeout)
+        if reply.status.code != Code.OK:
+            raise Rejected(_error_of(envelope, reply))
+
+    async def _refresh_token(self) -> None:
+        with contextlib.suppress(Disconnected, Rejected):
+            await self.command("op.auth.refresh", {"token": await self._fresh_token()})
+
+    def _renew(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._renewals.add(task)
+        task.add_done_callback(self._renewals.discard)
+
+    def _fail_replies(self, error: ClientError) -> None:
+        for future in self._replies.values():
+            if not future.done():
+                future.set_exception(error)
+
+    def _finish(self, error: ClientError) -> None:
+        if self._end is None:
+            self._end = error
+            self._online.set()  # whoever waits is told
+            self._fail_replies(error)
+            if not (isinstance(error, Closed) and error.code == 1000):
+                for subscription in self._subscriptions:
+                    subscription.fail(error)
+
+
+def _command(operation: str, arguments: Mapping[str, Any]) -> Envelope:
+    return Envelope(
+        id=new_ulid(),
+        kind=COMMAND,
+        name=operation,
+        time_us=now_us(),
+        content_type=JSON_CONTENT,
+        payload=msgspec.json.encode(arguments),
+    )
+
+
+def _error_of(request: Envelope, reply: Envelope) -> BusError:
+    status = reply.status
+    known = status.code in Code.__members__.values()
+    return BusError(
+        Code(status.code) if known else Code.INTERNAL_ERROR,
+        status.message or f"the bus refused {request.name or 'the message'}",
+        retry_after_ms=status.retry_after_ms,
+        details=dict(status.details),
+    )
+
+
+__all__ = ["Client", "ConnectionRefused", "Token", "is_final"]

@@ -1,0 +1,225 @@
+"""op.rooms: join and leave, list, look at, create and delete rooms, and who is in them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from arqonbus.bus.fanout import Fanout
+from arqonbus.bus.follow import unavailable
+from arqonbus.bus.hub import EVERY_CHANNEL, Room
+from arqonbus.lanes.table import Answer, Caller, Command
+from arqonbus.protocol.clocks import Position
+from arqonbus.protocol.errors import BusError, Code, Invalid
+from arqonbus.protocol.names import is_name
+from arqonbus.protocol.wire_json import safe_integer
+from arqonbus.storage.ports import Entry, RoomKey, StorageError
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Sequence_ = Annotated[int, msgspec.Meta(ge=0)] | str
+
+
+class Since(msgspec.Struct, forbid_unknown_fields=True):
+    """The last position that the client has seen."""
+
+    epoch: str
+    sequence: Sequence_
+
+
+class JoinArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """`channel`: only its messages. `since`: recover what came after. `presence`: hear who comes and goes."""
+
+    room: str
+    channel: str = EVERY_CHANNEL
+    since: Since | None = None
+    presence: bool = False
+
+
+class PlaceArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """A room and, if need be, one of its channels."""
+
+    room: str
+    channel: str = EVERY_CHANNEL
+
+
+class RoomArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """A room."""
+
+    room: str
+
+
+class PresenceArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """`limit`: clients at most."""
+
+    room: str
+    limit: Limit = 100
+
+
+class ListArguments(msgspec.Struct, forbid_unknown_fields=True):
+    """`after`: the last name of the previous page."""
+
+    after: str = ""
+    limit: Limit = 100
+
+
+async def join(caller: Caller, arguments: JoinArguments) -> Any:
+    node, peer = caller.node, caller.peer
+    key = peer.session.demand("subscribe", arguments.room)
+    if arguments.presence:
+        peer.session.demand("presence", arguments.room)
+    if arguments.channel and not is_name(arguments.channel):
+        raise Invalid("channel", "channel is not 1-128 of A-Z a-z 0-9 . _ -")
+    _check_membership(caller, key, arguments)
+    node.follower.pin(key)
+    try:
+        room = await node.follower.room(key)
+        if key not in peer.rooms:
+            await node.presence.joined(room, peer)
+        missed: list[Entry] | None = []
+        if arguments.since is not None:
+            since = Position(arguments.since.epoch, _number(arguments.since.sequence))
+            recovery = await node.follower.recover(room, since, peer.queue.budget // 2)
+            missed = None if recovery.entries is None else list(recovery.entries)
+        if peer.closing:
+            raise BusError(Code.CONFLICT, "the connection closed meanwhile")
+        return _go_live(caller, room, arguments, missed)
+    finally:
+        node.follower.unpin(key)
+
+
+def _check_membership(caller: Caller, key: RoomKey, arguments: JoinArguments) -> None:
+    joined = caller.peer.rooms.get(key)
+    if joined is None:
+        most = caller.node.settings.limits.joins_per_connection
+        if len(caller.peer.rooms) >= most:
+            raise BusError(Code.RATE_LIMITED, f"a connection can be in {most} rooms at most")
+        return
+    if arguments.channel in joined:
+        if arguments.since is not None:
+            raise BusError(Code.CONFLICT, "already joined; leave first to recover from a position")
+    elif EVERY_CHANNEL in joined or arguments.channel == EVERY_CHANNEL:
+        raise BusError(
+            Code.CONFLICT, "a client is in a room as a whole or in channels of it; leave the other first"
+        )
+
+
+def _go_live(caller: Caller, room: Room, arguments: JoinArguments, missed: list[Entry] | None) -> Answer:
+    """Become a member now; the reply and what was missed go out before anything that is new."""
+    peer, channel = caller.peer, arguments.channel
+    if missed and channel != EVERY_CHANNEL:
+        missed = [entry for entry in missed if entry.channel == channel]
+    result: dict[str, Any] = {
+        "room": room.key.room,
+        "position": {"epoch": room.order.epoch, "sequence": safe_integer(room.order.position)},
+    }
+    if channel:
+        result["channel"] = channel
+    if arguments.since is not None:
+        result["recovered"] = missed is not None
+        result["missed"] = len(missed or ())
+    epoch = room.order.epoch
+
+    def send_missed() -> None:
+        if missed:
+            peer.queue.push(Fanout(room.key, epoch, missed, room.policy.slow_consumer))
+
+    room.add(peer, channel, watch=arguments.presence)
+    peer.rooms.setdefault(room.key, set()).add(channel)
+    return Answer(result, send_missed)
+
+
+async def leave(caller: Caller, arguments: PlaceArguments) -> dict[str, Any]:
+    key = RoomKey(caller.peer.session.identity.tenant, arguments.room)
+    if arguments.channel not in caller.peer.rooms.get(key, ()):
+        raise BusError(Code.NOT_FOUND, "the client is not in that room or channel")
+    caller.node.leave(caller.peer, key, arguments.channel)
+    return {"room": arguments.room}
+
+
+async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
+    session = caller.peer.session
+    try:
+        page = await caller.node.log.rooms(session.identity.tenant, arguments.after, arguments.limit)
+    except StorageError as failure:
+        raise unavailable(failure) from failure
+    visible = [
+        room
+        for room in page.rooms
+        if any(
+            session.may(action, room) for action in ("subscribe", "publish", "history", "presence", "manage")
+        )
+    ]
+    result: dict[str, Any] = {"rooms": visible}
+    if page.more:
+        result["cursor"] = page.rooms[-1]
+    return result
+
+
+async def info(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
+    key = caller.peer.session.demand("subscribe", arguments.room)
+    try:
+        head = await caller.node.log.head(key)
+        present = await caller.node.log.present(key, 100_000)
+    except StorageError as failure:
+        raise unavailable(failure) from failure
+    if not head.epoch:
+        raise BusError(Code.NOT_FOUND, "there is no such room in this tenant")
+    policy = caller.node.policies.of(arguments.room)
+    return {
+        "room": arguments.room,
+        "epoch": head.epoch,
+        "first": safe_integer(head.first),
+        "last": safe_integer(head.last),
+        "clients": len(present),
+        "history": policy.history,
+        "slow_consumer": policy.slow_consumer,
+    }
+
+
+async def create(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
+    key = caller.peer.session.demand("manage", arguments.room)
+    try:
+        created = await caller.node.log.create_room(key)
+    except StorageError as failure:
+        raise unavailable(failure) from failure
+    if not created:
+        raise BusError(Code.CONFLICT, "the room exists already")
+    return {"room": arguments.room}
+
+
+async def delete(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
+    key = caller.peer.session.demand("manage", arguments.room)
+    try:
+        deleted = await caller.node.log.delete_room(key)
+    except StorageError as failure:
+        raise unavailable(failure) from failure
+    if not deleted:
+        raise BusError(Code.NOT_FOUND, "there is no such room in this tenant")
+    return {"room": arguments.room}
+
+
+async def presence(caller: Caller, arguments: PresenceArguments) -> dict[str, Any]:
+    key = caller.peer.session.demand("presence", arguments.room)
+    return {"room": arguments.room, "clients": await caller.node.presence.members(key, arguments.limit)}
+
+
+def _number(sequence: int | str) -> int:
+    if isinstance(sequence, str):
+        if not (sequence.isascii() and sequence.isdigit() and len(sequence) <= 20):
+            raise Invalid("since.sequence", "since.sequence is not a decimal integer")
+        return int(sequence)
+    return sequence
+
+
+COMMANDS = (
+    Command("op.rooms.join", "Receive a room's messages, from now or since a position.", JoinArguments, join),
+    Command("op.rooms.leave", "Receive them no more.", PlaceArguments, leave),
+    Command("op.rooms.list", "Names of the tenant's rooms, in order.", ListArguments, list_),
+    Command("op.rooms.info", "Where a room's log stands and how it is kept.", RoomArguments, info),
+    Command("op.rooms.create", "Create an empty room.", RoomArguments, create),
+    Command("op.rooms.delete", "Delete a room with all its messages.", RoomArguments, delete),
+    Command("op.rooms.presence", "The clients in a room, on all nodes.", PresenceArguments, presence),
+)
+
+__all__ = ["COMMANDS"]

@@ -1,0 +1,137 @@
+"""Puts one bus together from a profile and runs it until it is told to stop.
+
+The only place that knows which rooms of the house belong together: the engine behind the log, the node,
+its port, and the telemetry port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from arqonbus import __version__
+from arqonbus.bus.node import Node
+from arqonbus.bus.server import PortTaken, bind, listen
+from arqonbus.bus.upgrade import ENDPOINT
+from arqonbus.config import Settings
+from arqonbus.lanes.dispatch import run_command
+from arqonbus.shield.tokens import Verifier
+from arqonbus.storage.ports import Durability, EventLog
+from arqonbus.telemetry.http import TelemetryServer
+
+log = logging.getLogger(__name__)
+
+_NODE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-"
+
+
+def node_name() -> str:
+    """A name that no other node has: this host and four random bytes."""
+    host = "".join(c for c in socket.gethostname().lower() if c in _NODE_ALPHABET)[:40] or "node"
+    return f"{host}-{secrets.token_hex(4)}"
+
+
+def event_log(settings: Settings, node: str) -> EventLog:
+    """The engine that the profile names, not yet opened."""
+    storage = settings.storage
+    durability = Durability[storage.durability.upper()]
+    # Imported here: only the chosen engine's library is loaded.
+    if storage.backend == "memory":
+        from arqonbus.storage.memory import MemoryLog
+
+        return MemoryLog(dedup_seconds=storage.dedup_window)
+    if storage.backend == "sqlite":
+        from arqonbus.storage.sqlite import SqliteLog
+
+        path = settings.sqlite_path
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return SqliteLog(path, max(durability, Durability.HOT), dedup_seconds=storage.dedup_window)
+    from arqonbus.storage.valkey import valkey_log
+
+    return valkey_log(settings, node)
+
+
+class Service:
+    """A running bus."""
+
+    def __init__(self, settings: Settings, name: str | None = None) -> None:
+        self.settings = settings
+        self.name = name or node_name()
+        self.node: Node
+        self._telemetry: TelemetryServer
+
+    async def start(self) -> None:
+        """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
+        telemetry_settings = self.settings.telemetry
+        bound = bind(telemetry_settings.host, telemetry_settings.port)
+        self.node = Node(
+            self.settings,
+            event_log(self.settings, self.name),
+            name=self.name,
+            verify=Verifier(self.settings).verify,
+            run_command=run_command,
+        )
+        await self.node.start()
+        try:
+            self._listening = await listen(self.node)
+        except PortTaken:
+            bound.close()
+            await self.node.close()
+            raise
+        self._telemetry = TelemetryServer(self.node, bound)
+        await self._telemetry.start()
+        log.info(
+            "the bus is up",
+            extra={
+                "version": __version__,
+                "node": self.name,
+                "environment": self.settings.environment,
+                "url": self.url,
+                "health": f"http://{telemetry_settings.host}:{telemetry_settings.port}/readyz",
+                "storage": self.node.log.name,
+                "durability": self.node.log.durability.name.lower(),
+            },
+        )
+
+    @property
+    def url(self) -> str:
+        """Where clients connect on this machine."""
+        server = self.settings.server
+        scheme = "wss" if server.tls.cert_file else "ws"
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        return f"{scheme}://{host}:{server.port}{ENDPOINT}"
+
+    async def stop(self) -> None:
+        """Drain as the profile says, then close everything."""
+        await self.node.drain()
+        self._listening.close()
+        await self.node.close()
+        await self._telemetry.stop()
+        log.info("the bus is down", extra={"node": self.name})
+
+
+async def run(settings: Settings, on_up: Callable[[Service], None]) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal ends the drain at once."""
+    service = Service(settings)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await service.start()
+    on_up(service)
+    await stopping.wait()
+    await service.stop()
+
+
+__all__ = ["Service", "event_log", "node_name", "run"]

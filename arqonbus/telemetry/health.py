@@ -1,0 +1,61 @@
+"""Is the node fit to serve? Readiness writes to and reads from the real engine; it never guesses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from arqonbus.bus.node import Node, State
+from arqonbus.storage.ports import StorageError
+
+PROBE_TIMEOUT = 2.0
+KEEP_SECONDS = 1.0  # a burst of questions costs one probe
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`reasons` says in sentences why not; empty when ready."""
+
+    reasons: tuple[str, ...]
+    probe_ms: float | None
+
+    @property
+    def ready(self) -> bool:
+        return not self.reasons
+
+
+class Health:
+    """Answers the readiness question of one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._lock = asyncio.Lock()
+        self._storage: Readiness | None = None
+        self._asked_at = 0.0
+
+    async def readiness(self) -> Readiness:
+        state = self._node.state
+        if state is State.DRAINING:
+            return Readiness(("the node is draining",), None)
+        if state is not State.READY:
+            return Readiness((f"the node is {state.value}",), None)
+        async with self._lock:
+            if self._storage is None or time.monotonic() - self._asked_at > KEEP_SECONDS:
+                self._storage = await self._probe()
+                self._asked_at = time.monotonic()
+            return self._storage
+
+    async def _probe(self) -> Readiness:
+        backend = self._node.log.name
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                seconds = await self._node.log.probe()
+        except TimeoutError:
+            return Readiness((f"storage {backend} did not answer within {PROBE_TIMEOUT:g} s",), None)
+        except StorageError as failure:
+            return Readiness((f"storage {backend}: {failure}",), None)
+        return Readiness((), round(seconds * 1000, 3))
+
+
+__all__ = ["Health", "Readiness"]

@@ -1,0 +1,118 @@
+"""The node's counters as Prometheus metrics. Reads on scrape; the hot path knows nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from arqonbus import __version__
+from arqonbus.bus.node import Node, State
+
+LAG_INTERVAL = 0.25
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class _NodeCollector(Collector):
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def collect(self) -> Iterable[Metric]:
+        node, counters = self._node, self._node.counters
+        load = node.load()
+        yield _gauge("arqonbus_connections", "Clients that are connected now.", load.connections)
+        yield _gauge("arqonbus_rooms", "Rooms that this node follows now.", load.rooms)
+        yield _gauge("arqonbus_send_queue_bytes", "Bytes that wait for clients.", load.queued_bytes)
+        yield _gauge(
+            "arqonbus_append_pending_bytes",
+            "Bytes accepted from clients that the log has not answered for.",
+            node.committer.pending_bytes,
+        )
+        yield _gauge(
+            "arqonbus_ready", "1 while the node takes connections, else 0.", int(node.state is State.READY)
+        )
+        yield _gauge("arqonbus_start_time_seconds", "Unix time of the start.", node.started_at)
+        version = GaugeMetricFamily("arqonbus_build_info", "Always 1.", labels=["version", "node"])
+        version.add_metric([__version__, node.name], 1)
+        yield version
+        yield _counter("arqonbus_connections_accepted", "Upgrades granted.", counters.connections_accepted)
+        yield _by("arqonbus_connections_refused", "Upgrades refused.", "code", counters.connections_refused)
+        yield _by("arqonbus_connections_closed", "Connections ended.", "code", counters.connections_closed)
+        yield _counter("arqonbus_frames_in", "WebSocket messages received.", counters.frames_in)
+        yield _counter(
+            "arqonbus_bytes_in", "Payload bytes of WebSocket messages received.", counters.bytes_in
+        )
+        yield _counter("arqonbus_bytes_out", "Bytes handed to sockets.", counters.bytes_out)
+        yield _counter("arqonbus_messages_in", "Messages that the log took.", counters.messages_in)
+        yield _counter("arqonbus_duplicates", "Messages whose id the log knew.", counters.duplicates)
+        yield _counter("arqonbus_deliveries", "Messages times receivers.", node.hub.delivered)
+        yield _by("arqonbus_acks", "Acks of publishes, by durability.", "durability", counters.acks)
+        yield _by("arqonbus_rejects", "Envelopes and frames refused, by code.", "code", counters.rejected)
+        yield _counter("arqonbus_unknown_keys", "Unknown keys in JSON envelopes.", counters.unknown_keys)
+        dropped = counters.dropped + sum(peer.queue.dropped for peer in node.clients.values())
+        yield _counter("arqonbus_dropped_messages", "Messages dropped for slow consumers.", dropped)
+        yield _counter("arqonbus_repairs", "Reads of the log because entries were missing.", counters.repairs)
+        commands = CounterMetricFamily("arqonbus_commands", "Commands run.", labels=["operation", "code"])
+        for (operation, code), count in counters.commands.items():
+            commands.add_metric([operation, code], count)
+        yield commands
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _by(name: str, text: str, label: str, counts: object) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    assert isinstance(counts, dict)
+    for key, count in counts.items():
+        family.add_metric([str(key)], count)
+    return family
+
+
+class Metrics:
+    """Everything that /metrics shows."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(_NodeCollector(node))
+        self._append = Histogram(
+            "arqonbus_storage_append_seconds",
+            "Time from handing a tick's messages to the log to its answer.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._lag = Histogram(
+            "arqonbus_loop_lag_seconds",
+            "Lateness of a timer on the event loop.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+
+    def scrape(self) -> bytes:
+        """The exposition text."""
+        samples, self._node.counters.append_seconds = self._node.counters.append_seconds, []
+        for seconds in samples:
+            self._append.observe(seconds)
+        return generate_latest(self._registry)
+
+    async def watch_loop(self) -> None:
+        """Measure the loop's lag until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL
+            await asyncio.sleep(LAG_INTERVAL)
+            self._lag.observe(max(0.0, loop.time() - due))
+
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
