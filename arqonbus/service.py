@@ -68,7 +68,7 @@ class Service:
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
         telemetry_settings = self.settings.telemetry
-        bound = bind(telemetry_settings.host, telemetry_settings.port)
+        bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
         self.node = Node(
             self.settings,
             event_log(self.settings, self.name),
@@ -97,6 +97,10 @@ class Service:
                 "durability": self.node.log.durability.name.lower(),
             },
         )
+
+    @property
+    def version(self) -> str:
+        return __version__
 
     @property
     def url(self) -> str:

@@ -31,7 +31,7 @@ class PortTaken(Exception):
 async def listen(node: Node) -> Listening:
     """Open the port of the profile. Raises PortTaken."""
     settings = node.settings.server
-    bound = bind(settings.host, settings.port)
+    bound = bind(settings.host, settings.port, "server")
     tls = tls_context(settings)
     # Imported here: only the chosen library is loaded.
     if settings.transport == "picows":
@@ -43,14 +43,14 @@ async def listen(node: Node) -> Listening:
     return await server_websockets.serve(node, bound, tls)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises PortTaken with a sentence that says what to do."""
+def bind(host: str, port: int, section: str) -> socket.socket:
+    """A bound socket. Raises PortTaken with a sentence that names the profile's section and what to do."""
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise PortTaken(f"server.host {host!r} is no address of this machine ({error.strerror})") from error
+        raise PortTaken(f"{section}.host {host!r} is no address of this machine ({error.strerror})") from error
     bound = socket.socket(family, kind, number)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -59,7 +59,7 @@ def bind(host: str, port: int) -> socket.socket:
         bound.close()
         if error.errno == errno.EADDRINUSE:
             raise PortTaken(
-                f"port {port} on {host} is taken, perhaps by another bus; stop it or set server.port"
+                f"port {port} on {host} is taken, perhaps by another bus; stop it or set {section}.port"
             ) from error
         raise PortTaken(f"port {port} on {host} cannot be opened: {error.strerror}") from error
     return bound

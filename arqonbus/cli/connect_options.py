@@ -1,0 +1,126 @@
+"""The options of every command that talks to a running bus, and how url and token are found.
+
+On a developer's machine neither needs to be given: the url is the dev profile's, and the token is made
+with the dev key. Elsewhere both are named, as options or in the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from arqonbus.cli import Failure
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+
+if TYPE_CHECKING:
+    from arqonbus.client import Client
+    from arqonbus.config import Settings
+
+DEV_TENANT = "demo"
+DEV_TTL = 24 * 3600.0
+URL = "ARQONBUS_URL"
+TOKEN = "ARQONBUS_TOKEN"  # noqa: S105  (the name of a variable)
+
+
+def add_connect_options(parser: argparse.ArgumentParser) -> None:
+    """Add --url, --token-file, --wire, --timeout and the profile's options."""
+    group = parser.add_argument_group("connection")
+    group.add_argument(
+        "--url", metavar="URL", help=f"where the bus is (else ${URL}, else the profile's port)"
+    )
+    group.add_argument(
+        "--token-file",
+        metavar="FILE",
+        type=Path,
+        help=f"file with the token (else ${TOKEN}; in dev one is made)",
+    )
+    group.add_argument("--wire", choices=("protobuf", "json"), default="protobuf", help="default: protobuf")
+    group.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="default: 10")
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    add_profile_options(parser)
+
+
+def client_of(args: argparse.Namespace, **options: Any) -> Client:
+    """A client for the bus that the options name, not yet connected. Raises Failure with a sentence."""
+    from arqonbus.client import Client
+
+    url = args.url or os.environ.get(URL)
+    token = _given_token(args)
+    if url is None or token is None:
+        settings = _profile(args)
+        url = url or _url(settings)
+        token = token or _dev_token(settings)
+    return Client(url, token, wire=args.wire, timeout=args.timeout, **options)
+
+
+def run_client(
+    args: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]], **options: Any
+) -> int:
+    """Connect, do the work, close. What goes wrong becomes a Failure."""
+    from arqonbus.client import ClientError
+
+    async def connected() -> int:
+        async with client_of(args, **options) as client:
+            return await work(client)
+
+    try:
+        return asyncio.run(connected())
+    except ClientError as error:
+        raise Failure(str(error)) from error
+
+
+def dev_token(settings: Settings) -> str:
+    """A token for trying things out, signed with the dev key: everything in the tenant `demo`, for a day."""
+    from arqonbus.shield.tokens import Claims, mint
+
+    return mint(settings, Claims(DEV_TENANT, _user(), DEV_TTL, role="admin"))
+
+
+def _given_token(args: argparse.Namespace) -> str | None:
+    if args.token_file is None:
+        return os.environ.get(TOKEN)
+    try:
+        return str(args.token_file.read_text("utf-8")).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(
+            f"the token file {args.token_file} cannot be read; name a file that holds a token"
+        ) from error
+
+
+def _profile(args: argparse.Namespace) -> Settings:
+    from arqonbus.config import with_dev_key
+
+    settings = load_profile(args, secrets_of=("auth.jwt.",)).settings
+    if settings.environment != "dev":
+        raise Failure(
+            f"outside dev a url and a token are needed; give --url and --token-file, or ${URL} and ${TOKEN}",
+            2,
+        )
+    try:
+        return with_dev_key(settings)
+    except (OSError, ValueError) as error:
+        raise Failure(f"the dev key cannot be used: {error}") from error
+
+
+def _url(settings: Settings) -> str:
+    server = settings.server
+    return f"ws://{server.host}:{server.port}/v1/ws"
+
+
+def _dev_token(settings: Settings) -> str:
+    return dev_token(settings)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "developer"
+
+
+__all__ = ["add_connect_options", "client_of", "dev_token", "run_client"]

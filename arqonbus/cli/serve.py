@@ -1,0 +1,84 @@
+"""`arqonbus serve`: run the bus in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from arqonbus.cli import Failure
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.table import styled
+
+if TYPE_CHECKING:
+    from arqonbus.config import Settings
+    from arqonbus.service import Service
+
+SUMMARY = "Run the bus."
+
+EPILOG = """examples:
+  arqonbus serve
+  arqonbus serve --profile prod
+  arqonbus serve --set server.port=9200 --set telemetry.port=9201
+
+SIGTERM or Ctrl-C drains: clients are sent elsewhere and what was acked is stored. A second Ctrl-C ends at
+once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreadable profile"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="say in JSON where the bus is, and log in JSON")
+    add_profile_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from arqonbus import service
+    from arqonbus.bus.server import PortTaken
+    from arqonbus.config import with_dev_key
+    from arqonbus.storage.ports import StorageError
+    from arqonbus.telemetry import logs
+
+    settings = load_profile(args).settings
+    logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
+    try:
+        settings = with_dev_key(settings)
+        asyncio.run(service.run(settings, lambda up: _announce(up, as_json=args.json)))
+    except (PortTaken, StorageError, ValueError) as error:
+        raise Failure(f"the bus did not start: {error}") from error
+    except OSError as error:
+        raise Failure(f"the bus did not start: {error.strerror}: {error.filename}") from error
+    return 0
+
+
+def _announce(up: Service, *, as_json: bool) -> None:
+    settings = up.settings
+    facts = {
+        "bus": up.url,
+        "health": f"http://{settings.telemetry.host}:{settings.telemetry.port}/readyz",
+        "storage": f"{up.node.log.name}, {up.node.log.durability.name.lower()}",
+    }
+    if settings.environment == "dev":
+        facts["token"] = _token(settings)
+    if as_json:
+        print(json.dumps(facts), flush=True)
+        return
+    title = f"ArqonBus {up.version} is up ({settings.environment})"
+    lines = [styled(title, "bold"), *(f"  {name:8} {value}" for name, value in facts.items())]
+    if settings.environment == "dev":
+        lines += [
+            "",
+            "The token is for the tenant demo and one day. In other terminals, try:",
+            "  arqonbus tail hello",
+            '  arqonbus publish hello \'{"text": "hi"}\'',
+        ]
+    print("\n".join(lines), flush=True)
+    if not sys.stdout.isatty():
+        return
+    print(styled("\nCtrl-C drains and stops.", "dim"), flush=True)
+
+
+def _token(settings: Settings) -> str:
+    from arqonbus.cli.connect_options import dev_token
+
+    return dev_token(settings)
