@@ -100,9 +100,7 @@ def _compose(text: str, layer: str, source: str) -> yaml.Node | None:
     except _TooLarge as error:
         raise ConfigError([_too_large(_at(error.mark, layer, source))]) from None
     except yaml.reader.ReaderError as error:
-        message = (
-            f"the file holds the character U+{ord(str(error.character)[:1]):04X}, which YAML does not allow"
-        )
+        message = f"the file holds the character U+{int(error.character):04X}, which YAML does not allow"
         line, column = _place(text, error.position)
         raise ConfigError(
             [Finding(Fault.YAML_INVALID, message, Location(layer, source, line, column))]

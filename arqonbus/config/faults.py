@@ -34,16 +34,20 @@ def _finding(detail: Any, values: Any, provenance: Provenance) -> Finding:
         return Finding(Fault.BAD_VALUE, f"{key} is missing; add it", place, key)
     value = value_at(values, path)
     if kind in _SECTION_TYPES:
-        names = ", ".join(siblings((*path, "")))
-        message = (
-            f"{key} is a section and has nothing under it; indent its settings below it, or remove the line"
-            if value is None
-            else f"{key} is a section; write its settings below it: {names}"
-        )
-        return Finding(Fault.BAD_VALUE, message, place, key)
+        return Finding(Fault.BAD_VALUE, section_message(path, value), place, key)
     if value == "":
         return Finding(Fault.EMPTY_VALUE, f"{key} is empty; give it a value, or leave it out", place, key)
     return Finding(Fault.BAD_VALUE, f"{key} {_reason(detail)}{_found(path, value)}", place, key)
+
+
+def section_message(path: Path, value: Any) -> str:
+    """The sentence for a section that holds something else than settings."""
+    key = dotted(path)
+    if value is None:
+        return (
+            f"{key} is a section and has nothing under it; indent its settings below it, or remove the line"
+        )
+    return f"{key} is a section; write its settings below it: {', '.join(siblings((*path, '')))}"
 
 
 def _reason(detail: Any) -> str:
@@ -98,4 +102,4 @@ def _shape(value: Any) -> str:
             return "a mapping"
 
 
-__all__ = ["validation_findings"]
+__all__ = ["section_message", "validation_findings"]

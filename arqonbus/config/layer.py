@@ -7,8 +7,6 @@ module is its only loader, and hands it the finished document as one opaque valu
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -18,6 +16,7 @@ from dynaconf import Dynaconf
 
 from arqonbus.config.document import MAX_BYTES, Document, parse
 from arqonbus.config.findings import ConfigError, Fault, Finding, Location, Path
+from arqonbus.config.regular_file import NotRegular, read_regular
 
 _FILE = "ARQONBUS_LAYER_FILE"
 _DOCUMENT = "ARQONBUS_LAYER_DOCUMENT"
@@ -84,13 +83,10 @@ def load(obj: Any, env: str | None = None, silent: bool = True, key: str | None 
 def _text(file: LayerFile) -> str:
     place = Location(file.layer, file.shown)
     try:
-        # Not blocking: a named pipe in the place of a profile must not hold up a start.
-        handle = os.open(file.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                message = "this is not a regular file; name a YAML file"
-                raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)])
-            raw = stream.read(MAX_BYTES + 1)
+        raw = read_regular(file.path, MAX_BYTES, follow_links=True).raw
+    except NotRegular:
+        message = "this is not a regular file; name a YAML file"
+        raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)]) from None
     except OSError as error:
         message = f"the file cannot be read ({error.strerror}); correct its path or its permissions"
         raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)]) from error

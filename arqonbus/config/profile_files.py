@@ -1,7 +1,7 @@
 """Where the files of a profile are. Looks at the file system, reads nothing.
 
-A name such as `prod` is looked for in the given directory, $ARQONBUS_PROFILES_DIR, ./profiles and the
-profiles that came with the package, in this order; a path is taken as it is.
+A name such as `prod` is looked for in one directory: the given one, else $ARQONBUS_PROFILES_DIR, else
+./profiles, else the profiles that came with the package. A path is taken as it is.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def _places(root: Path, environ: Mapping[str, str], profiles_dir: Path | None) -
         return [root / (profiles_dir or named or "")]
     package = Path(__file__).resolve().parent.parent
     places = [root / "profiles", package / "profiles", package.parent / "profiles"]
-    return [place for place in places if (place / "base.yaml").is_file()] or places[:1]
+    # For the same reason only the first that is there counts.
+    return [next((place for place in places if (place / "base.yaml").is_file()), places[0])]
 
 
 def _at_path(path: Path, root: Path) -> ProfileFiles:

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from arqonbus.config import redaction
 from arqonbus.config.environment import foreign_variables, read_environment
-from arqonbus.config.faults import validation_findings
-from arqonbus.config.findings import ConfigError, Fault, Finding, Location
+from arqonbus.config.faults import section_message, validation_findings
+from arqonbus.config.findings import ConfigError, Fault, Finding, Location, dotted
 from arqonbus.config.layer import Layer, LayerFile, read_layer
 from arqonbus.config.merge import merge
 from arqonbus.config.overrides import read_overrides
@@ -27,7 +27,7 @@ from arqonbus.config.provenance import Provenance, value_at
 from arqonbus.config.secrets import Reference, Vault, parse_reference, read_secrets, secrets_directories
 from arqonbus.config.settings import ENVIRONMENT_ALIASES, Settings
 from arqonbus.config.stores import has_password
-from arqonbus.config.tree import leaves
+from arqonbus.config.tree import leaves, sections
 
 _DEFAULTS = Location("defaults", "the defaults")
 
@@ -139,7 +139,7 @@ class _Loading:
             upper.append(layer)
             self._findings += findings
         overlay = self._overlay(Provenance([*files, *upper]))
-        layers = [self._with_references(layer) for layer in [*files, *overlay, *upper]]
+        layers = [self._with_references(self._with_sections(layer)) for layer in [*files, *overlay, *upper]]
         provenance = Provenance(layers)
         environment = self._environment(provenance)
         if environment != "dev":
@@ -167,6 +167,19 @@ class _Loading:
                 Finding(Fault.BAD_VALUE, message, layer.place(("host_overlay",)), "host_overlay")
             )
         return [layer] if layer else []
+
+    def _with_sections(self, layer: Layer) -> Layer:
+        """The layer without sections that are none. A higher layer would hide them, and they it."""
+        data = layer.data
+        for path in sorted(sections()):
+            value = value_at(data, path, {})
+            if not isinstance(value, dict):
+                finding = Finding(
+                    Fault.BAD_VALUE, section_message(path, value), layer.place(path), dotted(path)
+                )
+                self._findings.append(finding)
+                data = _replaced(data, path, {})
+        return Layer(layer.name, layer.source, data, layer.places)
 
     def _with_references(self, layer: Layer) -> Layer:
         """The layer with `{from: …}` made one value, so that a higher layer replaces it as a whole."""

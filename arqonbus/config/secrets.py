@@ -7,7 +7,6 @@ a command's output or a file's content.
 from __future__ import annotations
 
 import os
-import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from arqonbus.config.environment import ALIASES, put
 from arqonbus.config.findings import Fault, Finding, Location
 from arqonbus.config.findings import Path as KeyPath
 from arqonbus.config.layer import Layer
+from arqonbus.config.regular_file import NotRegular, read_regular
 from arqonbus.config.tree import leaves, sections, suggestion
 
 MAX_BYTES = 64 * 1024
@@ -99,24 +99,19 @@ class Vault:
 def read_secret_file(path: Path) -> str:
     """The text of a secret's file, without one newline at its end. Raises ValueError."""
     try:
-        # Neither a link nor a pipe: what is checked must be what is read.
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        content = read_regular(path, MAX_BYTES, follow_links=False)
+    except NotRegular:
+        raise ValueError(f"is to come from {path}, which is not a regular file; name a file") from None
     except OSError as error:
         if path.is_symlink():
             raise ValueError(f"is to come from {path}, a symbolic link; name the file itself") from error
         raise ValueError(f"is to come from {path}, which cannot be read ({error.strerror})") from error
-    with os.fdopen(handle, "rb") as stream:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"is to come from {path}, which is not a regular file; name a file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & ~0o640:
-            raise ValueError(
-                f"is to come from {path}, which has mode {mode:04o}; only its owner and group "
-                f"may read it: chmod 0640 {path}"
-            )
-        raw = stream.read(MAX_BYTES + 1)
-    return _secret_text(raw, f"is to come from {path}, which")
+    if content.mode & ~0o640:
+        raise ValueError(
+            f"is to come from {path}, which has mode {content.mode:04o}; only its owner and group "
+            f"may read it: chmod 0640 {path}"
+        )
+    return _secret_text(content.raw, f"is to come from {path}, which")
 
 
 def _secret_text(raw: bytes, subject: str) -> str:
