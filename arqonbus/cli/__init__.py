@@ -104,7 +104,7 @@ def _root(arguments: list[str]) -> int:
         return USAGE
     if not arguments[0].startswith("-"):
         _unknown_command(parser, arguments[0])
-    parser.parse_args(arguments)
+    parser.parse_known_args(arguments)
     parser.error("name a command first; its options come after it")
 
 

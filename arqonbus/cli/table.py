@@ -31,13 +31,16 @@ def printable(text: str) -> str:
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, stream: TextIO | None = None
 ) -> None:
-    """Columns as wide as their widest cell; numbers stand on the right. The last column is not padded."""
+    """Columns as wide as their widest cell; a column of numbers stands on the right."""
     stream = stream or sys.stdout
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headers, *cells, strict=True)]
-    print(styled(_line(headers, widths, [False] * len(headers)), "bold", stream), file=stream)
-    for row, shown in zip(rows, cells, strict=True):
-        right = [isinstance(cell, (int, float)) and not isinstance(cell, bool) for cell in row]
+    right = [
+        bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        for index in range(len(headers))
+    ]
+    print(styled(_line(headers, widths, right), "bold", stream), file=stream)
+    for shown in cells:
         print(_line(shown, widths, right), file=stream)
 
 

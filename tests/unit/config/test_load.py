@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from arqonbus.config import ConfigError, tree
 from arqonbus.config.layer import Layer
 from arqonbus.config.merge import merge
 from arqonbus.config.provenance import Provenance
@@ -237,6 +238,23 @@ def test_a_section_that_is_none_is_told_although_a_higher_layer_fills_it(deploym
     ]
 
 
+@pytest.mark.parametrize("key", [leaf.key for leaf in tree.leaves().values()])
+@pytest.mark.parametrize("wrong", ["{x: 1}", "[[1]]", "3.25", "''", "{from: 5}", "-1", "'\\u0007'"])
+def test_a_wrong_type_anywhere_is_at_worst_a_finding_at_its_place(
+    deployment: Any, key: str, wrong: str
+) -> None:
+    """No value in any setting makes loading fail in another way."""
+    lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(key.split("."))]
+    top = "" if key == "environment" else "environment: dev\n"
+    deployment.write("dev/profile.yaml", top + "\n".join(lines) + f" {wrong}\n")
+    try:
+        places = {deployment.load().location(key).layer}
+    except ConfigError as error:
+        places = {each.location.layer for each in error.findings if each.location}
+    assert places <= {"profile", "overlay"}
+    assert places
+
+
 def test_loading_gives_a_tree_that_cannot_be_changed(deployment: Any) -> None:
     """Settings are frozen to the leaves."""
     settings = deployment.load().settings
@@ -270,24 +288,24 @@ def naive(low: Any, high: Any) -> Any:
     }
 
 
-def leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    if not isinstance(tree, dict):
-        return [(path, tree)]
-    return [leaf for key, value in tree.items() for leaf in leaves(value, (*path, key))]
+def flattened(node: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    if not isinstance(node, dict):
+        return [(path, node)]
+    return [leaf for key, value in node.items() for leaf in flattened(value, (*path, key))]
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(TREES)
 def test_merging_is_order_and_nothing_else(trees: list[dict[str, Any]]) -> None:
     """Mappings merge and the rest replaces; the layers are untouched; provenance names the winner."""
-    layers = [Layer(str(index), str(index), copy.deepcopy(tree)) for index, tree in enumerate(trees)]
+    layers = [Layer(str(index), str(index), copy.deepcopy(each)) for index, each in enumerate(trees)]
     merged = merge(layers)
     expected: Any = {}
-    for tree in trees:
-        expected = naive(expected, tree)
+    for each in trees:
+        expected = naive(expected, each)
     assert merged == expected
     assert [layer.data for layer in layers] == trees
     provenance = Provenance(layers)
-    for path, value in leaves(merged):
+    for path, value in flattened(merged):
         assert provenance.given(path)[0].value == value
         assert provenance.location(path) == provenance.given(path)[0].location
