@@ -1,0 +1,90 @@
+"""Every key and channel of the bus in Valkey, built here and nowhere else. Pure.
+
+All keys of a room carry the hash tag {<tenant>/<room>}, so that they live in one slot of a cluster. A name
+that is not a valid name is refused here again, whoever validated it before: a separator smuggled into a key
+would open another tenant's room.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from functools import lru_cache
+from typing import NamedTuple
+
+from arqonbus.protocol.names import is_name
+from arqonbus.storage.ports import RoomKey, StorageError
+
+SLOTS = 16384
+
+
+class RoomKeys(NamedTuple):
+    """The keys of one room, its live channel, and the cluster slot of them all."""
+
+    log: str
+    meta: str
+    ids: str
+    live: str
+    expiry: str
+    names: str
+    info: str
+    slot: int
+
+
+class Slotted(NamedTuple):
+    """One key or channel and its cluster slot."""
+
+    key: str
+    slot: int
+
+
+def slot_of(tag: str) -> int:
+    """The cluster slot of a hash tag (CRC16/XMODEM modulo 16384, from the Valkey Cluster specification)."""
+    return crc_hqx(tag.encode(), 0) % SLOTS
+
+
+def _checked(name: str, what: str) -> str:
+    if not is_name(name):
+        raise StorageError(
+            f"The {what} {name!r} cannot be part of a Valkey key; names are 1-128 of A-Z a-z 0-9 . _ -"
+        )
+    return name
+
+
+@lru_cache(maxsize=65536)
+def room_keys(room: RoomKey) -> RoomKeys:
+    """The keys of a room. Raises StorageError for a name that is none."""
+    tenant, name = _checked(room.tenant, "tenant"), _checked(room.room, "room")
+    tag = f"{tenant}/{name}"
+    stem = f"tenant:{tenant}:room:{{{tag}}}:"
+    parts = ("log", "meta", "ids", "live", "present:expiry", "present:names", "present:info")
+    log, meta, ids, live, expiry, names, info = (stem + part for part in parts)
+    return RoomKeys(log, meta, ids, live, expiry, names, info, slot_of(tag))
+
+
+def tenant_rooms(tenant: str) -> Slotted:
+    """The sorted set of a tenant's rooms."""
+    return Slotted(f"tenant:{{{_checked(tenant, 'tenant')}}}:rooms", slot_of(tenant))
+
+
+def node_channel(node: str) -> Slotted:
+    """The channel on which one node is spoken to."""
+    tag = f"node/{_checked(node, 'node')}"
+    return Slotted(f"arqonbus:{{{tag}}}:direct", slot_of(tag))
+
+
+def probe_key(node: str, number: int) -> Slotted:
+    """A key for a health probe; numbers spread over the slots."""
+    tag = f"probe/{_checked(node, 'node')}/{number}"
+    return Slotted(f"arqonbus:{{{tag}}}", slot_of(tag))
+
+
+__all__ = [
+    "SLOTS",
+    "RoomKeys",
+    "Slotted",
+    "node_channel",
+    "probe_key",
+    "room_keys",
+    "slot_of",
+    "tenant_rooms",
+]

@@ -1,0 +1,156 @@
+"""Private Valkey servers: one alone, or three primaries as a cluster, with the append-only file on."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import hiredis
+
+from tests.servers.processes import Process, binary, free_port, wait_until
+
+SLOTS = 16384
+
+
+class ValkeyServer:
+    """One server. It keeps its port and its files over a restart."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.options = options
+        self.port = free_port()
+        self._process: Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"valkey://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and return when it answers."""
+        arguments = [
+            binary("valkey-server", "valkey-server"), "--bind", "127.0.0.1", "--port", str(self.port),
+            "--dir", str(self.directory), "--save", "", "--appendonly", "yes",
+            "--appendfsync", "always", "--daemonize", "no", *self.options,
+        ]  # fmt: skip
+        self._process = Process(arguments, self.directory / "server.log")
+        process = self._process
+
+        def answers() -> bool:
+            if not process.running:
+                raise RuntimeError((self.directory / "server.log").read_text()[-2000:])
+            with contextlib.suppress(OSError, hiredis.ReplyError):
+                return self.ask("PING") == b"PONG"
+            return False
+
+        wait_until(answers, f"valkey-server on port {self.port}")
+
+    def kill(self) -> None:
+        """SIGKILL: what was not written is lost."""
+        if self._process is not None:
+            self._process.kill()
+
+    def restart(self) -> None:
+        """Kill it, and start it again from its files."""
+        self.kill()
+        self.start()
+
+    def ask(self, *command: str | int | bytes) -> object:
+        """One command over a connection of its own. Raises OSError, or ReplyError as the server gives it."""
+        reader = hiredis.Reader(notEnoughData=self)
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(hiredis.pack_command(command))
+            while (reply := reader.gets()) is self:
+                data = connection.recv(65536)
+                if not data:
+                    raise ConnectionResetError("the server closed the connection")
+                reader.feed(data)
+        if isinstance(reply, hiredis.ReplyError):
+            raise reply
+        return reply
+
+
+class ValkeyCluster:
+    """Three primaries without replicas that share the slots in three ranges."""
+
+    def __init__(self, directory: Path) -> None:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000")
+        self.servers: Sequence[ValkeyServer] = [
+            ValkeyServer(directory / str(number), *options) for number in range(3)
+        ]
+
+    @property
+    def urls(self) -> list[str]:
+        """Where its servers listen."""
+        return [server.url for server in self.servers]
+
+    def start(self) -> None:
+        """Start the servers and join them; returns when each of them says that the cluster is whole."""
+        for server in self.servers:
+            server.start()
+        share = SLOTS // len(self.servers) + 1
+        for number, server in enumerate(self.servers):
+            last = min(share * (number + 1), SLOTS) - 1
+            server.ask("CLUSTER", "ADDSLOTSRANGE", share * number, last)
+            server.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in self.servers[1:]:
+            server.ask("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
+        wait_until(self._is_whole, "the cluster to become whole")
+
+    def _is_whole(self) -> bool:
+        infos = [bytes(server.ask("CLUSTER", "INFO")) for server in self.servers]  # type: ignore[arg-type]
+        return all(b"cluster_state:ok" in info and b"cluster_known_nodes:3" in info for info in infos)
+
+    def kill(self) -> None:
+        """SIGKILL all of them."""
+        for server in self.servers:
+            server.kill()
+
+    def node_id(self, server: ValkeyServer) -> bytes:
+        """The name of a server in the cluster."""
+        return bytes(server.ask("CLUSTER", "MYID"))  # type: ignore[arg-type]
+
+    def move_slot(self, slot: int, source: ValkeyServer, target: ValkeyServer) -> None:
+        """Move one slot with its keys, as an operator's resharding does."""
+        source_id, target_id = self.node_id(source), self.node_id(target)
+        target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+        source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            assert isinstance(keys, list)
+            source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        for server in (target, source, *self.servers):
+            server.ask("CLUSTER", "SETSLOT", slot, "NODE", target_id)
+
+    def owner(self, slot: int) -> ValkeyServer:
+        """Who serves a slot, by the first server's map."""
+        ranges = self.servers[0].ask("CLUSTER", "SLOTS")
+        assert isinstance(ranges, list)
+        for begin, end, primary, *_ in ranges:
+            if begin <= slot <= end:
+                return next(server for server in self.servers if server.port == primary[1])
+        raise LookupError(f"slot {slot} is served by nobody")
+
+
+@contextlib.contextmanager
+def running_server(directory: Path, *options: str) -> Iterator[ValkeyServer]:
+    """A server for the time of a with block."""
+    server = ValkeyServer(directory, *options)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def running_cluster(directory: Path) -> Iterator[ValkeyCluster]:
+    """A cluster for the time of a with block."""
+    cluster = ValkeyCluster(directory)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
