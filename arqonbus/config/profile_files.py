@@ -72,7 +72,8 @@ def _at_path(path: Path, root: Path) -> ProfileFiles:
 
 
 def _shown(path: Path, root: Path) -> str:
-    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+    inside = root != Path(root.anchor) and path.is_relative_to(root)
+    return str(path.relative_to(root) if inside else path)
 
 
 __all__ = ["ProfileFiles", "find_profile", "profile_name"]
