@@ -1,0 +1,84 @@
+"""The list of rooms, presence and the probe, on every backend."""
+
+from __future__ import annotations
+
+from arqonbus.storage.ports import EventLog, Member, RoomKey
+
+from .conftest import Bench, append
+
+
+async def test_rooms_in_pages(bench: Bench, log: EventLog) -> None:
+    """Rooms come in ascending order, in pages that say whether there is more."""
+    names = ["b", "a.b", "Z", "a", "a-b", "c1", "c10", "c2"]
+    for name in names:
+        await append(log, bench.room(name), "id")
+    expected = sorted(names)
+    assert await log.rooms(bench.tenant, "", 100) == (expected, False)
+    assert await log.rooms(bench.tenant, "", 8) == (expected, False)
+    assert await log.rooms(bench.tenant, "", 3) == (expected[:3], True)
+    assert await log.rooms(bench.tenant, expected[2], 3) == (expected[3:6], True)
+    assert await log.rooms(bench.tenant, expected[-1], 3) == ([], False)
+    assert await log.rooms(bench.tenant, "aa", 1) == (["b"], True)
+
+
+async def test_create_room(log: EventLog, room: RoomKey) -> None:
+    """A room can be created before it is written to, once, and has no epoch until then."""
+    assert await log.create_room(room)
+    assert not await log.create_room(room)
+    assert (await log.rooms(room.tenant, "", 10)).rooms == [room.room]
+    assert await log.head(room) == ("", 0, 0)
+    assert list((await append(log, room, "a")).sequences) == [1]
+    assert not await log.create_room(room)
+
+
+async def test_delete_created_room(log: EventLog, room: RoomKey) -> None:
+    """A room that was created but never written to can be deleted."""
+    await log.create_room(room)
+    assert await log.delete_room(room)
+    assert not await log.delete_room(room)
+    assert (await log.rooms(room.tenant, "", 10)).rooms == []
+
+
+async def test_other_node_deletes(shared_bench: Bench) -> None:
+    """A room that another node deleted is listed again once this node writes to it."""
+    one, two = await shared_bench.log(), await shared_bench.log()
+    room = shared_bench.room()
+    before = await append(one, room, "a")
+    assert await two.delete_room(room)
+    assert (await one.rooms(room.tenant, "", 10)).rooms == []
+    after = await append(one, room, "a")
+    assert after.epoch != before.epoch
+    assert (await one.rooms(room.tenant, "", 10)).rooms == [room.room]
+
+
+async def test_presence(log: EventLog, room: RoomKey) -> None:
+    """Clients are present from enter to leave, by id, with the info of their last enter."""
+    assert list(await log.present(room, 10)) == []
+    for client in ("c", "a", "b"):
+        await log.enter(room, Member(client, client.encode() * 2))
+    await log.enter(room, Member("a", b"\x00\xff"))
+    assert list(await log.present(room, 10)) == [("a", b"\x00\xff"), ("b", b"bb"), ("c", b"cc")]
+    assert [member.client for member in await log.present(room, 2)] == ["a", "b"]
+    assert list(await log.present(room, 0)) == []
+    await log.leave(room, "b")
+    await log.leave(room, "nobody")
+    assert [member.client for member in await log.present(room, 10)] == ["a", "c"]
+
+
+async def test_presence_is_per_room(bench: Bench, log: EventLog) -> None:
+    """A client in one room is not in another, nor in one of equal name under another tenant."""
+    await log.enter(bench.room("one"), Member("a", b""))
+    assert list(await log.present(bench.room("two"), 10)) == []
+    assert list(await log.present(RoomKey(bench.tenant + "-other", "one"), 10)) == []
+
+
+async def test_probe(log: EventLog) -> None:
+    """A probe of a healthy log gives the seconds it took and leaves nothing behind."""
+    assert 0 < await log.probe() < 10
+    assert 0 < await log.probe() < 10
+
+
+async def test_closed_twice(log: EventLog) -> None:
+    """Closing a log a second time does nothing."""
+    await log.close()
+    await log.close()
