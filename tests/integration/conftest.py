@@ -14,6 +14,7 @@ from arqonbus.config import Settings, load, with_dev_key
 from arqonbus.service import Service
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
+from tests.integration.raw import Raw
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -93,6 +94,7 @@ async def start_bus(tmp_path: Path) -> AsyncIterator[StartBus]:
             return Bus(service, stack)
 
         yield start
+        await Raw.close_all()
 
 
 @pytest.fixture(params=["picows", "websockets"])
