@@ -40,7 +40,6 @@ class Peer:
 
     __slots__ = (
         "address",
-        "awaiting_pong",
         "backlog",
         "blocked",
         "check_slot",
@@ -50,6 +49,7 @@ class Peer:
         "last_envelope",
         "last_seen",
         "marked",
+        "pinged_at",
         "queue",
         "rooms",
         "session",
@@ -71,7 +71,7 @@ class Peer:
         self.blocked = False
         self.closing = False
         self.closed = False
-        self.awaiting_pong = False
+        self.pinged_at = 0.0
         self.warned_of_expiry = False
         self.check_slot = 0  # of the upkeep wheel
         self.backlog: deque[Envelope] | None = None  # commands that wait, while one is being run

@@ -50,7 +50,9 @@ def bind(host: str, port: int, section: str) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise PortTaken(f"{section}.host {host!r} is no address of this machine ({error.strerror})") from error
+        raise PortTaken(
+            f"{section}.host {host!r} is no address of this machine ({error.strerror})"
+        ) from error
     bound = socket.socket(family, kind, number)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -80,18 +80,16 @@ class Upkeep:
         interval, timeout = self._timeouts.ping_interval, self._timeouts.ping_timeout
         if not interval or peer.closing:
             return NEVER
-        silent = now - peer.last_seen
-        if silent < interval:
-            peer.awaiting_pong = False
+        if now - peer.last_seen < interval:
             return peer.last_seen + interval
-        if silent >= interval + timeout and peer.awaiting_pong:
+        if peer.pinged_at <= peer.last_seen:
+            peer.pinged_at = now
+            peer.transport.ping()
+        elif now - peer.pinged_at >= timeout:
             peer.close(Close.GONE, "no answer to a ping")
             peer.transport.abort()
             return NEVER
-        if not peer.awaiting_pong:
-            peer.awaiting_pong = True
-            peer.transport.ping()
-        return max(peer.last_seen + interval + timeout, now + 1)
+        return peer.pinged_at + timeout
 
     def _check_idle(self, peer: Peer, now: float) -> float:
         timeout = self._timeouts.idle_timeout

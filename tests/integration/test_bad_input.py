@@ -32,7 +32,9 @@ def framed(**changes: Any) -> bytes:
 
 def line(**changes: Any) -> bytes:
     fields = {"id": new_ulid(), "kind": "MESSAGE", "room": "orders", "time": "2026-01-31T12:00:00.000001Z"}
-    return json.dumps({key: value for key, value in {**fields, **changes}.items() if value is not None}).encode()
+    return json.dumps(
+        {key: value for key, value in {**fields, **changes}.items() if value is not None}
+    ).encode()
 
 
 def with_status() -> bytes:
@@ -114,7 +116,10 @@ JSON_CASES: dict[str, tuple[bytes, Code]] = {
     "a key twice, deep down": (line()[:-1] + b', "payload": {"a": [{"b": 1, "b": 2}]}}', Code.DECODE_ERROR),
     "nested 10 000 deep": (b'{"payload":' + b"[" * 10_000 + b"]" * 10_000 + b"}", Code.DECODE_ERROR),
     "a lone surrogate": (line()[:-1] + b', "name": "\\ud800"}', Code.DECODE_ERROR),
-    "an integer of 10 000 digits": (line()[:-1] + b', "sequence": ' + b"9" * 10_000 + b"}", Code.VALIDATION_ERROR),
+    "an integer of 10 000 digits": (
+        line()[:-1] + b', "sequence": ' + b"9" * 10_000 + b"}",
+        Code.VALIDATION_ERROR,
+    ),
     "kind in lower case": (line(kind="message"), Code.VALIDATION_ERROR),
     "kind as a number": (line(kind=1), Code.VALIDATION_ERROR),
     "id as a number": (line(id=7), Code.VALIDATION_ERROR),
@@ -291,7 +296,9 @@ async def test_unknown_json_keys_are_ignored_and_counted(bus: Bus) -> None:
 async def test_unknown_protobuf_fields_are_passed_on(bus: Bus) -> None:
     """A newer producer's field reaches a newer consumer untouched."""
     reader, writer = await connected(bus, PROTOBUF), await connected(bus, PROTOBUF)
-    reader.send_frame(BINARY, framed(kind=COMMAND, name="op.rooms.join", room="", payload=b'{"room":"orders"}'))
+    reader.send_frame(
+        BINARY, framed(kind=COMMAND, name="op.rooms.join", room="", payload=b'{"room":"orders"}')
+    )
     await reader.envelopes()
     unknown = b"\xca\x3e\x03new"  # field 1001, three bytes
     body = message().SerializeToString() + unknown

@@ -31,7 +31,9 @@ async def test_a_subscriber_gets_what_is_published(bus: Bus, wire: str) -> None:
     assert message.envelope.tenant == "demo"
 
 
-@pytest.mark.parametrize("payload", [b"", b"\x00\xff\n\r", bytes(range(256)) * 4096], ids=["none", "raw", "1MiB"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\x00\xff\n\r", bytes(range(256)) * 4096], ids=["none", "raw", "1MiB"]
+)
 async def test_payload_bytes_arrive_unchanged(bus: Bus, wire: str, payload: bytes) -> None:
     """Bytes of any value and up to 1 MiB arrive bit for bit on both wires."""
     publisher, reader = await bus.client(wire=wire), await bus.client(wire=wire)
@@ -64,7 +66,10 @@ async def test_many_at_once_keep_their_order(bus: Bus, wire: str) -> None:
 async def test_a_channel_filters(bus: Bus) -> None:
     """A member of a channel gets that channel's messages only; a member of the room gets all."""
     client = await bus.client()
-    eu, everything = await client.subscribe("orders", channel="eu"), await (await bus.client()).subscribe("orders")
+    eu, everything = (
+        await client.subscribe("orders", channel="eu"),
+        await (await bus.client()).subscribe("orders"),
+    )
     for channel in ("eu", "us", "", "eu"):
         await client.publish("orders", channel, channel=channel)
     assert [m.channel for m in await take(everything, 4)] == ["eu", "us", "", "eu"]

@@ -1,0 +1,110 @@
+"""The telemetry port: what it says is true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from arqonbus import __version__
+from tests.integration.conftest import Bus
+
+
+async def get(bus: Bus, path: str) -> httpx.Response:
+    async with httpx.AsyncClient() as http:
+        return await http.get(bus.http(path))
+
+
+async def metrics(bus: Bus) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = (await get(bus, "/metrics")).text
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_ready_means_that_storage_works(bus: Bus) -> None:
+    """/readyz is 200 with the probe's time while the engine can be written and read."""
+    answer = await get(bus, "/readyz")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["ready"], body["reasons"]) == (True, [])
+    assert body["storage"]["probe_ms"] >= 0
+
+
+async def test_a_broken_engine_is_not_ready(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/readyz is 503 with the reason when the probe fails."""
+    from arqonbus.storage.ports import StorageError
+
+    async def broken() -> float:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(bus.node.log, "probe", broken)
+    answer = await get(bus, "/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["reasons"] == ["storage memory: the disk is full"]
+
+
+async def test_draining_is_not_ready_but_alive(bus: Bus) -> None:
+    """While the node drains /readyz is 503 and /livez 200."""
+    await bus.client()
+    draining = asyncio.create_task(bus.node.drain())
+    await asyncio.sleep(0)
+    ready, alive = await get(bus, "/readyz"), await get(bus, "/livez")
+    assert (ready.status_code, ready.json()["reasons"]) == (503, ["the node is draining"])
+    assert alive.status_code == 200
+    await draining
+
+
+async def test_version(bus: Bus) -> None:
+    """/version names the version and the node."""
+    assert (await get(bus, "/version")).json() == {"version": __version__, "node": bus.node.name}
+
+
+async def test_metrics_count_what_happened(bus: Bus) -> None:
+    """Connections, messages, deliveries, acks, rejects, bytes and storage latency are counted."""
+    first, second = await bus.client(), await bus.client()
+    room = await second.subscribe("r")
+    for n in range(3):
+        await first.publish("r", n)
+    for _ in range(3):
+        await anext(room)
+    with pytest.raises(Exception, match="AUTHORIZATION"):
+        await (await bus.client(grants=())).publish("r", 1)
+    found = await metrics(bus)
+    assert found["arqonbus_connections", ()] == 3
+    assert found["arqonbus_messages_in_total", ()] == 3
+    assert found["arqonbus_deliveries_total", ()] == 3
+    assert found["arqonbus_acks_total", (("durability", "memory"),)] == 3
+    assert found["arqonbus_rejects_total", (("code", "AUTHORIZATION_ERROR"),)] == 1
+    assert found["arqonbus_storage_append_seconds_count", ()] == 3
+    assert found["arqonbus_commands_total", (("code", "OK"), ("operation", "op.rooms.join"))] == 1
+    for name in ("bytes_in_total", "bytes_out_total"):
+        assert found[f"arqonbus_{name}", ()] > 0
+    assert found["arqonbus_send_queue_bytes", ()] == 0
+    assert ("arqonbus_loop_lag_seconds_count", ()) in found
+
+
+async def test_logs_hold_no_token_and_no_payload(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a token nor a payload is ever logged, whatever is refused."""
+    from arqonbus.telemetry.logs import JsonFormatter
+
+    caplog.set_level(logging.DEBUG)
+    client = await bus.client()
+    await client.publish("r", "canary-payload")
+    token = bus.token() + "x"
+    with pytest.raises(Exception, match="UNAUTHENTICATED"):
+        from arqonbus.client import Client
+
+        async with Client(bus.url, token, timeout=2):
+            pass
+    lines = [
+        JsonFormatter().format(record) for record in caplog.records if record.name.startswith("arqonbus")
+    ]
+    assert any(json.loads(line)["message"] == "connection refused" for line in lines)
+    assert not any("canary-payload" in line or token in line for line in lines)
