@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice, repeat
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.local_presence import LocalPresence
@@ -26,7 +26,6 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     Page,
-    Retention,
     RoomKey,
     RoomPage,
     StorageError,
@@ -36,6 +35,8 @@ from arqonbus.storage.recent_ids import RecentIds, Rotations
 _EMPTY_HEAD = Head("", 0, 0)
 _NO_DUPLICATES: frozenset[int] = frozenset()
 _entry_of = partial(tuple.__new__, Entry)  # a third of the cost of calling Entry, and called per message
+_appended_of = partial(tuple.__new__, Appended)
+_id_of = itemgetter(0)
 _time_of = attrgetter("time_us")
 
 
@@ -104,7 +105,7 @@ class MemoryLog:
         return outcomes
 
     def _append(self, room: _Room, batch: Batch, now: int) -> Appended:
-        _, items, retention = batch
+        _, items, (most, max_age_us) = batch
         if now > room.time_us:
             room.time_us = now
         else:  # the clock was set back, and time within a room never is
@@ -114,26 +115,29 @@ class MemoryLog:
             self._rotations.plan(ids, now)
         elif len(ids.young) >= self._generation_max:
             ids.rotate()
-        names, channels, data = zip(*items, strict=True) if items else ((), (), ())
-        young, old = ids.young, ids.old
-        count = len(names)
+        young, old, log = ids.young, ids.old, room.log
+        count = len(items)
         first = room.last + 1
         sequences: Sequence[int]
-        if (
-            young.keys().isdisjoint(names)
-            and (not old or old.keys().isdisjoint(names))
-            and (count == 1 or len(set(names)) == count)
-        ):
+        if count == 1 and (name := items[0][0]) not in young and name not in old:
+            duplicates = _NO_DUPLICATES
+            sequences = (first,)
+            room.last = young[name] = first
+            if most != KEEP_NOTHING:
+                log.append(_entry_of((first, now, *items[0])))
+        elif count > 1 and _all_new(names := tuple(map(_id_of, items)), young, old):
             duplicates = _NO_DUPLICATES
             sequences = range(first, first + count)
             room.last += count
             young.update(zip(names, sequences, strict=True))
-            if retention.max_messages != KEEP_NOTHING:
-                room.log.extend(map(_entry_of, zip(sequences, repeat(now), names, channels, data)))
+            if most != KEEP_NOTHING:
+                _, channels, data = zip(*items, strict=True)
+                log.extend(map(_entry_of, zip(sequences, repeat(now), names, channels, data)))
         else:
             sequences, duplicates = self._append_some(room, batch, now)
-        self._trim(room, retention, now)
-        return Appended(room.epoch, now, sequences, duplicates, Durability.MEMORY)
+        if log and (max_age_us or (most and len(log) > most)):
+            _trim(log, most, max_age_us, now)
+        return _appended_of((room.epoch, now, sequences, duplicates, Durability.MEMORY))
 
     @staticmethod
     def _append_some(room: _Room, batch: Batch, now: int) -> tuple[Sequence[int], frozenset[int]]:
@@ -153,23 +157,6 @@ class MemoryLog:
             if keep:
                 room.log.append(Entry(room.last, now, item.id, item.channel, item.data))
         return sequences, frozenset(duplicates)
-
-    @staticmethod
-    def _trim(room: _Room, retention: Retention, now: int) -> None:
-        log = room.log
-        if not log:
-            return
-        most, max_age_us = retention
-        if most == KEEP_NOTHING:
-            log.clear()
-            return
-        if most and len(log) > most:
-            for _ in range(len(log) - most):
-                log.popleft()
-        if max_age_us:
-            oldest = now - max_age_us
-            while log and log[0][1] < oldest:
-                log.popleft()
 
     async def head(self, room: RoomKey) -> Head:
         """See EventLog.head."""
@@ -269,6 +256,26 @@ class MemoryLog:
         if log.popleft() != b"probe":
             raise StorageError("The memory log did not give back what was put in; this process is unsound.")
         return time.perf_counter() - began
+
+
+def _all_new(names: Sequence[str], young: dict[str, int], old: dict[str, int]) -> bool:
+    return (
+        young.keys().isdisjoint(names)
+        and (not old or old.keys().isdisjoint(names))
+        and len(set(names)) == len(names)
+    )
+
+
+def _trim(log: deque[Entry], most: int, max_age_us: int, now: int) -> None:
+    if most == KEEP_NOTHING:
+        log.clear()
+    elif most:
+        for _ in range(len(log) - most):
+            log.popleft()
+    if max_age_us:
+        oldest = now - max_age_us
+        while log and log[0][1] < oldest:
+            log.popleft()
 
 
 def _slice(room: _Room, begin: int, end: int) -> list[Entry]:

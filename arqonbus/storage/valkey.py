@@ -97,34 +97,37 @@ class ValkeyLog:
         self.durability = durability
         self._node_id = node_id
         self._node_channel = node_channel(node_id)
-        self._seeds = [endpoint_of(url) for url in urls]
         self._cluster = cluster
-        self._access = Access(username, password, tls, connect_timeout, reply_timeout + flush_timeout)
-        self._flush_timeout = flush_timeout
         self._dedup_seconds = dedup_seconds
-        self._presence_times = {"expiry_seconds": presence_seconds, "renew_seconds": renew_seconds}
         self._writer = secrets.token_bytes(WRITER_BYTES)
         self._followed: dict[str, RoomKey] = {}
         self._unknown: dict[RoomKey, None] = {}
         self._open = False
-
-    async def open(self, listener: Listener) -> None:
-        """See EventLog.open. Loads the function library where it is missing or older."""
-        self._listener = listener
-        durable = self.durability is Durability.DURABLE
-        self._engine = Engine(self._seeds, self._access, cluster=self._cluster, durable=durable)
+        self._engine = Engine(
+            [endpoint_of(url) for url in urls],
+            Access(username, password, tls, connect_timeout, reply_timeout + flush_timeout),
+            cluster=cluster,
+            durable=durability is Durability.DURABLE,
+        )
         self._live = Live(self._engine, self._on_message, self._on_gap)
-        self._presence = SharedPresence(self._engine, **self._presence_times)
+        self._presence = SharedPresence(
+            self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
+        )
         self._registry = Registry(self._engine)
         self._appends = Appends(
             self._engine,
             self._writer,
-            self.durability,
-            dedup_seconds=self._dedup_seconds,
-            flush_timeout=self._flush_timeout,
+            durability,
+            dedup_seconds=dedup_seconds,
+            flush_timeout=flush_timeout,
+            on_sending=self._registry.announce,
             on_stored=self._registry.on_stored,
             on_unknown=self._on_unknown,
         )
+
+    async def open(self, listener: Listener) -> None:
+        """See EventLog.open. Loads the function library where it is missing or older."""
+        self._listener = listener
         try:
             await self._engine.open()
             self._live.open()

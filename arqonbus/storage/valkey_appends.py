@@ -80,6 +80,7 @@ class Appends:
         *,
         dedup_seconds: float,
         flush_timeout: float,
+        on_sending: Callable[[RoomKey], None],
         on_stored: OnStored,
         on_unknown: Callable[[RoomKey], None],
     ) -> None:
@@ -90,12 +91,14 @@ class Appends:
         self._durable = durability is Durability.DURABLE
         self._window_us = int(dedup_seconds * 1_000_000)
         self._flush: Command = ("WAITAOF", 1, 0, int(flush_timeout * 1000))
+        self._on_sending = on_sending
         self._on_stored = on_stored
         self._on_unknown = on_unknown
         self._number = 0
         self._queues: dict[Link, _Queue] = {}
         self._in_flight: dict[RoomKey, int] = {}  # of a cluster only, where rooms can move
         self._held: dict[RoomKey, list[_Sent]] = {}
+        self._calls: set[asyncio.Future[Sequence[Outcome]]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def append(self, batches: Sequence[Batch]) -> asyncio.Future[Sequence[Outcome]]:
@@ -103,6 +106,9 @@ class Appends:
         call = _Call(len(batches))
         if not batches:
             call.future.set_result([])
+            return call.future
+        self._calls.add(call.future)
+        call.future.add_done_callback(self._calls.discard)
         by_link: dict[Link, list[_Sent]] = {}
         for index, batch in enumerate(batches):
             self._number += 1
@@ -112,6 +118,7 @@ class Appends:
             except StorageError as error:
                 call.settle(index, error)
                 continue
+            self._on_sending(batch.room)
             sent = _Sent(batch, keys, self._number, call, index)
             sent.command = self._command(sent)
             if self._engine.cluster:
@@ -130,10 +137,8 @@ class Appends:
 
     async def close(self) -> None:
         """Wait for what was accepted to be settled."""
-        while any(queue.waiting or queue.in_flight for queue in self._queues.values()) or self._tasks:
-            await asyncio.wait(
-                [*self._tasks, asyncio.create_task(asyncio.sleep(0.01))], return_when="FIRST_COMPLETED"
-            )
+        if self._calls:
+            await asyncio.wait(self._calls)
 
     def _command(self, sent: _Sent) -> Command:
         keys, (_, items, retention) = sent.keys, sent.batch

@@ -15,7 +15,7 @@ from typing import Any
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.valkey_keys import SLOTS
 from arqonbus.storage.valkey_line import Line
-from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, ReplyError
+from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
 
 LIBRARY_VERSION = 1  # equal to VERSION in valkey_functions.lua; a test holds them together
 
@@ -57,6 +57,7 @@ class Engine:
         self._lines: dict[Endpoint, Line] = {}
         self._owners: list[Endpoint] = []
         self._stale = asyncio.Event()
+        self._refreshing = asyncio.Lock()
         self._watch: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -142,10 +143,10 @@ class Engine:
                 return replies
             prefix = 0
             if first.code == "ASK":
-                asked = self._lines.get(_endpoint_in(first))
-                if asked is not None and asked.link is not None:
-                    link, prefix = asked.link, 1
-                    continue
+                endpoint = _endpoint_in(first)
+                line = self._lines.get(endpoint) or self._add_line((endpoint,))
+                link, prefix = await line.up(self.access.connect_timeout), 1
+                continue
             await asyncio.sleep(_REFRESH_PAUSE / 4)
             await self.refresh()
             link = self.link(slot)
@@ -156,6 +157,10 @@ class Engine:
 
     async def refresh(self) -> bool:
         """Read the map of the cluster from whichever server answers. False if none gave a whole one."""
+        async with self._refreshing:
+            return await self._refresh()
+
+    async def _refresh(self) -> bool:
         for line in list(self._lines.values()):
             if line.link is None:
                 continue
@@ -278,6 +283,8 @@ def storage_error(failure: Exception) -> StorageError:
     if isinstance(failure, ReplyError):
         known = failure.code in _REFUSED or "unction not found" in str(failure)
         return StorageError(f"Valkey refused: {failure}", outcome_unknown=not known)
+    if isinstance(failure, NotSent):
+        return StorageError(f"{failure} Nothing was written.")
     return StorageError(f"{failure} Whether the write took effect is not known.", outcome_unknown=True)
 
 

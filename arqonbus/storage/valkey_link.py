@@ -58,6 +58,10 @@ class LinkLost(Exception):
     """The connection ended before the reply came; whether the command took effect is not known."""
 
 
+class NotSent(LinkLost):
+    """The connection had ended before the command was written: it had no effect."""
+
+
 class Link(asyncio.Protocol):
     """An open connection. Use `Link.connect`."""
 
@@ -95,9 +99,8 @@ class Link(asyncio.Protocol):
     def send(self, commands: Sequence[Command], on_replies: OnReplies) -> None:
         """Write the commands in one piece; `on_replies` gets one reply (or ReplyError, LinkLost) for each."""
         if self._transport is None:
-            on_replies(
-                [LinkLost(self._cause or f"The connection to {self.endpoint} is closed.")] * len(commands)
-            )
+            refusal = NotSent(self._cause or f"The connection to Valkey at {self.endpoint} is closed.")
+            self._loop.call_soon(on_replies, [refusal] * len(commands))
             return
         if not self._waiting:
             self._progress = self._loop.time()
@@ -209,4 +212,4 @@ class Link(asyncio.Protocol):
         self._beat = self._loop.call_later(_BEAT_SECONDS, self._on_beat)
 
 
-__all__ = ["Access", "Command", "Endpoint", "Link", "LinkLost", "OnPush", "ReplyError"]
+__all__ = ["Access", "Command", "Endpoint", "Link", "LinkLost", "NotSent", "OnPush", "ReplyError"]

@@ -27,6 +27,17 @@ class Registry:
         self._owed: dict[RoomKey, str] = {}
         self._task: asyncio.Task[None] | None = None
 
+    def announce(self, room: RoomKey) -> None:
+        """An append to the room is about to be sent: enter it first, so that no acked room is unlisted.
+
+        Best effort, because `on_stored` enters it again once its epoch is known, and tells of failures.
+        """
+        if room in self._entered or room in self._owed:
+            return
+        key, slot = tenant_rooms(room.tenant)
+        if self._engine.is_up(slot):
+            self._engine.link(slot).send([("ZADD", key, 0, room.room)], lambda _: None)
+
     def on_stored(self, room: RoomKey, epoch: str) -> None:
         """An append to the room succeeded: enter it, unless that was done under this epoch."""
         if self._entered.get(room) != epoch:

@@ -5,6 +5,7 @@ A server is known by its pid and killed at the end; nothing is ever searched by 
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import signal
 import socket
@@ -14,14 +15,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-def free_port(*, below: int = 55000) -> int:
-    """A loopback port that nothing listens on now. Valkey's cluster bus also needs port + 10000."""
+def free_port() -> int:
+    """A loopback port that nothing listens on now, and neither on port + 10000 (Valkey's cluster bus).
+
+    Both are below the range that the system gives to outgoing connections: a port from that range could be
+    taken while its server is being restarted. Not from `random`, which parallel runs may seed alike.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port < below:
+        port = 11_000 + secrets.randbelow(11_000)
+        if _is_free(port) and _is_free(port + 10_000):
             return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def binary(name: str, package: str) -> str:

@@ -179,9 +179,7 @@ async def outcomes(log: EventLog, *batches: Batch) -> Sequence[Appended | Storag
     return await given if isinstance(given, Awaitable) else given
 
 
-async def append(
-    log: EventLog, room: RoomKey, *ids: str, retention: Retention = EVERYTHING
-) -> Appended:
+async def append(log: EventLog, room: RoomKey, *ids: str, retention: Retention = EVERYTHING) -> Appended:
     """Append one batch that must succeed."""
     return await append_items(log, room, items(*ids), retention)
 

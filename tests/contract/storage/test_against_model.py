@@ -52,9 +52,7 @@ class Model:
         return sequences, duplicates
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=_steps)
 async def test_random_histories(bench: Bench, steps: list[tuple]) -> None:  # type: ignore[type-arg]
     """Appends, reads, trims and deletions in any order give what the model gives."""

@@ -77,7 +77,11 @@ async def test_several_rooms_at_once(bench: Bench, log: EventLog) -> None:
     batches.append(Batch(one, items("c"), EVERYTHING))
     stored = await outcomes(log, *batches)
     assert all(isinstance(outcome, Appended) for outcome in stored), stored
-    assert [list(outcome.sequences) for outcome in stored if isinstance(outcome, Appended)] == [[1, 2], [1], [3]]
+    assert [list(outcome.sequences) for outcome in stored if isinstance(outcome, Appended)] == [
+        [1, 2],
+        [1],
+        [3],
+    ]
     assert await ids_in(log, one) == ["a", "b", "c"]
 
 

@@ -40,7 +40,9 @@ async def test_unknown_room(log: EventLog, room: RoomKey) -> None:
         (3, 3, 10, []),
     ],
 )
-async def test_read(log: EventLog, room: RoomKey, after: int, until: int, limit: int, expected: list[int]) -> None:
+async def test_read(
+    log: EventLog, room: RoomKey, after: int, until: int, limit: int, expected: list[int]
+) -> None:
     """Read gives after < sequence <= until, oldest first, at most limit, with the head."""
     stored = await append(log, room, *"abcdef")
     page = await log.read(room, after, until, limit)
@@ -80,14 +82,23 @@ async def test_trimmed_by_count(log: EventLog, room: RoomKey) -> None:
 
 async def test_batch_beyond_retention(log: EventLog, room: RoomKey) -> None:
     """Of a batch longer than the retention the end is kept."""
-    assert list((await append(log, room, *"abcdef", retention=Retention(2, 0))).sequences) == [1, 2, 3, 4, 5, 6]
+    assert list((await append(log, room, *"abcdef", retention=Retention(2, 0))).sequences) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     assert await ids_in(log, room) == ["e", "f"]
 
 
 async def test_trimmed_much(log: EventLog, room: RoomKey) -> None:
     """The bound holds after thousands of messages, however lazily a backend deletes."""
     for start in range(0, 3000, 100):
-        await append(log, room, *(f"id-{number}" for number in range(start, start + 100)), retention=Retention(150, 0))
+        await append(
+            log, room, *(f"id-{number}" for number in range(start, start + 100)), retention=Retention(150, 0)
+        )
         head = await log.head(room)
         assert head.first == max(1, head.last - 149)
     assert await ids_in(log, room) == [f"id-{number}" for number in range(2850, 3000)]
@@ -105,7 +116,9 @@ async def _older_than(log: EventLog, room: RoomKey, time_us: int, age_us: int) -
     clock = RoomKey(room.tenant, "clock")
     number = 0
     async with asyncio.timeout(10):
-        while (await append(log, clock, f"tick-{number}", retention=Retention(1, 0))).time_us <= time_us + age_us:
+        while (
+            await append(log, clock, f"tick-{number}", retention=Retention(1, 0))
+        ).time_us <= time_us + age_us:
             number += 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
@@ -41,19 +42,24 @@ asyncio.run(main())
 """
 
 
+def _acked_before_kill(path: Path, durability: Durability, quantity: int) -> dict[str, int]:
+    """Run a publisher until it printed so many acknowledged ids, kill it, and give all that it printed."""
+    command = [sys.executable, "-c", _CHILD, str(path), durability.name]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
+        assert child.stdout is not None
+        lines = [child.stdout.readline() for _ in range(quantity)]
+        child.send_signal(signal.SIGKILL)
+        lines += child.stdout.readlines()
+    return {line.split()[0]: int(line.split()[1]) for line in lines if line.endswith("\n")}
+
+
 @pytest.mark.parametrize("durability", [Durability.HOT, Durability.DURABLE])
 async def test_kill_9(tmp_path: Path, durability: Durability) -> None:
     """After SIGKILL every acknowledged id is readable once, at its number, and numbers have no gap."""
     path = tmp_path / "log.sqlite"
     for kill in range(3):
-        command = [sys.executable, "-c", _CHILD, str(path), durability.name]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as child:
-            assert child.stdout is not None
-            lines = [child.stdout.readline() for _ in range(300 * (kill + 1))]
-            child.send_signal(signal.SIGKILL)
-            lines += child.stdout.readlines()
-        acked = {line.split()[0]: int(line.split()[1]) for line in lines if line.endswith("\n")}
+        acked = await asyncio.to_thread(_acked_before_kill, path, durability, 300 * (kill + 1))
         assert len(acked) >= 300
         log = SqliteLog(path)
         await log.open(Ear())
@@ -108,7 +114,7 @@ async def test_newer_schema(tmp_path: Path) -> None:
 
 async def test_directory_is_missing(tmp_path: Path) -> None:
     """A path in a directory that does not exist is refused with the path."""
-    with pytest.raises(StorageError, match="missing/log.sqlite cannot be opened"):
+    with pytest.raises(StorageError, match=r"missing/log\.sqlite cannot be opened"):
         await SqliteLog(tmp_path / "missing" / "log.sqlite").open(Ear())
 
 
