@@ -211,3 +211,30 @@ async def test_names_that_could_smuggle(shared_bench: Bench, bad: str) -> None:
     assert not outcome.outcome_unknown
     with pytest.raises(StorageError, match="cannot be part of a Valkey key"):
         await log.head(RoomKey(bad, "room"))
+
+
+async def test_dedup_window(bench: Bench) -> None:
+    """An id is known for the whole window, also across the engine's own steps, and forgotten after it."""
+    window_us = 1_000_000
+    log = await bench.log(dedup_seconds=window_us / 1_000_000)
+    room, clock = bench.room(), bench.room("clock")
+
+    async def engine_time_after(time_us: int) -> int:
+        async with asyncio.timeout(20):
+            number = 0
+            while (now := (await append(log, clock, f"{time_us}-{number}")).time_us) <= time_us:
+                number += 1
+        return now
+
+    start = (await append(log, clock, "start")).time_us
+    late_in_step = (start // window_us + 1) * window_us + window_us * 6 // 10
+    await engine_time_after(late_in_step)
+    stored = await append(log, room, "a")
+    await engine_time_after(stored.time_us + window_us * 6 // 10)
+    again = await append(log, room, "a")
+    assert again.time_us < stored.time_us + window_us, (
+        "the machine was too slow for this test to say anything"
+    )
+    assert again.duplicates == {0}
+    await engine_time_after(stored.time_us + window_us * 21 // 10)
+    assert (await append(log, room, "a")).duplicates == frozenset()
