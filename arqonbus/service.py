@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
 from arqonbus.bus.upgrade import ENDPOINT
 from arqonbus.config import Settings
+from arqonbus.config.stores import ClientTls
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.shield.tokens import Verifier
 from arqonbus.storage.ports import Durability, EventLog
@@ -51,9 +53,35 @@ def event_log(settings: Settings, node: str) -> EventLog:
         path = settings.sqlite_path
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteLog(path, max(durability, Durability.HOT), dedup_seconds=storage.dedup_window)
-    from arqonbus.storage.valkey import valkey_log
+    return _valkey_log(settings, node)
 
-    return valkey_log(settings, node)
+
+def _valkey_log(settings: Settings, node: str) -> EventLog:
+    from arqonbus.storage.valkey import ValkeyLog
+
+    storage, valkey = settings.storage, settings.datastores.valkey
+    if valkey.url is None:
+        raise ValueError("storage.backend is valkey and datastores.valkey.url is not set")
+    return ValkeyLog(
+        [valkey.url],
+        node_id=node,
+        durability=max(Durability[storage.durability.upper()], Durability.HOT),
+        cluster=valkey.cluster,
+        username=valkey.user or "",
+        password=valkey.password.get_secret_value() if valkey.password else "",
+        tls=_client_tls(valkey.tls, valkey.url),
+        dedup_seconds=storage.dedup_window,
+    )
+
+
+def _client_tls(tls: ClientTls, url: str) -> ssl.SSLContext | None:
+    """TLS towards a data store: verified against the profile's authority, or the system's."""
+    if not tls.enabled and not url.startswith(("valkeys://", "rediss://")):
+        return None
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
 
 
 class Service:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice, repeat
 from typing import Protocol
 
 from arqonbus.bus.counters import MAX_SAMPLES, Counters
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.session import Publication
 from arqonbus.protocol import replies
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.storage.ports import (
     Appended,
     Batch,
-    Durability,
     Entry,
     EventLog,
     Item,
@@ -31,6 +31,8 @@ from arqonbus.storage.ports import (
 MAX_PENDING_BYTES = 128 * 2**20  # accepted from clients and not yet answered by the log
 RETRY_AFTER_MS = 500
 
+_entry_of = partial(tuple.__new__, Entry)  # entries are made by the million, without a call in Python each
+
 Outcomes = Sequence[Appended | StorageError]
 
 
@@ -41,14 +43,14 @@ class Receiver(Protocol):
 
 
 class _Pending:
-    """The messages of one room in this tick and who waits for them."""
+    """The messages of one room in this tick, and whose they are: runs of (publisher, how many)."""
 
-    __slots__ = ("items", "publishers", "silent")
+    __slots__ = ("items", "runs", "silent")
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        self.publishers: list[Peer] = []
-        self.silent: set[int] = set()  # indexes whose publisher asked for no ack
+        self.runs: list[tuple[Peer, int]] = []
+        self.silent: set[str] = set()  # ids whose publisher asked for no ack
 
 
 class Committer:
@@ -76,20 +78,17 @@ class Committer:
         self._under_way: set[asyncio.Task[None]] = set()
         self.pending_bytes = 0
 
-    def submit(self, peer: Peer, publications: Sequence[Publication]) -> None:
-        """Take accepted publications of one client; they are stored at the end of this tick."""
-        pending = self._pending
-        size = 0
-        for room, item, ack in publications:
-            group = pending.get(room)
+    def submit(self, peer: Peer, publications: Mapping[RoomKey, list[Item]], silent: set[str]) -> None:
+        """Take accepted messages of one client; they are stored at the end of this tick."""
+        for room, items in publications.items():
+            group = self._pending.get(room)
             if group is None:
-                group = pending[room] = _Pending()
-            if not ack:
-                group.silent.add(len(group.items))
-            group.items.append(item)
-            group.publishers.append(peer)
-            size += len(item.data)
-        self.pending_bytes += size
+                group = self._pending[room] = _Pending()
+            group.items += items
+            group.runs.append((peer, len(items)))
+            if silent:
+                group.silent |= silent
+            self.pending_bytes += sum([len(item[2]) for item in items])
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -132,7 +131,7 @@ class Committer:
         if len(samples) < MAX_SAMPLES:
             samples.append(time.perf_counter() - started)
         for batch, group, outcome in zip(batches, groups, outcomes, strict=True):
-            self.pending_bytes -= sum(len(item.data) for item in batch.items)
+            self.pending_bytes -= sum([len(item[2]) for item in batch.items])
             if isinstance(outcome, StorageError):
                 self._refuse(group, outcome)
             else:
@@ -141,34 +140,39 @@ class Committer:
                     self._deliver(batch, outcome)
 
     def _acknowledge(self, group: _Pending, stored: Appended) -> None:
-        epoch, durability, time_us = stored.epoch, stored.durability, stored.time_us
         writers: dict[bool, replies.AckWriter] = {}
-        duplicates, silent, ready = stored.duplicates, group.silent, self._ready
-        for index, (item, peer, sequence) in enumerate(
-            zip(group.items, group.publishers, stored.sequences, strict=True)
-        ):
-            if silent and index in silent:
-                continue
+        plain = not stored.duplicates and not group.silent
+        at = 0
+        for peer, count in group.runs:
             queue = peer.queue
             json = queue.wire.json
             writer = writers.get(json)
             if writer is None:
-                writer = writers[json] = replies.AckWriter(epoch, durability, time_us, json=json)
-            queue.answer(writer.write(item.id, sequence, index in duplicates))
+                writer = writers[json] = replies.AckWriter(
+                    stored.epoch, stored.durability, stored.time_us, json=json
+                )
+            if plain and not json:
+                ids = [item[0] for item in group.items[at : at + count]]
+                queue.answer(writer.write_new(ids, stored.sequences[at : at + count]))
+            else:
+                for index in range(at, at + count):
+                    message_id = group.items[index].id
+                    if message_id not in group.silent:
+                        duplicate = index in stored.duplicates
+                        queue.answer(writer.write(message_id, stored.sequences[index], duplicate=duplicate))
+            at += count
             if not peer.marked:
-                ready(peer)
+                self._ready(peer)
         counters = self._counters
-        counters.acks[Durability(durability).name.lower()] += len(group.items) - len(silent)
+        counters.acks[stored.durability.name.lower()] += len(group.items) - len(group.silent)
         counters.messages_in += len(group.items)
-        counters.duplicates += len(duplicates)
+        counters.duplicates += len(stored.duplicates)
 
     def _deliver(self, batch: Batch, stored: Appended) -> None:
-        time_us, duplicates = stored.time_us, stored.duplicates
-        entries = [
-            Entry(sequence, time_us, item.id, item.channel, item.data)
-            for index, (item, sequence) in enumerate(zip(batch.items, stored.sequences, strict=True))
-            if index not in duplicates
-        ]
+        ids, channels, data = zip(*batch.items, strict=True)
+        entries = list(map(_entry_of, zip(stored.sequences, repeat(stored.time_us), ids, channels, data)))
+        if stored.duplicates:
+            entries = [entry for index, entry in enumerate(entries) if index not in stored.duplicates]
         if entries:
             self._hub.deliver(batch.room, stored.epoch, entries)
 
@@ -179,9 +183,11 @@ class Committer:
             retry_after_ms=RETRY_AFTER_MS,
             details={"outcome": "unknown" if failure.outcome_unknown else "not stored"},
         )
-        for index, (item, peer) in enumerate(zip(group.items, group.publishers, strict=True)):
-            refuse = replies.error_signal if index in group.silent else replies.refusal
-            peer.answer(refuse(error, item.id))
+        items = iter(group.items)
+        for peer, count in group.runs:
+            for item in islice(items, count):
+                refuse = replies.error_signal if item.id in group.silent else replies.refusal
+                peer.answer(refuse(error, item.id))
             self._ready(peer)
         self._counters.rejected[error.code] += len(group.items)
 

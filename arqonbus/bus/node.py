@@ -221,29 +221,23 @@ class Node:
         self.upkeep.watch(peer, now, time.time())
         return peer
 
-    def receive(self, peer: Peer, frame: bytes | str) -> None:
-        """A whole message of the client came."""
+    def receive(self, peer: Peer, frames: Sequence[bytes | str]) -> None:
+        """Whole messages of the client came, as many as the socket held."""
         if peer.closing:
             return
         now = self._loop.time()
         peer.last_seen = peer.last_envelope = now
         counters = self.counters
-        counters.frames_in += 1
-        counters.bytes_in += len(frame)
-        session = peer.session
-        if isinstance(frame, str) is not session.wire.json:
-            self._take(peer, session.wrong_type(self._wrong_type(session)))
-            return
-        intake = session.receive(frame, now)
-        publications = intake.publications
-        if publications:
+        counters.frames_in += len(frames)
+        counters.bytes_in += sum(map(len, frames))
+        intake = peer.session.receive(frames, now)
+        if intake.publications:
             if self.committer.is_full():
                 error = BusError(Code.RATE_LIMITED, "the storage engine is behind", retry_after_ms=500)
-                for publication in publications:
-                    peer.answer(replies.refusal(error, publication.item.id))
-                self.ready(peer)
+                for items in intake.publications.values():
+                    intake.answers += [replies.refusal(error, item.id) for item in items]
             else:
-                self.committer.submit(peer, publications)
+                self.committer.submit(peer, intake.publications, intake.silent)
         if intake.answers or intake.commands or intake.directs:
             self._take(peer, intake)
 
@@ -396,11 +390,6 @@ class Node:
     def _tenant_is_full(self, tenant: str) -> bool:
         most = self.settings.limits.connections_per_tenant
         return bool(most) and self._tenants.get(tenant, 0) >= most
-
-    def _wrong_type(self, session: Session) -> BusError:
-        if session.wire.json:
-            return BusError(Code.DECODE_ERROR, "this connection speaks JSON in text frames")
-        return BusError(Code.INFRA_PROTOCOL_REQUIRED, "this connection speaks protobuf in binary frames")
 
     def _welcome(self, peer: Peer) -> Envelope:
         settings = self.settings

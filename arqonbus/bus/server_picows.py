@@ -44,6 +44,7 @@ class _Connection(WSListener):
         self._peer: Peer | None = None
         self._transport: WSTransport | None = None
         self._write: Any = None
+        self._inbox: list[bytes | str] = []
         self._fragments: list[bytes] = []
         self._fragment_type = WSMsgType.BINARY
         self._close_code = ABNORMAL
@@ -65,9 +66,18 @@ class _Connection(WSListener):
         if peer is None:
             return
         kind = frame.msg_type
+        inbox = self._inbox
         if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not frame.rsv1:
-            self._node.receive(peer, frame.get_payload_as_bytes())
-        elif kind == WSMsgType.PONG:
+            inbox.append(frame.get_payload_as_bytes())
+            if not frame.last_in_buffer:  # what came together is handled together
+                return
+            self._inbox = []
+            self._node.receive(peer, inbox)
+            return
+        if inbox:
+            self._inbox = []
+            self._node.receive(peer, inbox)
+        if kind == WSMsgType.PONG:
             peer.last_seen = asyncio.get_running_loop().time()
         elif kind == WSMsgType.CLOSE:
             self._on_close(frame)
@@ -139,14 +149,14 @@ class _Connection(WSListener):
 
     def _hand_over(self, peer: Peer, message: bytes) -> None:
         if self._fragment_type == WSMsgType.BINARY:
-            self._node.receive(peer, message)
+            self._node.receive(peer, (message,))
             return
         try:
             text = message.decode()
         except UnicodeDecodeError:
             self._node.unreadable(peer, _NOT_UTF8, Close.BAD_TEXT)
         else:
-            self._node.receive(peer, text)
+            self._node.receive(peer, (text,))
 
 
 async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:

@@ -143,14 +143,14 @@ class _Connection(asyncio.Protocol):
 
     def _hand_over(self, peer: Peer, message: bytes) -> None:
         if self._fragment_type is Opcode.BINARY:
-            self._node.receive(peer, message)
+            self._node.receive(peer, (message,))
             return
         try:
             text = message.decode()
         except UnicodeDecodeError:
             self._node.unreadable(peer, _NOT_UTF8, Close.BAD_TEXT)
         else:
-            self._node.receive(peer, text)
+            self._node.receive(peer, (text,))
 
     def _send_pending(self) -> None:
         for data in self._protocol.data_to_send():

@@ -8,8 +8,9 @@ What is accepted has been parsed once and is kept as the producer's bytes with t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from arqonbus.bus.buckets import TokenBucket
@@ -27,6 +28,9 @@ from arqonbus.storage.ports import Item, RoomKey
 MAX_CACHED_ROOMS = 1024
 ACK_HEADER = "ack"
 
+_item_of = partial(tuple.__new__, Item)  # half the cost of calling the named tuple
+_NO_ITEMS: list[Item] = []
+
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
@@ -37,14 +41,6 @@ class SessionLimits:
     bytes_per_second: int
     max_payload_bytes: int
     bad_frames: int
-
-
-class Publication(NamedTuple):
-    """One accepted message to a room. `ack`: its producer waits for the reply."""
-
-    room: RoomKey
-    item: Item
-    ack: bool
 
 
 class Direct(NamedTuple):
@@ -58,9 +54,13 @@ class Direct(NamedTuple):
 
 @dataclass(slots=True)
 class Intake:
-    """What one frame held. `close` is set when the connection has to end after the answers."""
+    """What some frames held. `close` is set when the connection has to end after the answers.
 
-    publications: list[Publication] = field(default_factory=list)
+    `publications`: accepted messages by room, in order. `silent`: ids of those whose producer wants no ack.
+    """
+
+    publications: dict[RoomKey, list[Item]] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
     commands: list[Envelope] = field(default_factory=list)
     directs: list[Direct] = field(default_factory=list)
     answers: list[Envelope] = field(default_factory=list)
@@ -116,22 +116,14 @@ class Session:
         self.identity = identity
         self._publish_to = {}
 
-    def receive(self, frame: bytes | str, now: float) -> Intake:
-        """Sort one frame. Nothing in it can raise: what is wrong becomes an answer."""
+    def receive(self, frames: Sequence[bytes | str], now: float) -> Intake:
+        """Sort frames that came together. Nothing in them can raise: what is wrong becomes an answer."""
         intake = Intake()
-        try:
-            if isinstance(frame, str):
-                self._receive_json(frame, now, intake)
-            else:
-                self._receive_protobuf(frame, now, intake)
-        except DecodeError as error:
-            self._bad_frame(error, intake)
+        if self.wire.json:
+            self._receive_json(frames, now, intake)
+        else:
+            self._receive_protobuf(frames, now, intake)
         return intake
-
-    def wrong_type(self, error: BusError) -> Intake:
-        """A frame of the other wire's type: one error, then the end."""
-        self.rejected[error.code] += 1
-        return Intake(answers=[replies.error_signal(error)], close=(Close.WRONG_TYPE, error.message))
 
     def may(self, action: Action, room: str) -> bool:
         """Whether the token, or the room's rule in the profile, grants the action in the room."""
@@ -145,25 +137,52 @@ class Session:
             raise BusError(Code.AUTHORIZATION_ERROR, f"the token does not grant {action} in room {room}")
         return RoomKey(self.identity.tenant, room)
 
-    def _receive_protobuf(self, frame: bytes, now: float, intake: Intake) -> None:
-        decoded = wire_protobuf.decode(frame)
-        granted = self._granted(len(decoded), len(frame), now)
-        publish_to, stamp, publications = self._publish_to, self._stamp, intake.publications
-        max_payload = self._limits.max_payload_bytes
-        for envelope, raw in decoded[:granted] if granted < len(decoded) else decoded:
+    def _receive_protobuf(self, frames: Sequence[bytes | str], now: float, intake: Intake) -> None:
+        decoded: wire_protobuf.Decoded = []
+        size = 0
+        for frame in frames:
+            if isinstance(frame, str):
+                self._wrong_type(Code.INFRA_PROTOCOL_REQUIRED, "protobuf in binary frames", intake)
+                break
+            size += len(frame)
+            try:
+                decoded += wire_protobuf.decode(frame)
+            except DecodeError as error:
+                self._bad_frame(error, intake)
+        granted = self._granted(len(decoded), size, now)
+        if granted < len(decoded):
+            self._refuse_rest([envelope.id for envelope, _ in decoded[granted:]], intake)
+            del decoded[granted:]
+        # The hot loop: one message after the other to the same room, in its everyday form.
+        max_payload, stamp, publications = self._limits.max_payload_bytes, self._stamp, intake.publications
+        last_room, key, items = "", None, _NO_ITEMS
+        for envelope, raw in decoded:
             room = envelope.room
-            key = publish_to.get(room)
+            if room != last_room:
+                last_room = room
+                key = self._publish_to.get(room)
+                if key is not None:
+                    items = publications.setdefault(key, [])
             if key is not None and len(raw) <= max_payload and is_plain(envelope, len(raw), room):
-                publications.append(Publication(key, Item(envelope.id, envelope.channel, raw + stamp), True))
+                items.append(_item_of((envelope.id, envelope.channel, raw + stamp)))
             else:
                 self._sort(envelope, raw, intake)
+                last_room = ""  # the room may have become known
         self.received += granted
-        if granted < len(decoded):
-            self._refuse_rest((envelope.id for envelope, _ in decoded[granted:]), intake)
 
-    def _receive_json(self, frame: str, now: float, intake: Intake) -> None:
-        lines = wire_json.decode(frame)
-        granted = self._granted(len(lines), len(frame), now)
+    def _receive_json(self, frames: Sequence[bytes | str], now: float, intake: Intake) -> None:
+        lines: list[wire_json.Line] = []
+        size = 0
+        for frame in frames:
+            if not isinstance(frame, str):
+                self._wrong_type(Code.DECODE_ERROR, "JSON in text frames", intake)
+                break
+            size += len(frame)
+            try:
+                lines += wire_json.decode(frame)
+            except DecodeError as error:
+                self._bad_frame(error, intake)
+        granted = self._granted(len(lines), size, now)
         for line in lines[:granted]:
             self.unknown_keys += line.unknown_keys
             if line.envelope is not None:
@@ -171,8 +190,7 @@ class Session:
             elif line.error is not None:
                 self._refuse(line.id, line.error, intake)
         self.received += granted
-        if granted < len(lines):
-            self._refuse_rest((line.id for line in lines[granted:]), intake)
+        self._refuse_rest([line.id for line in lines[granted:]], intake)
 
     def _sort(self, envelope: Envelope, raw: bytes, intake: Intake) -> None:
         ack = envelope.kind == COMMAND or envelope.headers.get(ACK_HEADER) != "none"
@@ -193,7 +211,9 @@ class Session:
             else:
                 key = self._publishable(envelope.room)
                 item = Item(envelope.id, envelope.channel, raw + self._stamp)
-                intake.publications.append(Publication(key, item, ack))
+                intake.publications.setdefault(key, []).append(item)
+                if not ack:
+                    intake.silent.add(envelope.id)
         except BusError as error:
             self._refuse(envelope.id, error, intake, ack=ack)
 
@@ -215,16 +235,25 @@ class Session:
         intake.answers.append(answer)
 
     def _granted(self, messages: int, size: int, now: float) -> int:
-        """How many envelopes of the frame the rates allow, from its first on."""
+        """How many of the envelopes the rates allow, from the first on."""
         if self._bytes.take(size, now) < size:
             return 0
         return self._messages.take(messages, now)
 
-    def _refuse_rest(self, ids: Iterable[str], intake: Intake) -> None:
+    def _refuse_rest(self, ids: Sequence[str], intake: Intake) -> None:
+        if not ids:
+            return
         wait = max(self._messages.wait_ms(), self._bytes.wait_ms())
         error = BusError(Code.RATE_LIMITED, "more than the limits of a connection allow", retry_after_ms=wait)
         for message_id in ids:
             self._refuse(message_id, error, intake)
+
+    def _wrong_type(self, code: Code, spoken: str, intake: Intake) -> None:
+        """A frame of the other wire's type: one error, then the end."""
+        error = BusError(code, f"this connection speaks {spoken}")
+        self.rejected[code] += 1
+        intake.answers.append(replies.error_signal(error))
+        intake.close = (Close.WRONG_TYPE, error.message)
 
     def _bad_frame(self, error: DecodeError, intake: Intake) -> None:
         self.rejected[error.code] += 1
@@ -234,4 +263,4 @@ class Session:
             intake.close = (Close.POLICY, "too many frames that could not be read")
 
 
-__all__ = ["Direct", "Intake", "Publication", "Session", "SessionLimits"]
+__all__ = ["Direct", "Intake", "Session", "SessionLimits"]

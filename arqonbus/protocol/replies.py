@@ -6,7 +6,7 @@ Acks are the one answer on the hot path, so they are written as bytes; everythin
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,12 +15,12 @@ from arqonbus.protocol import arqonbus_pb2 as pb
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import JSON_CONTENT, REPLY, SIGNAL, Envelope
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.protocol.wire_protobuf import length_prefix, varint
+from arqonbus.protocol.wire_protobuf import length_prefix, sequence_field, varint
 
 _encode = msgspec.json.Encoder().encode
 
-_SEQUENCE_TAG = varint(Envelope.SEQUENCE_FIELD_NUMBER << 3)
 _REPLY_TO_TAG = varint(Envelope.REPLY_TO_FIELD_NUMBER << 3 | 2)
+_OK = pb.Status(code=Code.OK)
 _DUPLICATE = varint(Envelope.DUPLICATE_FIELD_NUMBER << 3) + b"\x01"
 
 
@@ -35,9 +35,12 @@ def now_text() -> str:
 
 
 class AckWriter:
-    """Acks of one stored batch: what they share is encoded once."""
+    """Acks of one stored batch, each ready to be joined with other envelopes of its wire.
 
-    __slots__ = ("_common", "_epoch", "_json")
+    What they share is encoded once: kind, epoch, durability, time and status.
+    """
+
+    __slots__ = ("_common", "_heads", "_json")
 
     def __init__(self, epoch: str, durability: int, server_time_us: int, *, json: bool) -> None:
         shared = Envelope(
@@ -45,25 +48,38 @@ class AckWriter:
             epoch=epoch,
             durability=durability,  # type: ignore[arg-type]
             server_time_us=server_time_us,
-            status=pb.Status(code=Code.OK),
+            status=_OK,
         )
         self._json = json
-        if json:
-            self._common = wire_json.encode(shared)[:-1]
-        else:
-            self._common = shared.SerializeToString()
+        self._common = wire_json.encode(shared)[:-1] if json else shared.SerializeToString()
+        self._heads: dict[tuple[int, int], bytes] = {}
 
-    def write(self, message_id: str, sequence: int, duplicate: bool) -> bytes:
-        """One ack, ready to be joined with others: behind its length in protobuf, one line in JSON."""
+    def write(self, message_id: str, sequence: int, *, duplicate: bool) -> bytes:
+        """One ack."""
         if self._json:
-            number = str(sequence) if sequence <= wire_json.MAX_SAFE_INTEGER else f'"{sequence}"'
-            tail = f',"reply_to":"{message_id}","sequence":{number}'
-            return self._common + tail.encode() + (b',"duplicate":true}' if duplicate else b"}")
-        raw = message_id.encode()
-        body = self._common + _REPLY_TO_TAG + varint(len(raw)) + raw + _SEQUENCE_TAG + varint(sequence)
+            shown = _encode(wire_json.safe_integer(sequence)).decode()
+            text = f',"reply_to":"{message_id}","sequence":{shown}'
+            return self._common + text.encode() + (b',"duplicate":true}' if duplicate else b"}")
+        raw, number = message_id.encode(), sequence_field(sequence)
+        body = self._common + _REPLY_TO_TAG + varint(len(raw)) + raw + number
         if duplicate:
             body += _DUPLICATE
         return length_prefix(len(body)) + body
+
+    def write_new(self, ids: Iterable[str], sequences: Iterable[int]) -> bytes:
+        """Protobuf acks of messages that are no duplicates, as one piece."""
+        parts: list[bytes] = []
+        heads = self._heads
+        for message_id, sequence in zip(ids, sequences, strict=True):
+            number = sequence_field(sequence)
+            shape = (len(message_id), len(number))
+            head = heads.get(shape)
+            if head is None:
+                reply_to = _REPLY_TO_TAG + varint(shape[0])
+                size = len(self._common) + len(reply_to) + shape[0] + shape[1]
+                head = heads[shape] = length_prefix(size) + self._common + reply_to
+            parts += (head, message_id.encode(), number)
+        return b"".join(parts)
 
 
 def reply(message_id: str, result: Any = None) -> Envelope:

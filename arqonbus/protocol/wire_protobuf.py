@@ -11,6 +11,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError as _ProtobufError
 
@@ -80,6 +81,24 @@ _SHORT = tuple(varint(value) for value in range(1 << 14))
 _CONTINUED = tuple(bytes((value & 0x7F | 0x80, value >> 7 | 0x80)) for value in range(1 << 14))
 
 
+_SEQUENCE_TAG = varint(Envelope.SEQUENCE_FIELD_NUMBER << 3)
+
+# The same with the field's tag in front, for acks; the numbers of a room come one after the other.
+_SHORT_SEQUENCE = tuple(varint(Envelope.SEQUENCE_FIELD_NUMBER << 3) + number for number in _SHORT)
+
+
+@lru_cache(maxsize=64)
+def _high_part(value: int) -> bytes:
+    return varint(value)
+
+
+def sequence_field(sequence: int) -> bytes:
+    """Field `sequence` of an envelope, tag included."""
+    if sequence < 16384:
+        return _SHORT_SEQUENCE[sequence]
+    return _SEQUENCE_TAG + _CONTINUED[sequence & 16383] + _high_part(sequence >> 14)
+
+
 def length_prefix(size: int) -> bytes:
     """The varint that stands before an envelope of `size` bytes."""
     return _SHORT[size] if size < 16384 else varint(size)
@@ -101,7 +120,6 @@ def _text_stamp(number: int, text: str) -> bytes:
 
 
 _SERVER_TIME_TAG = varint(Envelope.SERVER_TIME_US_FIELD_NUMBER << 3)
-_SEQUENCE_TAG = varint(Envelope.SEQUENCE_FIELD_NUMBER << 3)
 
 
 def sender_stamp(tenant: str, sender: str) -> bytes:
@@ -112,18 +130,13 @@ def sender_stamp(tenant: str, sender: str) -> bytes:
 
 
 def log_stamp(epoch: str, server_time_us: int) -> bytes:
-    """What the log adds, the same for a batch. It ends with the sequence's tag: the number comes next."""
-    return (
-        _text_stamp(Envelope.EPOCH_FIELD_NUMBER, epoch)
-        + _SERVER_TIME_TAG
-        + varint(server_time_us)
-        + _SEQUENCE_TAG
-    )
+    """What the log adds and a batch shares; the sequence comes behind it."""
+    return _text_stamp(Envelope.EPOCH_FIELD_NUMBER, epoch) + _SERVER_TIME_TAG + varint(server_time_us)
 
 
 def stamped(data: bytes, epoch: str, server_time_us: int, sequence: int) -> bytes:
     """One stored envelope as it is delivered."""
-    return data + log_stamp(epoch, server_time_us) + varint(sequence)
+    return data + log_stamp(epoch, server_time_us) + sequence_field(sequence)
 
 
 def stamped_frame(epoch: str, entries: Iterable[tuple[int, int, str, str, bytes]]) -> bytes:
@@ -132,24 +145,13 @@ def stamped_frame(epoch: str, entries: Iterable[tuple[int, int, str, str, bytes]
     This is the hot path of fan-out: it runs once per room and tick, whatever the number of members.
     """
     parts: list[bytes] = []
-    add = parts.append
     stamp_time, stamp = -1, b""
-    high_part, high = -1, b""
     for sequence, time_us, _, _, data in entries:
         if time_us != stamp_time:
             stamp_time, stamp = time_us, log_stamp(epoch, time_us)
-        if sequence < 16384:
-            number = _SHORT[sequence]
-        else:
-            if sequence >> 14 != high_part:
-                high_part = sequence >> 14
-                high = varint(high_part)
-            number = _CONTINUED[sequence & 16383] + high
+        number = sequence_field(sequence)
         size = len(data) + len(stamp) + len(number)
-        add(_SHORT[size] if size < 16384 else varint(size))
-        add(data)
-        add(stamp)
-        add(number)
+        parts += (_SHORT[size] if size < 16384 else varint(size), data, stamp, number)
     return b"".join(parts)
 
 
@@ -161,6 +163,7 @@ __all__ = [
     "length_prefix",
     "log_stamp",
     "sender_stamp",
+    "sequence_field",
     "stamped",
     "stamped_frame",
     "varint",

@@ -1,0 +1,108 @@
+"""One connection to Postgres as the profile describes it, and its failures as sentences.
+
+No message from here holds a password.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+
+from arqonbus.config.stores import Postgres
+from arqonbus.storage.ports import StorageError
+
+CONNECT_SECONDS = 10.0
+
+Connection = asyncpg.Connection[asyncpg.Record]
+
+
+class PostgresUnavailable(StorageError):
+    """No connection. Nothing was changed."""
+
+
+async def connect(
+    store: Postgres, *, application: str, seconds: float = CONNECT_SECONDS
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Connect. Raises PostgresUnavailable with what to do."""
+    dsn = store.dsn()
+    if dsn is None:
+        raise PostgresUnavailable(
+            "No Postgres is configured; set datastores.postgres.url, or ARQONBUS_POSTGRES_URL."
+        )
+    password = store.password.get_secret_value() if store.password else None
+    try:
+        return await asyncpg.connect(
+            dsn,
+            user=store.user,
+            password=password,
+            ssl=_ssl(store, dsn),
+            timeout=seconds,
+            server_settings={"application_name": application},
+        )
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
+        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+
+
+def _ssl(store: Postgres, dsn: str) -> ssl.SSLContext | Literal["prefer", "require"] | bool | None:
+    if "sslmode" in parse_qs(urlsplit(dsn).query):
+        return None  # the URL says it, and asyncpg reads that
+    mode = store.sslmode
+    if mode == "disable":
+        return False
+    if mode == "prefer" or (mode == "require" and store.ca_file is None):
+        return mode
+    # libpq, too, verifies the chain under `require` as soon as an authority is named.
+    context = ssl.create_default_context(cafile=str(store.ca_file) if store.ca_file else None)
+    context.check_hostname = mode == "verify-full"
+    return context
+
+
+def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
+    where, role, database = place(store), _role(store, dsn), urlsplit(dsn).path.lstrip("/") or "its default"
+    match error:
+        case asyncpg.InvalidPasswordError():
+            return (
+                f"{where} refuses the password of the role {role}. If its data is older than the password, the role "
+                "still has the first one: put that back, or give the role the new one with ALTER ROLE."
+            )
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return (
+                f"{where} does not let the role {role} in ({error}). Check the role, and pg_hba.conf there."
+            )
+        case asyncpg.InvalidCatalogNameError():
+            return f"{where} has no database {database}; create it, with {role} as its owner."
+        case asyncpg.CannotConnectNowError():
+            return f"{where} is not ready ({error}); try again when it is."
+        case asyncpg.TooManyConnectionsError():
+            return f"{where} has no connection left; raise max_connections there, or lower datastores.postgres.pool."
+        case asyncpg.PostgresError():
+            return f"{where} refuses the connection: {error}"
+        case ssl.SSLError():
+            return (
+                f"{where} does not pass the TLS check ({error}); see datastores.postgres.sslmode and ca_file."
+            )
+        case TimeoutError():
+            return f"{where} did not answer in time; check that it runs and that this host may reach it."
+        case OSError():
+            reason = error.strerror or str(error)
+            return (
+                f"{where} cannot be reached ({reason}); check that it runs and that this host may reach it."
+            )
+        case _:
+            return f"The connection to {where} cannot be made: {error}"
+
+
+def place(store: Postgres) -> str:
+    """Where the store is, for sentences."""
+    parts = urlsplit(store.dsn() or "")
+    return f"Postgres at {parts.hostname or 'the default socket'}:{parts.port or 5432}"
+
+
+def _role(store: Postgres, dsn: str) -> str:
+    return store.user or urlsplit(dsn).username or "of this user"
+
+
+__all__ = ["CONNECT_SECONDS", "Connection", "PostgresUnavailable", "connect", "place"]
