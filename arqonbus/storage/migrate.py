@@ -1,9 +1,9 @@
 """Takes a Postgres database to the schema of this version, one step at a time.
 
-Each step and its row in the ledger are one transaction, so that a step is done or not done, whatever dies. One
-runner works at a time: an advisory lock on a connection of its own keeps others waiting, and the ledger, locked
-in each step, keeps them out even if that connection is lost. Nothing is ever taken back: a database that is
-ahead of this version, or that was changed, is refused.
+Each step and its row in the ledger are one transaction, so that a step is done or not done, whatever dies.
+One runner works at a time: an advisory lock on a connection of its own keeps others waiting, and the ledger,
+locked in each step, keeps them out even if that connection is lost. Nothing is ever taken back: a database
+that is ahead of this version, or that was changed, is refused.
 """
 
 from __future__ import annotations
@@ -88,9 +88,9 @@ async def apply(
     patience: Patience | None = None,
     on_done: Callable[[Done], None] = lambda _: None,
 ) -> Sequence[Done]:
-    """Take every pending step. Raises StorageError: MigrationRefused before anything, MigrationFailed in a step.
+    """Take every pending step, and call `on_done` after each one's commit.
 
-    `on_done` is called after each step's commit.
+    Raises StorageError: MigrationRefused before anything was changed, MigrationFailed in a step.
     """
     wanted, patience = _steps(steps), patience or Patience()
     done: list[Done] = []
@@ -115,8 +115,8 @@ async def _connection(store: Postgres) -> AsyncIterator[Connection]:
         yield connection
     except (asyncpg.InterfaceError, OSError, asyncpg.AdminShutdownError) as error:
         raise MigrationFailed(
-            f"The connection to {place(store)} was lost ({error}). A step that was under way is rolled back, or it "
-            "is done and in the ledger; run the same command again."
+            f"The connection to {place(store)} was lost ({error}). A step that was under way is "
+            "rolled back, or it is done and in the ledger; run the same command again."
         ) from error
     finally:
         # Not a polite close: after a cancellation it would wait for the statement that is being given up.
@@ -138,8 +138,8 @@ async def _take_lock(store: Postgres, guard: Connection, seconds: float) -> None
         await guard.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(
-            f"Another `arqonbus migrate` has been at work in {place(store)} for {seconds:g} s and is not done. "
-            "Nothing was changed by this one."
+            f"Another `arqonbus migrate` has been at work in {place(store)} for {seconds:g} s and is not "
+            "done. Nothing was changed by this one."
         ) from error
 
 
@@ -150,8 +150,8 @@ async def _create_ledger(store: Postgres, worker: Connection) -> None:
         await worker.execute(_CREATE_LEDGER)
     except asyncpg.InsufficientPrivilegeError as error:
         raise MigrationFailed(
-            f"The role of datastores.postgres may not create schemas in {place(store)} ({error}). Make it the owner "
-            "of the database, or grant it CREATE on the database."
+            f"The role of datastores.postgres may not create schemas in {place(store)} ({error}). "
+            "Make it the owner of the database, or grant it CREATE on the database."
         ) from error
 
 
@@ -165,8 +165,8 @@ async def _take(worker: Connection, step: Step, patience: Patience) -> Done:
             last = await worker.fetchval(f"SELECT coalesce(max(number), 0) FROM {_LEDGER}")  # noqa: S608
             if last != step.number - 1:
                 raise MigrationFailed(
-                    f"The database moved to {last:04} while {step} was about to be applied: another runner is at "
-                    "work. Nothing was changed by this one; run the same command again."
+                    f"The database moved to {last:04} while {step} was about to be applied: another runner "
+                    "is at work. Nothing was changed by this one; run the same command again."
                 )
             transaction = await worker.fetchval("SELECT pg_current_xact_id()::text")
             await worker.execute(step.sql)
@@ -188,8 +188,8 @@ async def _take(worker: Connection, step: Step, patience: Patience) -> Done:
             )
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(
-            f"The migration {step} waited {patience.lock:g} s for a lock that somebody else holds. It was rolled "
-            "back; run the same command again when the long transaction there has ended."
+            f"The migration {step} waited {patience.lock:g} s for a lock that somebody else holds. It was "
+            "rolled back; run the same command again when the long transaction there has ended."
         ) from error
     except asyncpg.QueryCanceledError as error:
         raise MigrationFailed(

@@ -6,7 +6,7 @@ No message from here holds a password.
 from __future__ import annotations
 
 import ssl
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -16,16 +16,17 @@ from arqonbus.storage.ports import StorageError
 
 CONNECT_SECONDS = 10.0
 
-Connection = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:  # generic for the type checker only
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
 
 
 class PostgresUnavailable(StorageError):
     """No connection. Nothing was changed."""
 
 
-async def connect(
-    store: Postgres, *, application: str, seconds: float = CONNECT_SECONDS
-) -> asyncpg.Connection[asyncpg.Record]:
+async def connect(store: Postgres, *, application: str, seconds: float = CONNECT_SECONDS) -> Connection:
     """Connect. Raises PostgresUnavailable with what to do."""
     dsn = store.dsn()
     if dsn is None:
@@ -65,8 +66,8 @@ def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
     match error:
         case asyncpg.InvalidPasswordError():
             return (
-                f"{where} refuses the password of the role {role}. If its data is older than the password, the role "
-                "still has the first one: put that back, or give the role the new one with ALTER ROLE."
+                f"{where} refuses the password of the role {role}. If its data is older than the password, "
+                "the role still has the first one: put that back, or give it the new one with ALTER ROLE."
             )
         case asyncpg.InvalidAuthorizationSpecificationError():
             return (
@@ -77,7 +78,7 @@ def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
         case asyncpg.CannotConnectNowError():
             return f"{where} is not ready ({error}); try again when it is."
         case asyncpg.TooManyConnectionsError():
-            return f"{where} has no connection left; raise max_connections there, or lower datastores.postgres.pool."
+            return f"{where} has no connection left; raise max_connections there, or lower the pools."
         case asyncpg.PostgresError():
             return f"{where} refuses the connection: {error}"
         case ssl.SSLError():

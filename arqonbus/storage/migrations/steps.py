@@ -1,9 +1,9 @@
 """The steps that a database takes to the schema of this version, and where a given one stands. Pure but for
 reading the files.
 
-A step is one file, `0001_name.sql`; the numbers have no gaps. Once released a file never changes, not even its
-comments: the ledger of every database holds its checksum. `-- arqonbus: expand` or `contract` in a comment at
-the top says whether the release before can go on working with the result.
+A step is one file, `0001_name.sql`; the numbers have no gaps. Once released a file never changes, not even
+its comments: the ledger of every database holds its checksum. `-- arqonbus: expand` or `contract` in a
+comment at the top says whether the release before can go on working with the result.
 """
 
 from __future__ import annotations
@@ -134,22 +134,22 @@ def _position(step: Step, row: Applied | None) -> Position:
 
 
 def pending(steps: Sequence[Step], ledger: Sequence[Applied]) -> Sequence[Step]:
-    """What is still to be done. Raises MigrationRefused if the database is not one that this can go on from."""
+    """What is still to be done. Raises MigrationRefused for a database that this cannot go on from."""
     positions = compare(steps, ledger)
     for position in positions:
         if position.state == "unknown" and position.applied is not None:
             last = max(ledger, key=lambda row: row.number)
             raise MigrationRefused(
                 f"The database is newer than this version of ArqonBus: it is at {last}, applied by version "
-                f"{last.version}, and this version knows {len(steps):04} at most. Run that version or a later "
-                "one, or restore a backup from before."
+                f"{last.version}, and this version knows {len(steps):04} at most. Run that version or a "
+                "later one, or restore a backup from before."
             )
     for position in positions:
         if position.state == "changed" and position.applied is not None:
             raise MigrationRefused(
-                f"The migration {position.applied} was applied by version {position.applied.version} with another "
-                "text than this version has. A released migration never changes: use an unmodified release, and "
-                "put changes into a new file."
+                f"The migration {position.applied} was applied by version {position.applied.version} with "
+                "another text than this version has. A released migration never changes: use an unmodified "
+                "release, and put changes into a new file."
             )
     numbers = [position.number for position in positions if position.state == "applied"]
     if numbers != list(range(1, len(numbers) + 1)):
