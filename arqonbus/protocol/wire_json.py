@@ -30,7 +30,8 @@ MAX_SAFE_INTEGER = (1 << 53) - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6}))?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE
+    r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)(?:\.(\d{1,6}))?(Z|[+-]\d\d:\d\d)",
+    re.ASCII | re.IGNORECASE,
 )
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')
 
@@ -111,7 +112,7 @@ def decode(frame: str) -> list[Line]:
 
 
 def _decode_line(text: str, offset: int) -> Line:
-    members = read_object(text, offset, parse_int=str)
+    members = read_object(text, offset, _read_digits)
     claimed = members.get("id", "")
     claimed = claimed if isinstance(claimed, str) else ""
     unknown = sum(1 for key in members if key not in KNOWN_KEYS)
@@ -125,12 +126,12 @@ def _decode_line(text: str, offset: int) -> Line:
         raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
 
 
-def read_object(text: str, offset: int = 0, parse_int: Callable[[str], Any] = int) -> dict[str, Any]:
+def read_object(text: str, offset: int = 0, read: Callable[[str], Any] | None = None) -> dict[str, Any]:
     """A JSON object, read strictly: bounded depth, no key twice, no NaN. Raises DecodeError."""
     if nesting_exceeds(text, MAX_DEPTH):
         raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
     try:
-        members = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_int=parse_int)
+        members = (read or _read_numbers)(text)
     except json.JSONDecodeError as error:
         raise DecodeError("the line is not valid JSON", offset + error.pos) from None
     except _RepeatedKey:
@@ -157,6 +158,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(constant)
+
+
+_read_numbers = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse).decode
+_read_digits = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse, parse_int=str, parse_float=str
+).decode
 
 
 def nesting_exceeds(text: str, limit: int) -> bool:
@@ -336,7 +343,7 @@ def _write_payload(envelope: Envelope, fields: dict[str, Any]) -> None:
     payload = envelope.payload
     if is_json(envelope.content_type):
         text = one_line_json(payload)
-        if text is not None:
+        if text is not None and (text == payload == payload.strip() or not envelope.signature):
             fields["payload"] = msgspec.Raw(text)
             return
     if payload:
@@ -347,14 +354,16 @@ def one_line_json(payload: bytes) -> bytes | None:
     """The payload as JSON text without line breaks, or None if it is not JSON that all can read.
 
     A producer on the protobuf wire may call anything JSON. What is embedded in a frame of ours must be
-    one value, valid, of bounded depth, and must not end the line.
+    one value, valid, without a key twice, less deep by one than the whole line, and must not end the line.
+    Otherwise the reader would have to refuse the frame, and with it what others have sent.
     """
     try:
         text = payload.decode()
-        if nesting_exceeds(text, MAX_DEPTH):
+        if nesting_exceeds(text, MAX_DEPTH - 1):
             return None
+        _read_digits(text)
         formatted: bytes = msgspec.json.format(payload, indent=-1)
-    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+    except (ValueError, msgspec.DecodeError, _RepeatedKey):
         return None
     return formatted if b"\n" in payload or b"\r" in payload else payload
 
