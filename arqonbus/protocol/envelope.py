@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from google.protobuf.unknown_fields import UnknownFieldSet
+
 from arqonbus.protocol import arqonbus_pb2 as pb
 from arqonbus.protocol.clocks import check_clock
 from arqonbus.protocol.errors import Code, Invalid
@@ -30,6 +32,7 @@ MAX_TIME_US = 253_402_300_800_000_000  # the first microsecond of the year 10000
 SIGNATURE_BYTES = 64
 JSON_CONTENT = "application/json"
 
+_KNOWN_NUMBERS = frozenset(Envelope.DESCRIPTOR.fields_by_number)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NAME_RULE = "1-128 of A-Z a-z 0-9 . _ -"
 
@@ -133,6 +136,12 @@ def check_optional(envelope: Envelope) -> None:
         raise Invalid("signature", f"signature is not {SIGNATURE_BYTES} bytes")
     if e.clock:
         check_clock(e.clock)
+    unknown = UnknownFieldSet(e)
+    for index in range(len(unknown)):
+        # Newer fields pass. A field of ours in another wire type is read by some parsers as ours all the
+        # same, and they would then take the stamps behind it for its content.
+        if unknown[index].field_number in _KNOWN_NUMBERS:
+            raise Invalid("envelope", "a field of the envelope has a wire type that is not its own")
 
 
 def _server_field(e: Envelope) -> Invalid:
