@@ -18,6 +18,7 @@ _HEX = "0123456789abcdef"
 _RANDOM_BITS = 80
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
 _HEADROOM = 1 << 76  # a fresh random part starts below it, so that a millisecond never runs out
+_STEP = 1 << 6  # a UUIDv7 has 74 of the 80 bits, so a smaller step could give the same one twice
 
 _lock = threading.Lock()
 _last_ms = 0
@@ -33,7 +34,7 @@ def _next_parts() -> tuple[int, int]:
             _last_ms = now
             _last_random = secrets.randbits(_RANDOM_BITS) % _HEADROOM
         else:  # same millisecond, or the clock was set back
-            _last_random += 1 + secrets.randbits(32)
+            _last_random += _STEP + secrets.randbits(32)
         return _last_ms, _last_random & _RANDOM_MASK
 
 
