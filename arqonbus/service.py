@@ -7,6 +7,7 @@ its port, and the telemetry port.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -147,6 +148,16 @@ class Service:
         log.info("the bus is down", extra={"node": self.name})
 
 
+def _calm_garbage_collector() -> None:
+    """Look for cycles a hundred times less often: messages make none, and a look costs more than they do.
+
+    What exists now lives as long as the process, so it is not looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(70_000, 20, 50)
+
+
 async def run(settings: Settings, on_up: Callable[[Service], None]) -> None:
     """Serve until SIGTERM or SIGINT; a second signal ends the drain at once."""
     service = Service(settings)
@@ -161,6 +172,7 @@ async def run(settings: Settings, on_up: Callable[[Service], None]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await service.start()
+    _calm_garbage_collector()
     on_up(service)
     await stopping.wait()
     await service.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -15,12 +16,11 @@ from arqonbus.protocol import arqonbus_pb2 as pb
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import JSON_CONTENT, REPLY, SIGNAL, Envelope
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.protocol.wire_protobuf import length_prefix, sequence_field, varint
+from arqonbus.protocol.wire_protobuf import length_prefix, log_stamp, sequence_field, varint
 
 _encode = msgspec.json.Encoder().encode
 
 _REPLY_TO_TAG = varint(Envelope.REPLY_TO_FIELD_NUMBER << 3 | 2)
-_OK = pb.Status(code=Code.OK)
 _DUPLICATE = varint(Envelope.DUPLICATE_FIELD_NUMBER << 3) + b"\x01"
 
 
@@ -34,6 +34,13 @@ def now_text() -> str:
     return wire_json.format_time(now_us())
 
 
+@lru_cache
+def _acked(durability: int) -> bytes:
+    """What all acks of a durability have in common."""
+    fields = Envelope(kind=REPLY, durability=durability, status=pb.Status(code=Code.OK))  # type: ignore[arg-type]
+    return fields.SerializeToString()
+
+
 class AckWriter:
     """Acks of one stored batch, each ready to be joined with other envelopes of its wire.
 
@@ -43,15 +50,13 @@ class AckWriter:
     __slots__ = ("_common", "_heads", "_json")
 
     def __init__(self, epoch: str, durability: int, server_time_us: int, *, json: bool) -> None:
-        shared = Envelope(
-            kind=REPLY,
-            epoch=epoch,
-            durability=durability,  # type: ignore[arg-type]
-            server_time_us=server_time_us,
-            status=_OK,
-        )
         self._json = json
-        self._common = wire_json.encode(shared)[:-1] if json else shared.SerializeToString()
+        if json:
+            fields = Envelope(epoch=epoch, server_time_us=server_time_us)
+            fields.MergeFromString(_acked(durability))
+            self._common = wire_json.encode(fields)[:-1]
+        else:
+            self._common = _acked(durability) + log_stamp(epoch, server_time_us)
         self._heads: dict[tuple[int, int], bytes] = {}
 
     def write(self, message_id: str, sequence: int, *, duplicate: bool) -> bytes:

@@ -5,7 +5,13 @@ const io = new Server(Number(process.argv[2]), { transports: ["websocket"], perM
 
 io.on("connection", (socket) => {
   let target = "";
-  socket.on("member", (room) => { socket.join(room); socket.emit("ready"); });
-  socket.on("publisher", (room) => { target = room; socket.emit("ready"); });
+  socket.on("member", (room) => {
+    socket.join(room);
+    socket.emit("ready");
+  });
+  socket.on("publisher", (room) => {
+    target = room;
+    socket.emit("ready");
+  });
   socket.on("publish", (payload) => io.to(target).emit("message", payload));
 });

@@ -1,0 +1,73 @@
+# Every step that CI takes is a target that a person can run. `make` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+BIN := .venv/bin
+JOBS ?= 2
+PROTO := arqonbus/protocol/arqonbus.proto
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Set everything up and run the bus, embedded, without servers
+	@scripts/setup run
+	@exec $(BIN)/arqonbus serve
+
+.PHONY: test
+test: setup servers check ## Set everything up and pass the whole suite
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+.PHONY: check
+check: setup ## Lint, types, architecture, generated files, shell scripts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/generate --check
+	@git ls-files scripts tests/testbed images .ci | xargs grep -lE '^#!.*(bash|sh)$$' | xargs $(BIN)/shellcheck -x
+
+.PHONY: setup
+setup: ## Make .venv with the locked dependencies
+	@scripts/setup dev
+
+.PHONY: servers
+servers: ## Install the servers that tests start by themselves (needs root or sudo)
+	@scripts/install-test-servers
+
+.PHONY: up
+up: ## Build and start the bus with Valkey and Postgres in containers
+	docker compose --profile dev up --build --wait
+
+.PHONY: down
+down: ## Stop the containers; data stays
+	docker compose --profile dev down
+
+.PHONY: bench
+bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (about 40 minutes)
+	@scripts/install-test-servers nats-server mosquitto valkey-server
+	cd benchmarks/peers && npm ci --silent --no-audit --no-fund
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.report
+
+.PHONY: fuzz
+fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
+	@for target in $$(ls tests/fuzz/fuzz_*.py | xargs -n1 basename -s .py); do \
+	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$${FUZZ_SECONDS:-60}; \
+	done
+
+.PHONY: generate
+generate: setup ## Write the generated files anew
+	$(BIN)/python scripts/generate
+
+.PHONY: lock
+lock: setup ## Lock the newest dependencies that pyproject.toml allows
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/run.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
+
+.PHONY: clean
+clean: ## Remove what was built; keeps .state
+	rm -rf .venv dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
