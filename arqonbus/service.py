@@ -133,8 +133,10 @@ class Service:
 
     @property
     def url(self) -> str:
-        """Where clients connect on this machine."""
+        """Where clients connect: the public address where the profile has one, else this machine's."""
         server = self.settings.server
+        if server.public_url is not None:
+            return server.public_url
         scheme = "wss" if server.tls.cert_file else "ws"
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{scheme}://{host}:{server.port}{ENDPOINT}"

@@ -7,7 +7,7 @@ what has to be read from the log. Nothing is passed on twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from arqonbus.storage.ports import Entry, Head, Page
@@ -33,21 +33,22 @@ NOTHING = Ready(())
 class Order:
     """Where the room stands. Until `start`, all entries wait: the log's head is not known yet."""
 
-    __slots__ = ("_before_start", "_behind", "_early", "epoch", "position", "started")
+    __slots__ = ("_before_start", "_behind", "_early", "_entered", "epoch", "position", "started")
 
     def __init__(self) -> None:
         self.epoch = ""  # empty: the room was never written to
         self.position = 0
         self.started = False
         self._behind = False  # entries were let go that have to be read from the log
+        self._entered = False  # the epoch is new since the last page: one on its way may know nothing of it
         self._early: dict[int, Entry] = {}
         self._before_start: list[tuple[str, Sequence[Entry]]] = []
 
-    def start(self, head: Head) -> list[Ready]:
-        """Begin after the head; give what came before the head was known and is newer."""
+    def start(self, head: Head) -> Iterable[Ready]:
+        """Begin after the head; give what came before the head was known and is newer, step by step."""
         self.epoch, self.position, self.started = head.epoch, head.last, True
         waiting, self._before_start = self._before_start, []
-        return [self.accept(epoch, entries) for epoch, entries in waiting]
+        return (self.accept(epoch, entries) for epoch, entries in waiting)
 
     def accept(self, epoch: str, entries: Sequence[Entry]) -> Ready:
         """Take ascending entries of an epoch; give what is next in sequence."""
@@ -57,8 +58,7 @@ class Order:
         if first == self.position + 1 and last - first + 1 == len(entries) and not self._early:
             self.position = last
             return Ready(entries)
-        self._keep(entries)
-        return Ready(self._drain())
+        return Ready(self._take(entries))
 
     def missing(self) -> bool:
         """True while something has to be read from the log."""
@@ -71,22 +71,26 @@ class Order:
     def repair(self, page: Page) -> Ready:
         """Take what the log holds after the position; announce what it no longer holds."""
         head = page.head
-        if head.epoch != self.epoch:
-            if head.epoch < self.epoch:  # the room was deleted, or the log went back: nothing to wait for
+        read_here, self._entered = not self._entered, False
+        if head.epoch < self.epoch:
+            if read_here:  # the room was deleted, or the log went back: nothing to wait for
                 self._early, self._behind = {}, False
-                return NOTHING
+            return NOTHING
+        announce = False
+        begins = head.first
+        if head.epoch != self.epoch:
             announce = self.epoch != ""
             self._enter(head.epoch)
-            self._behind = True  # the page may have been read after a position of the old epoch
-            return self.repair(page)._replace(new_epoch=announce)
+            self._entered = False
+        elif read_here:  # the page begins right after the position, so a hole in it will not be filled
+            begins = page.entries[0].sequence if page.entries else head.last + 1
         lost: tuple[int, int] | None = None
-        if head.first > self.position + 1 and head.last > self.position:
-            lost = (self.position + 1, head.first - 1)
-            self.position = head.first - 1
-        self._keep(page.entries)
-        ready = Ready(self._drain(), lost)
-        if self.position >= head.last:
-            self._behind = False
+        if begins > self.position + 1:
+            begins = min(begins, min(self._early, default=begins))
+            lost = (self.position + 1, begins - 1)
+            self.position = begins - 1
+        ready = Ready(self._take(page.entries), lost, announce)
+        self._behind = self.position < head.last
         return ready
 
     def _accept_other_epoch(self, epoch: str, entries: Sequence[Entry]) -> Ready:
@@ -104,23 +108,25 @@ class Order:
         return after._replace(new_epoch=announce)
 
     def _enter(self, epoch: str) -> None:
-        self.epoch, self.position, self._early = epoch, 0, {}
+        self.epoch, self.position, self._early, self._entered = epoch, 0, {}, True
 
-    def _keep(self, entries: Sequence[Entry]) -> None:
-        position, early = self.position, self._early
-        for entry in entries:
-            if entry.sequence > position:
-                if len(early) < MAX_EARLY:
-                    early[entry.sequence] = entry
-                else:
-                    self._behind = True
-
-    def _drain(self) -> list[Entry]:
+    def _take(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Keep what is early; give what is next. That never waits for room among the early ones."""
         early = self._early
         ready: list[Entry] = []
-        while early and (entry := early.pop(self.position + 1, None)) is not None:
-            ready.append(entry)
-            self.position = entry.sequence
+        for entry in entries:
+            sequence = entry.sequence
+            if sequence == self.position + 1:
+                ready.append(entry)
+                self.position = sequence
+            elif sequence > self.position:
+                if len(early) < MAX_EARLY:
+                    early[sequence] = entry
+                else:
+                    self._behind = True
+        while early and (next_one := early.pop(self.position + 1, None)) is not None:
+            ready.append(next_one)
+            self.position = next_one.sequence
         if early and min(early) <= self.position:
             self._early = {n: e for n, e in early.items() if n > self.position}
         return ready

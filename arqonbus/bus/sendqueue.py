@@ -96,14 +96,16 @@ class SendQueue:
 
     def _conflate(self) -> None:
         """Of each `latest` room keep the newest message per key, in one fan-out at the newest place."""
-        newest: dict[RoomKey, dict[str, Entry]] = {}
-        last_place: dict[RoomKey, int] = {}
+        newest: dict[RoomKey, dict[str, tuple[str, Entry]]] = {}
+        last_place: dict[tuple[RoomKey, str], int] = {}
+        before = 0
         for place, source in enumerate(self._sources):
             if source is not None and source.slow_consumer == "latest":
                 by_key = newest.setdefault(source.room, {})
                 for entry in source.entries:
-                    by_key[_key_of(entry)] = entry
-                last_place[source.room] = place
+                    by_key[_key_of(entry)] = (source.epoch, entry)
+                last_place[source.room, source.epoch] = place
+                before += len(source.entries)
         if newest:
             kept: list[Fanout | None] = []
             frames: list[bytes] = []
@@ -111,13 +113,14 @@ class SendQueue:
                 if source is None or source.slow_consumer != "latest":
                     kept.append(source)
                     frames.append(frame)
-                elif last_place[source.room] == place:
-                    entries = sorted(newest[source.room].values())
-                    merged = source.only(entries)
-                    kept.append(merged)
-                    frames.append(merged.frame(self.wire))
-            before = sum(len(s.entries) for s in self._sources if s is not None)
-            self.dropped += before - sum(len(s.entries) for s in kept if s is not None)
+                elif last_place[source.room, source.epoch] == place:
+                    chosen = newest[source.room].values()
+                    entries = sorted(entry for epoch, entry in chosen if epoch == source.epoch)
+                    if entries:
+                        merged = source.only(entries)
+                        kept.append(merged)
+                        frames.append(merged.frame(self.wire))
+            self.dropped += before - sum(map(len, newest.values()))
             self._replace(frames, kept)
 
     def _drop_oldest(self, in_socket: int) -> None:
@@ -138,7 +141,7 @@ class SendQueue:
         first, last = source.entries[0].sequence, source.entries[-1].sequence
         for index, gap in enumerate(self._gaps):
             if gap.room == source.room and gap.epoch == source.epoch:
-                self._gaps[index] = gap._replace(last=last)
+                self._gaps[index] = gap._replace(last=max(last, gap.last))
                 return
         self._gaps.append(Gap(source.room, source.epoch, first, last))
 

@@ -99,7 +99,7 @@ class Valkey(Section):
     url: Text | None = setting(
         None,
         "Where Valkey is. Put the password in password, not here.",
-        example="valkey://valkey:6379/0",
+        example="valkey://valkey:6379",
         secrecy="url",
         pattern=r"^(valkeys?|rediss?|unix)://",
     )
@@ -113,7 +113,7 @@ class Valkey(Section):
     tls: ClientTls = section(ClientTls, "TLS towards Valkey; also switched on by valkeys:// or rediss://.")
     cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
     sentinel: Sentinel = section(
-        Sentinel, "Sentinels that know the primary; then url gives only the database."
+        Sentinel, "Sentinels that know the primary; then url is not used."
     )
 
 

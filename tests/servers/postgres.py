@@ -1,4 +1,4 @@
-"""A private Postgres 17: a cluster of its own, on a loopback port, with passwords as in production.
+"""A private Postgres, the newest on this machine: a cluster of its own, on a loopback port, with passwords as in production.
 
 Postgres refuses to run as root; then the cluster belongs to an unprivileged user of the system.
 """
@@ -20,7 +20,7 @@ from tempfile import mkdtemp
 from arqonbus.config import Settings, load
 from tests.servers.processes import free_port, wait_until
 
-BINARIES = Path("/usr/lib/postgresql/17/bin")
+OLDEST = 15
 ROLE = "arqonbus"
 
 
@@ -28,10 +28,7 @@ class PostgresServer:
     """One cluster. It keeps its port and its files over a restart."""
 
     def __init__(self) -> None:
-        if not (BINARIES / "postgres").exists():
-            raise RuntimeError(
-                "PostgreSQL 17 is not installed; run: scripts/install-test-servers postgresql-17"
-            )
+        self._binaries = _binaries()
         self.port = free_port()
         self.password = secrets.token_urlsafe(16)
         self._owner = _unprivileged()
@@ -56,7 +53,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         command = [
-            str(BINARIES / "postgres"), "-D", str(self._directory / "data"), "-p", str(self.port),
+            str(self._binaries / "postgres"), "-D", str(self._directory / "data"), "-p", str(self.port),
             "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._directory}",
             "-c", "fsync=off", "-c", "max_connections=40",
         ]  # fmt: skip
@@ -116,7 +113,7 @@ class PostgresServer:
 
     def _run(self, name: str, *arguments: str) -> str:
         done = subprocess.run(
-            [BINARIES / name, *arguments],
+            [self._binaries / name, *arguments],
             check=True,
             capture_output=True,
             text=True,
@@ -131,6 +128,20 @@ class PostgresServer:
         if self._owner is not None:
             options |= {"user": self._owner.pw_uid, "group": self._owner.pw_gid, "extra_groups": []}
         return options
+
+
+def _binaries() -> Path:
+    """Where the newest Postgres of this machine has its programs."""
+    found = {
+        int(path.parents[1].name): path.parent
+        for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")
+        if path.parents[1].name.isdigit()
+    }
+    if not found or max(found) < OLDEST:
+        raise RuntimeError(
+            f"no PostgreSQL of version {OLDEST} or newer is installed; run: scripts/install-test-servers postgresql"
+        )
+    return found[max(found)]
 
 
 def _unprivileged() -> pwd.struct_passwd | None:
