@@ -26,7 +26,7 @@ check: setup ## Lint, types, architecture, generated files, shell scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate --check
-	@git ls-files scripts tests/testbed images .ci | xargs grep -lE '^#!.*(bash|sh)$$' | xargs $(BIN)/shellcheck -x
+	@git ls-files scripts tests/testbed images .ci | xargs grep -lE '^#!.*(bash|sh)$$' | xargs $(BIN)/shellcheck -x -P .
 
 .PHONY: setup
 setup: ## Make .venv with the locked dependencies
@@ -64,9 +64,9 @@ generate: setup ## Write the generated files anew
 .PHONY: lock
 lock: setup ## Lock the newest dependencies that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/run.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/run.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
 
 .PHONY: clean
 clean: ## Remove what was built; keeps .state

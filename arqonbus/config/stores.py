@@ -112,9 +112,7 @@ class Valkey(Section):
     )
     tls: ClientTls = section(ClientTls, "TLS towards Valkey; also switched on by valkeys:// or rediss://.")
     cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
-    sentinel: Sentinel = section(
-        Sentinel, "Sentinels that know the primary; then url is not used."
-    )
+    sentinel: Sentinel = section(Sentinel, "Sentinels that know the primary; then url is not used.")
 
 
 class Pool(Section):

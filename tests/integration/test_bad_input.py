@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.raw import BINARY, CONTINUATION, TEXT, Raw
+from tests.integration.waiting import until
 
 PROTOBUF, JSON = "arqonbus.v1.protobuf", "arqonbus.v1.json"
 LEAKS = ("Traceback", "Error:", "google.", "msgspec", "arqonbus/", "line 1 column", "0x")
@@ -288,9 +288,7 @@ async def test_unknown_json_keys_are_ignored_and_counted(bus: Bus) -> None:
     [ack] = await raw.envelopes()
     assert ack.status.code == Code.OK
     await raw.close()
-    async with asyncio.timeout(5):
-        while bus.node.counters.unknown_keys != 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: bus.node.counters.unknown_keys == 2)
 
 
 async def test_unknown_protobuf_fields_are_passed_on(bus: Bus) -> None:

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 
-from arqonbus.client import Client, Disconnected, Rejected
+from arqonbus.client import Client, Disconnected, Position, Rejected
 from arqonbus.protocol.ids import new_ulid
 from tests.integration.conftest import Bus
+from tests.integration.waiting import until
 
 
 async def take(subscription, count: int) -> list:
@@ -136,17 +137,17 @@ async def test_a_client_that_vanishes_leaves_its_rooms(bus: Bus) -> None:
     await guest.connect()
     await guest.subscribe("lobby")
     await guest.close()
-    async with asyncio.timeout(5):
-        while len((await watcher.command("op.rooms.presence", {"room": "lobby"}))["clients"]) > 1:
-            await asyncio.sleep(0.01)
+
+    async def alone() -> bool:
+        return len((await watcher.command("op.rooms.presence", {"room": "lobby"}))["clients"]) == 1
+
+    await until(alone)
 
 
 async def test_join_with_since_recovers_exactly(bus: Bus, wire: str) -> None:
     """Joining since a position gives exactly the messages behind it, then what is new."""
     client = await bus.client(wire=wire)
     acks = [await client.publish("orders", n) for n in range(10)]
-    from arqonbus.client import Position
-
     reader = await bus.client(wire=wire)
     room = await reader.subscribe("orders", since=Position(acks[3].epoch, acks[3].sequence))
     await client.publish("orders", 10)

@@ -142,7 +142,7 @@ async def test_a_public_key_is_never_a_shared_secret(start_bus: StartBus, tmp_pa
     ids=["ES256", "EdDSA"],
 )
 async def test_tokens_of_public_keys(start_bus: StartBus, tmp_path, algorithm: str, key) -> None:
-    """Tokens that are signed with an elliptic-curve key are accepted when the profile names its public half."""
+    """Tokens signed with an elliptic-curve key are accepted when the profile names its public half."""
     (tmp_path / "public.pem").write_bytes(key.as_pem(private=False))
     bus = await start_bus(
         f'auth.jwt.algorithms=["{algorithm}"]', f'auth.jwt.public_keys=[{{"file": "{tmp_path}/public.pem"}}]'
@@ -153,7 +153,7 @@ async def test_tokens_of_public_keys(start_bus: StartBus, tmp_path, algorithm: s
 
 
 async def test_services_speak_protobuf(start_bus: StartBus) -> None:
-    """Where infrastructure must speak protobuf, a service that asks for JSON gets 426; people may use JSON."""
+    """Where infrastructure speaks protobuf, a service that asks for JSON gets 426; people may use it."""
     bus = await start_bus("protocol.infra=protobuf", "protocol.allow_json_infra=false")
     answer = await ask(bus, bus.token(kind="service"), JSON)
     assert (answer.status, answer.json()["code"]) == (426, "INFRA_PROTOCOL_REQUIRED")
@@ -168,7 +168,7 @@ async def test_json_at_the_edge_can_be_off(start_bus: StartBus) -> None:
 
 
 async def test_origins_are_checked(start_bus: StartBus) -> None:
-    """A page of a listed origin may connect, another gets 403, and a client without Origin is not concerned."""
+    """A page of a listed origin may connect, another gets 403; a client without Origin may too."""
     bus = await start_bus('server.origins=["https://*.example.org"]')
     for origin, status in (("https://app.example.org", 101), ("https://evil.test", 403), ("null", 403)):
         answer = await ask(bus, bus.token(), headers=f"Origin: {origin}\r\n")

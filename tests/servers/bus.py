@@ -30,7 +30,9 @@ class BusProcess:
             *overrides,
         ]
         self._process: subprocess.Popen[str] | None = None
-        self.settings = with_dev_key(load("dev", root=REPOSITORY, environ={}, overrides=self.overrides).settings)
+        self.settings = with_dev_key(
+            load("dev", root=REPOSITORY, environ={}, overrides=self.overrides).settings
+        )
         self.url = f"ws://127.0.0.1:{self.settings.server.port}/v1/ws"
         self.health = f"http://127.0.0.1:{self.settings.telemetry.port}"
 

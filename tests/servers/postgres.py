@@ -1,4 +1,4 @@
-"""A private Postgres, the newest on this machine: a cluster of its own, on a loopback port, with passwords as in production.
+"""A private Postgres, the newest that is installed: a cluster of its own, with passwords as in production.
 
 Postgres refuses to run as root; then the cluster belongs to an unprivileged user of the system.
 """
@@ -139,7 +139,8 @@ def _binaries() -> Path:
     }
     if not found or max(found) < OLDEST:
         raise RuntimeError(
-            f"no PostgreSQL of version {OLDEST} or newer is installed; run: scripts/install-test-servers postgresql"
+            f"no PostgreSQL of version {OLDEST} or newer is installed; "
+            "run: scripts/install-test-servers postgresql"
         )
     return found[max(found)]
 
