@@ -47,6 +47,7 @@ down: ## Stop the containers; data stays
 .PHONY: bench
 bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (about 40 minutes)
 	@scripts/install-test-servers nats-server mosquitto valkey-server
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/bench.lock
 	cd benchmarks/peers && npm ci --silent --no-audit --no-fund
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.report
@@ -67,6 +68,7 @@ lock: setup ## Lock the newest dependencies that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/run.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group bench -o requirements/bench.lock
 
 .PHONY: clean
 clean: ## Remove what was built; keeps .state

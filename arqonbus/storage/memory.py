@@ -193,6 +193,7 @@ class MemoryLog:
 
     async def create_room(self, room: RoomKey) -> bool:
         """See EventLog.create_room."""
+        self._rooms.setdefault(room, _Room())
         return self._list(room)
 
     def _list(self, room: RoomKey) -> bool:

@@ -85,7 +85,7 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where a room's log stands. `epoch` is empty and both numbers are 0 for a room never written to.
+    """Where a room's log stands. `epoch` is empty and both numbers are 0 for a room that does not exist.
 
     `first` is the oldest sequence still held, `last` the highest ever given; an empty log after trimming
     has first = last + 1.
@@ -188,7 +188,10 @@ class EventLog(Protocol):
         """The lowest held sequence whose time is >= time_us; last + 1 if there is none."""
 
     async def create_room(self, room: RoomKey) -> bool:
-        """Enter the room in the tenant's list. False if it was there. append does this by itself."""
+        """Enter the room in the tenant's list and give it an epoch. False if it was there.
+
+        append does this by itself.
+        """
 
     async def delete_room(self, room: RoomKey) -> bool:
         """Remove the room's log, ids and listing. The next append starts a new epoch. False if absent."""

@@ -26,6 +26,7 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     Page,
+    Retention,
     RoomKey,
     RoomPage,
     StorageError,
@@ -137,7 +138,10 @@ class SqliteLog:
 
     def _create_room(self, room: RoomKey) -> bool:
         sql = "INSERT OR IGNORE INTO rooms (tenant, room) VALUES (?, ?)"
-        return self._connection.execute(sql, room).rowcount == 1
+        created = self._connection.execute(sql, room).rowcount == 1
+        if created:
+            self._rooms.append([Batch(room, (), Retention(0, 0))])  # which gives it an epoch
+        return created
 
     async def delete_room(self, room: RoomKey) -> bool:
         """See EventLog.delete_room."""

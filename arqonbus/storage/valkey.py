@@ -23,6 +23,7 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     Page,
+    Retention,
     RoomKey,
     RoomPage,
     StorageError,
@@ -186,7 +187,11 @@ class ValkeyLog:
     async def create_room(self, room: RoomKey) -> bool:
         """See EventLog.create_room."""
         room_keys(room)
-        return await self._registry.create(room)
+        created = await self._registry.create(room)
+        [outcome] = await self._appends.append([Batch(room, (), Retention(0, 0))])  # which gives it an epoch
+        if isinstance(outcome, StorageError):
+            raise outcome
+        return created
 
     async def delete_room(self, room: RoomKey) -> bool:
         """See EventLog.delete_room."""

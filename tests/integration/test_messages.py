@@ -182,3 +182,13 @@ async def test_a_stopped_bus_is_said_so(bus: Bus) -> None:
     await bus.service.stop()
     with pytest.raises(Disconnected):
         await client.command("op.ping")
+
+
+async def test_a_quiet_room_can_be_resumed(bus: Bus, wire: str) -> None:
+    """Whoever joined a room before its first message recovers that message when coming back."""
+    early = await bus.client(wire=wire)
+    joined = await early.command("op.rooms.join", {"room": "quiet"})
+    await early.command("op.rooms.leave", {"room": "quiet"})
+    await (await bus.client()).publish("quiet", "first")
+    again = await early.command("op.rooms.join", {"room": "quiet", "since": joined["position"]})
+    assert (again["recovered"], again["missed"]) == (True, 1)

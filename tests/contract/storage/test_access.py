@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -101,20 +100,3 @@ async def test_not_open() -> None:
     with pytest.raises(StorageError, match="not connected"):
         await log.head(RoomKey("t", "room"))
     await log.close()
-
-
-def test_uvloop(server: ValkeyServer) -> None:
-    """The log runs on uvloop as on the standard event loop."""
-    uvloop = pytest.importorskip("uvloop", reason="uvloop is optional and not installed here")
-
-    async def publish() -> None:
-        bench = valkey_bench([server.url])
-        ear = Ear()
-        here, there = await bench.log(ear), await bench.log()
-        await here.follow(bench.room())
-        await append(there, bench.room(), "a")
-        await heard(lambda: len(ear.entries) == 1, "the entry")
-        await bench.close()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(publish())

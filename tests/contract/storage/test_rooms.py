@@ -22,12 +22,14 @@ async def test_rooms_in_pages(bench: Bench, log: EventLog) -> None:
 
 
 async def test_create_room(log: EventLog, room: RoomKey) -> None:
-    """A room can be created before it is written to, once, and has no epoch until then."""
+    """A room can be created before it is written to, once; its epoch is the one of its first message."""
     assert await log.create_room(room)
     assert not await log.create_room(room)
     assert (await log.rooms(room.tenant, "", 10)).rooms == [room.room]
-    assert await log.head(room) == ("", 0, 0)
-    assert list((await append(log, room, "a")).sequences) == [1]
+    head = await log.head(room)
+    assert (head.first, head.last, len(head.epoch)) == (1, 0, 26)
+    first = await append(log, room, "a")
+    assert (list(first.sequences), first.epoch) == ([1], head.epoch)
     assert not await log.create_room(room)
 
 
