@@ -27,8 +27,8 @@ class TokenBucket:
         return granted
 
     def wait_ms(self, wanted: int = 1) -> int:
-        """Milliseconds until that many tokens are there, at least 1."""
-        lacking = wanted - self._tokens
+        """Milliseconds until that many tokens are there, or the whole burst; at least 1."""
+        lacking = min(wanted, self.burst) - self._tokens
         return max(1, int(1000 * lacking / self.rate) + 1) if self.rate else 1
 
 

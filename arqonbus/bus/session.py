@@ -151,7 +151,8 @@ class Session:
                 self._bad_frame(error, intake)
         granted = self._granted(len(decoded), size, now)
         if granted < len(decoded):
-            self._refuse_rest([envelope.id for envelope, _ in decoded[granted:]], intake)
+            rest = [envelope.id for envelope, _ in decoded[granted:]]
+            self._refuse_rest(rest, size * len(rest) // len(decoded), intake)
             del decoded[granted:]
         # The hot loop: one message after the other to the same room, in its everyday form.
         max_payload, stamp, publications = self._limits.max_payload_bytes, self._stamp, intake.publications
@@ -190,7 +191,9 @@ class Session:
             elif line.error is not None:
                 self._refuse(line.id, line.error, intake)
         self.received += granted
-        self._refuse_rest([line.id for line in lines[granted:]], intake)
+        if granted < len(lines):
+            rest = [line.id for line in lines[granted:]]
+            self._refuse_rest(rest, size * len(rest) // len(lines), intake)
 
     def _sort(self, envelope: Envelope, raw: bytes, intake: Intake) -> None:
         ack = envelope.kind == COMMAND or envelope.headers.get(ACK_HEADER) != "none"
@@ -240,10 +243,9 @@ class Session:
             return 0
         return self._messages.take(messages, now)
 
-    def _refuse_rest(self, ids: Sequence[str], intake: Intake) -> None:
-        if not ids:
-            return
-        wait = max(self._messages.wait_ms(), self._bytes.wait_ms())
+    def _refuse_rest(self, ids: Sequence[str], size: int, intake: Intake) -> None:
+        """Refuse what is beyond the rates; after the hint all of it would be granted."""
+        wait = max(self._messages.wait_ms(len(ids)), self._bytes.wait_ms(size))
         error = BusError(Code.RATE_LIMITED, "more than the limits of a connection allow", retry_after_ms=wait)
         for message_id in ids:
             self._refuse(message_id, error, intake)
