@@ -1,4 +1,4 @@
-"""Turns the runs of `benchmarks.run` into benchmarks/RESULTS.md and a plot. Medians, with every run's range."""
+"""Turns the runs of `benchmarks.run` into benchmarks/RESULTS.md and a plot: medians, least and most."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 BASE = "nats-server"
@@ -99,16 +99,17 @@ def main() -> int:
     lines = [
         "# Fan-out, compared",
         "",
-        "Made by `make bench`; do not edit. Every server is pinned to one processor and the generator to the",
-        "other; servers take turns within a round, so that a ratio holds when the machine's speed drifts.",
-        "ArqonBus does its whole work here: the token was checked, every message is validated, gets a sequence, is",
-        "looked up for dedup, kept in the history where that is said, and is acked to its producer. The others do",
-        "what their column says of them: nats-server, mosquitto and the small servers of ws, Socket.IO and",
-        "websockets forward without acks, order numbers or history. Valkey speaks TCP, not WebSocket: a bound.",
+        "Made by `make bench`; do not edit. Every server is pinned to one processor and the generator to",
+        "the other; servers take turns within a round, so that a ratio holds when the machine's speed",
+        "drifts. ArqonBus does its whole work here: the token was checked, every message is validated, gets",
+        "a sequence, is looked up for dedup, kept in the history unless it says otherwise, and is acked to",
+        "its producer. nats-server, mosquitto and the small servers of ws, Socket.IO and websockets forward",
+        "without acks, sequences or history. Valkey speaks TCP, not WebSocket: it stands for a bound.",
         "",
         f"{document['when']}, {rounds} rounds, Python {document['machine']['python']}, "
-        f"{document['machine']['processors']} shared processors. Median (least–most). Differences below 20 % are",
-        "noise on such a machine. The payload is 200 bytes.",
+        f"{document['machine']['processors']} shared",
+        "processors. Median (least–most). Differences below 20 % are noise on such a machine. The payload",
+        "has 200 bytes; KiB per connection are those of the server's resident memory.",
         "",
         "![CPU per delivery](results/fanout.svg)",
         "",
