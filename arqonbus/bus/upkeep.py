@@ -42,7 +42,7 @@ class Upkeep:
     def sweep(self, now: float, wall: float) -> None:
         """Check all that are due. `now` is monotonic, `wall` is Unix time, both in seconds."""
         until = int(now)
-        for slot in range(self._swept or until, until + 1):
+        for slot in range(self._swept or min(self._slots, default=until), until + 1):
             for peer in self._slots.pop(slot, ()):
                 if peer.check_slot == slot and not peer.closing:
                     self._put(peer, self._check(peer, now, wall))
