@@ -276,7 +276,7 @@ def parse_time(field: str, text: str) -> int:
     seconds, fraction, zone = match.groups()
     try:
         moment = datetime.fromisoformat(seconds.upper() + ("+00:00" if zone in "Zz" else zone))
-        since = moment - _EPOCH
+        since = moment.astimezone(UTC) - _EPOCH  # an offset must not lead out of the years 1 to 9999
     except (ValueError, OverflowError):
         raise Invalid(field, f"{field} is not a date that exists") from None
     return (since.days * 86_400 + since.seconds) * 1_000_000 + int((fraction or "").ljust(6, "0"))

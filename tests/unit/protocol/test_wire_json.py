@@ -302,7 +302,7 @@ def test_times_are_read_as_they_were_written(time_us: int) -> None:
     assert wire.parse_time("time", wire.format_time(time_us)) == time_us
 
 
-@given(st.datetimes(), st.integers(-1439, 1439))
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.integers(-1439, 1439))
 def test_times_with_an_offset(moment: datetime, minutes: int) -> None:
     """A time with an offset is the moment that the standard library says."""
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
@@ -347,6 +347,8 @@ def test_time(text: str) -> None:
         ("2026-06-30T23:59:60Z", "not a date"),
         ("0000-01-01T00:00:00Z", "not a date"),
         ("2026-01-31T12:00:00+24:00", "not a date"),
+        ("9999-12-31T23:59:59-00:01", "not a date"),
+        ("0001-01-01T00:00:00+00:01", "not a date"),
     ],
 )
 def test_time_that_is_refused(text: str, why: str) -> None:
