@@ -1,0 +1,22 @@
+"""Runs one target under a coverage-guided fuzzer, for as long as the options of libFuzzer say."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def fuzz(target: Callable[[bytes], None], seeds: Sequence[bytes]) -> None:
+    """Start from the seeds in a folder of its own; what breaks a promise is written to the current one."""
+    try:
+        import atheris
+    except ImportError:
+        sys.exit("atheris is not installed; install the dependency group fuzz, or run pytest tests/fuzz")
+    with tempfile.TemporaryDirectory() as folder:
+        for number, seed in enumerate(seeds):
+            (Path(folder) / f"{number:03}").write_bytes(seed)
+        atheris.instrument_all()
+        atheris.Setup([*sys.argv, folder], target)
+        atheris.Fuzz()

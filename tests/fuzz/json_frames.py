@@ -1,0 +1,9 @@
+"""Fuzzes the JSON frame decoder: python -m tests.fuzz.json_frames -max_total_time=60"""
+
+from __future__ import annotations
+
+from tests.fuzz import seeds, targets
+from tests.fuzz.endless import fuzz
+
+if __name__ == "__main__":
+    fuzz(targets.json_frames, seeds.JSON)

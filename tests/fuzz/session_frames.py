@@ -1,0 +1,9 @@
+"""Fuzzes a session as a whole: python -m tests.fuzz.session_frames -max_total_time=60"""
+
+from __future__ import annotations
+
+from tests.fuzz import seeds, targets
+from tests.fuzz.endless import fuzz
+
+if __name__ == "__main__":
+    fuzz(targets.session_frames, seeds.SESSION)
