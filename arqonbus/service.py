@@ -21,7 +21,8 @@ from arqonbus import __version__
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
 from arqonbus.bus.upgrade import ENDPOINT
-from arqonbus.config import Settings
+from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
+from arqonbus.config.compare import plan
 from arqonbus.config.stores import ClientTls
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.shield.tokens import Verifier
@@ -141,6 +142,12 @@ class Service:
         host = f"[{server.host}]" if ":" in server.host else server.host
         return f"{scheme}://{host}:{server.port}{ENDPOINT}"
 
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
+        self.node.reconfigure(settings, Verifier(settings).verify)
+        self.settings = settings
+        logging.getLogger().setLevel(settings.telemetry.log_level.upper())
+
     async def stop(self) -> None:
         """Drain as the profile says, then close everything."""
         await self.node.drain()
@@ -160,24 +167,60 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(70_000, 20, 50)
 
 
-async def run(settings: Settings, on_up: Callable[[Service], None]) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends the drain at once."""
-    service = Service(settings)
+async def run(
+    resolved: Resolved, load_again: Callable[[], Resolved], on_up: Callable[[Service], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the drain at once. SIGHUP takes over hot settings.
+
+    `load_again` gives the profile as it is now, or raises ConfigError.
+    """
+    service = Service(with_dev_key(resolved.settings))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    running = resolved
 
-    def on_signal() -> None:
+    def on_stop() -> None:
         if stopping.is_set():
             os._exit(130)
         stopping.set()
 
+    def on_reload() -> None:
+        nonlocal running
+        running = reload(service, running, load_again)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_stop)
     await service.start()
+    loop.add_signal_handler(signal.SIGHUP, on_reload)
     _calm_garbage_collector()
     on_up(service)
     await stopping.wait()
     await service.stop()
 
 
-__all__ = ["Service", "event_log", "node_name", "run"]
+def reload(service: Service, running: Resolved, load_again: Callable[[], Resolved]) -> Resolved:
+    """Take over a changed profile if all that changed is hot, secrets included; else change nothing.
+
+    Gives the profile that runs afterwards.
+    """
+    try:
+        new = load_again()
+        found = plan(running, new)
+        colder = [change.difference.key for change in found.changes if change.effort != "hot"]
+        if colder:
+            log.error("the profile was not taken over: these settings need a restart", extra={"keys": colder})
+            return running
+        settings = with_dev_key(new.settings)
+        service.reconfigure(settings)
+    except ConfigError as error:
+        findings = [str(finding) for finding in error.findings]
+        log.error("the profile was not taken over: it has faults", extra={"findings": findings})
+        return running
+    except (OSError, ValueError) as error:
+        log.error("the profile was not taken over", extra={"reason": str(error)})
+        return running
+    log.info("the profile was taken over", extra={"keys": [c.difference.key for c in found.changes]})
+    return new
+
+
+__all__ = ["Service", "event_log", "node_name", "reload", "run"]

@@ -117,18 +117,7 @@ class Node:
             ready=self.ready,
             counters=self.counters,
         )
-        limits, auth = settings.limits, settings.auth
-        self.upkeep = Upkeep(
-            Timeouts(limits.ping_interval, limits.ping_timeout, limits.idle_timeout, auth.refresh_window),
-            self.ready,
-        )
-        self._session_limits = SessionLimits(
-            messages_per_second=limits.messages_per_second,
-            messages_burst=limits.messages_burst,
-            bytes_per_second=limits.bytes_per_second,
-            max_payload_bytes=settings.protocol.max_payload_bytes,
-            bad_frames=limits.bad_frames,
-        )
+        self.upkeep = Upkeep(_timeouts(settings), self.ready)
 
     # -- life
 
@@ -179,6 +168,20 @@ class Node:
         await self.directory.close()
         await self.log.close()
 
+    def reconfigure(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
+        """Take over the hot settings of another profile. Connections stay."""
+        self.settings = settings
+        self.verify = verify
+        self.policies.renew(settings)
+        self.gatekeeper = Gatekeeper(settings, verify)
+        self.upkeep.timeouts = _timeouts(settings)
+        now = self._loop.time()
+        for peer in self.clients.values():
+            peer.session.limit(_session_limits(settings), now)
+            peer.queue.budget = settings.limits.send_queue_bytes
+        for key, room in self.hub.rooms.items():
+            room.policy = self.policies.of(key.room)
+
     def load(self) -> Load:
         queued = sum(peer.queue.size + peer.transport.buffered() for peer in self.clients.values())
         return Load(len(self.clients), len(self.hub.rooms), queued)
@@ -204,7 +207,7 @@ class Node:
             client_id(self.name),
             accepted.identity,
             accepted.wire,
-            self._session_limits,
+            _session_limits(self.settings),
             lambda room: self.policies.of(room).grants,
             self.counters.rejected,
             now,
@@ -433,6 +436,24 @@ class Node:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task failed", exc_info=task.exception())
+
+
+def _session_limits(settings: Settings) -> SessionLimits:
+    limits = settings.limits
+    return SessionLimits(
+        messages_per_second=limits.messages_per_second,
+        messages_burst=limits.messages_burst,
+        bytes_per_second=limits.bytes_per_second,
+        max_payload_bytes=settings.protocol.max_payload_bytes,
+        bad_frames=limits.bad_frames,
+    )
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    limits = settings.limits
+    return Timeouts(
+        limits.ping_interval, limits.ping_timeout, limits.idle_timeout, settings.auth.refresh_window
+    )
 
 
 __all__ = ["CommandRunner", "Load", "Node", "Reply", "State"]

@@ -17,13 +17,18 @@ class Policies:
         self._policies: dict[str, RoomPolicy] = {}
         self._retentions: dict[str, Retention] = {}
 
+    def renew(self, settings: Settings) -> None:
+        """Forget what was looked up; new rules hold from now on."""
+        self._settings = settings
+        self._policies.clear()
+        self._retentions.clear()
+
     def of(self, room: str) -> RoomPolicy:
         """What holds for the room."""
         policy = self._policies.get(room)
         if policy is None:
             if len(self._policies) >= MAX_KEPT:
-                self._policies.clear()
-                self._retentions.clear()
+                self.renew(self._settings)
             policy = self._policies[room] = self._settings.room_policy(room)
         return policy
 

@@ -104,16 +104,21 @@ class Session:
         self.rejected = rejected
         self.unknown_keys = 0
         self.bad_frames = 0
-        self._limits = limits
-        self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)
-        self._bytes = TokenBucket(limits.bytes_per_second, 4 * limits.bytes_per_second, now)
         self._publish_to: dict[str, RoomKey] = {}
+        self.limit(limits, now)
         self._stamp = wire_protobuf.sender_stamp(identity.tenant, client)
         self.identity = identity
 
     def become(self, identity: Identity) -> None:
         """Go on with a renewed token of the same tenant; what it grants is asked anew."""
         self.identity = identity
+        self._publish_to = {}
+
+    def limit(self, limits: SessionLimits, now: float) -> None:
+        """Go on under other limits; what rooms grant is asked anew."""
+        self._limits = limits
+        self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)
+        self._bytes = TokenBucket(limits.bytes_per_second, 4 * limits.bytes_per_second, now)
         self._publish_to = {}
 
     def receive(self, frames: Sequence[bytes | str], now: float) -> Intake:

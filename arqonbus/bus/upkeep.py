@@ -30,7 +30,7 @@ class Upkeep:
     """Checks each peer when something is due for it."""
 
     def __init__(self, timeouts: Timeouts, ready: Callable[[Peer], None]) -> None:
-        self._timeouts = timeouts
+        self.timeouts = timeouts
         self._ready = ready
         self._slots: dict[int, list[Peer]] = {}
         self._swept = 0
@@ -66,7 +66,7 @@ class Upkeep:
         if left <= 0:
             peer.close(Close.TOKEN_EXPIRED, "the token has expired and was not refreshed")
             return NEVER
-        window = self._timeouts.refresh_window
+        window = self.timeouts.refresh_window
         if left > window:
             return now + left - window
         if not peer.warned_of_expiry:
@@ -77,7 +77,7 @@ class Upkeep:
         return now + left
 
     def _check_ping(self, peer: Peer, now: float) -> float:
-        interval, timeout = self._timeouts.ping_interval, self._timeouts.ping_timeout
+        interval, timeout = self.timeouts.ping_interval, self.timeouts.ping_timeout
         if not interval or peer.closing:
             return NEVER
         if now - peer.last_seen < interval:
@@ -92,7 +92,7 @@ class Upkeep:
         return peer.pinged_at + timeout
 
     def _check_idle(self, peer: Peer, now: float) -> float:
-        timeout = self._timeouts.idle_timeout
+        timeout = self.timeouts.idle_timeout
         if not timeout or peer.closing:
             return NEVER
         if now - peer.last_envelope >= timeout:

@@ -8,11 +8,14 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arqonbus.cli import Failure
 from arqonbus.cli.profile_options import add_profile_options, load_profile
-from arqonbus.cli.table import print_table, printable, styled
+from arqonbus.cli.table import Style, print_table, printable, styled
+
+if TYPE_CHECKING:
+    from arqonbus.config import Resolved
 
 SUMMARY = "Show what a profile says, and why."
 
@@ -22,6 +25,8 @@ EPILOG = """examples:
   arqonbus profile explain server.port --set server.port=9200
   arqonbus profile digest --profile staging
   arqonbus profile sources --variables
+  arqonbus profile diff staging prod
+  arqonbus profile plan /etc/arqonbus/old/profile.yaml prod
   arqonbus profile schema > profiles/profile.schema.json
 
 Secrets are never shown. exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile"""
@@ -54,6 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sources.add_argument(
         "--variables", action="store_true", help="list every environment variable that sets something"
     )
+    diff = action("diff", "Show what differs between two profiles, and where each value stands.")
+    diff.add_argument("left", metavar="A", help="name or path of a profile")
+    diff.add_argument("right", metavar="B", help="name or path of another one")
+    plan = action("plan", "Show what it takes to go from one profile to another.")
+    plan.add_argument("left", metavar="OLD", help="name or path of the profile that runs now")
+    plan.add_argument("right", metavar="NEW", help="name or path of the one that is to run")
     schema = action("schema", "Print the JSON Schema of a profile, for editors.")
     schema.add_argument(
         "--check", metavar="FILE", type=Path, help="compare with a file; exit 1 if it differs"
@@ -164,6 +175,80 @@ def _sources(args: argparse.Namespace) -> int:
     return 0
 
 
+def _diff(args: argparse.Namespace) -> int:
+    from arqonbus.config.compare import differences
+
+    found = differences(_named(args, args.left), _named(args, args.right))
+    if args.json:
+        _print_json(
+            [
+                {
+                    "key": each.key,
+                    "left": {"value": each.left, "location": str(each.left_location)},
+                    "right": {"value": each.right, "location": str(each.right_location)},
+                }
+                for each in found
+            ]
+        )
+    elif not found:
+        print("The two profiles say the same.")
+    else:
+        rows = [(each.key, _text(each.left), _text(each.right)) for each in found]
+        print_table(("SETTING", args.left, args.right), rows)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from arqonbus.config.compare import plan
+
+    found = plan(_named(args, args.left), _named(args, args.right))
+    if args.json:
+        changes = [
+            {
+                "key": change.difference.key,
+                "old": change.difference.left,
+                "new": change.difference.right,
+                "effort": change.effort,
+                "consequence": change.consequence,
+            }
+            for change in found.changes
+        ]
+        _print_json({"effort": found.effort, "changes": changes})
+        return 1 if found.effort == "forbidden" else 0
+    if found.effort is None:
+        print("Nothing changes.")
+        return 0
+    for change in found.changes:
+        each = change.difference
+        style = _EFFORT_STYLES[change.effort]
+        print(f"{styled(each.key, 'bold')}: {printable(_text(each.left))} -> {printable(_text(each.right))}")
+        print(f"  {styled(change.effort, style)}: {change.consequence}")
+    print(f"\nAll in all: {_EFFORTS[found.effort]}")
+    return 1 if found.effort == "forbidden" else 0
+
+
+_EFFORT_STYLES: Mapping[str, Style] = {
+    "hot": "green",
+    "rolling": "green",
+    "cold": "yellow",
+    "migration": "yellow",
+    "forbidden": "red",
+}
+
+_EFFORTS = {
+    "hot": "send SIGHUP to each node.",
+    "rolling": "restart the nodes one after the other.",
+    "cold": "stop all nodes, then start them with the new profile.",
+    "migration": "stop all nodes, move the data, then start them with the new profile.",
+    "forbidden": "this change is refused.",
+}
+
+
+def _named(args: argparse.Namespace, profile: str) -> Resolved:
+    """A profile by the name or path in an argument, instead of --profile."""
+    return load_profile(argparse.Namespace(**{**vars(args), "profile": profile}), secrets_of=())
+
+
 def _schema(args: argparse.Namespace) -> int:
     from arqonbus.config.schema import profile_schema_text
 
@@ -187,6 +272,8 @@ _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "explain": _explain,
     "digest": _digest,
     "sources": _sources,
+    "diff": _diff,
+    "plan": _plan,
     "schema": _schema,
 }
 

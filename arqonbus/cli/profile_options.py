@@ -44,17 +44,11 @@ def load_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",))
 
     With --json the findings are written to standard output as JSON as well.
     """
-    from arqonbus.config import ConfigError, load, profile_name
+    from arqonbus.config import ConfigError
 
-    profile = args.profile or profile_name(os.environ)
+    profile = _profile_of(args)
     try:
-        return load(
-            profile,
-            overrides=args.overrides,
-            secrets_dir=args.secrets_dir,
-            profiles_dir=args.profiles_dir,
-            secrets_of=secrets_of,
-        )
+        return read_profile(args, secrets_of=secrets_of)
     except ConfigError as error:
         if getattr(args, "json", False):
             print(json.dumps({"profile": str(profile), "findings": _plain(error)}, indent=2))
@@ -62,6 +56,25 @@ def load_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",))
         faults = "one thing is wrong" if count == 1 else f"{count} things are wrong"
         lines = "".join(f"\n  {finding}" for finding in error.findings)
         raise Failure(f"{faults} with the profile {profile}{lines}", UNREADABLE_PROFILE) from error
+
+
+def read_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",)) -> Resolved:
+    """The profile that the options name. Raises ConfigError."""
+    from arqonbus.config import load
+
+    return load(
+        _profile_of(args),
+        overrides=args.overrides,
+        secrets_dir=args.secrets_dir,
+        profiles_dir=args.profiles_dir,
+        secrets_of=secrets_of,
+    )
+
+
+def _profile_of(args: argparse.Namespace) -> str:
+    from arqonbus.config import profile_name
+
+    return str(args.profile or profile_name(os.environ))
 
 
 def _plain(error: object) -> list[dict[str, object]]:
@@ -80,4 +93,4 @@ def _plain(error: object) -> list[dict[str, object]]:
     ]
 
 
-__all__ = ["UNREADABLE_PROFILE", "add_profile_options", "load_profile"]
+__all__ = ["UNREADABLE_PROFILE", "add_profile_options", "load_profile", "read_profile"]

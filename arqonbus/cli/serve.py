@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure
-from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.profile_options import add_profile_options, load_profile, read_profile
 from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ EPILOG = """examples:
   arqonbus serve --profile prod
   arqonbus serve --set server.port=9200 --set telemetry.port=9201
 
+SIGHUP takes over settings that are hot (arqonbus profile explain KEY says which); others need a restart.
 SIGTERM or Ctrl-C drains: clients are sent elsewhere and what was acked is stored. A second Ctrl-C ends at
 once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreadable profile"""
 
@@ -35,15 +36,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from arqonbus import service
     from arqonbus.bus.server import PortTaken
-    from arqonbus.config import with_dev_key
     from arqonbus.storage.ports import StorageError
     from arqonbus.telemetry import logs
 
-    settings = load_profile(args).settings
+    resolved = load_profile(args)
+    settings = resolved.settings
     logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
     try:
-        settings = with_dev_key(settings)
-        asyncio.run(service.run(settings, lambda up: _announce(up, as_json=args.json)))
+        asyncio.run(
+            service.run(resolved, lambda: read_profile(args), lambda up: _announce(up, as_json=args.json))
+        )
     except (PortTaken, StorageError, ValueError) as error:
         raise Failure(f"the bus did not start: {error}") from error
     except OSError as error:

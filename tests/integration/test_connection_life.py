@@ -7,12 +7,14 @@ import json
 
 import pytest
 
-from arqonbus.client import Closed, MessagesLost, Rejected
+from arqonbus.client import Client, Closed, MessagesLost, Rejected
+from arqonbus.config import load
 from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, Envelope
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
-from tests.integration.conftest import Bus, StartBus
+from arqonbus.service import reload
+from tests.integration.conftest import REPOSITORY, Bus, StartBus, free_port
 from tests.integration.raw import BINARY, PING, PONG, Raw
 from tests.integration.waiting import until
 
@@ -99,8 +101,6 @@ async def test_the_client_renews_its_token_by_itself(start_bus: StartBus) -> Non
     """With a token function the client refreshes on the open connection when it is warned."""
     bus = await start_bus("auth.refresh_window=60", "auth.jwt.leeway=0")
     made = iter([bus.token(ttl=2)])
-    from arqonbus.client import Client
-
     async with Client(bus.url, lambda: next(made, None) or bus.token(ttl=600), timeout=5) as client:
         peer = bus.node.clients[client.welcome["client"]]
         first = peer.session.identity.expires_at
@@ -217,8 +217,6 @@ async def test_a_drain_sends_everybody_elsewhere(bus: Bus) -> None:
 
 async def test_a_client_comes_back_and_resumes(start_bus: StartBus, tmp_path) -> None:
     """After a restart of a bus with a kept log the client reconnects and misses and repeats nothing."""
-    from tests.integration.conftest import free_port
-
     port = free_port()
     overrides = ("storage.backend=sqlite", f"server.port={port}")
     first = await start_bus(*overrides)
@@ -239,8 +237,6 @@ async def test_a_client_comes_back_and_resumes(start_bus: StartBus, tmp_path) ->
 
 async def test_a_lost_log_is_not_hidden(start_bus: StartBus) -> None:
     """When the bus comes back without its log, the subscriber is told that messages may be lost."""
-    from tests.integration.conftest import free_port
-
     port = free_port()
     first = await start_bus(f"server.port={port}")
     reader = await first.client()
@@ -261,3 +257,39 @@ async def test_a_final_close_ends_the_client(start_bus: StartBus) -> None:
     with pytest.raises(Closed) as closed:
         await asyncio.wait_for(anext(orders), 10)
     assert closed.value.code == 4101
+
+
+async def test_hot_settings_are_taken_over_without_disconnecting(start_bus: StartBus, tmp_path) -> None:
+    """A changed limit, room rule and key hold from the reload on; the connection stays."""
+    bus = await start_bus()
+    state = f"state_dir={bus.settings.state_dir}"
+    kept = [state, f"server.port={bus.settings.server.port}", f"telemetry.port={bus.settings.telemetry.port}"]
+    kept += ["storage.backend=memory", "server.drain_seconds=0.3"]
+
+    def profile(*overrides: str):
+        return load("dev", root=REPOSITORY, environ={}, overrides=[*kept, *overrides])
+
+    client = await bus.client(timeout=0.5)
+    hot = profile(
+        "limits.messages_per_second=1", "limits.messages_burst=3", 'rooms=[{"match": "x", "history": "off"}]'
+    )
+    running = reload(bus.service, profile(), lambda: hot)
+    assert running is hot
+    for n in range(2):
+        await client.publish("x", n)
+    assert (await client.command("op.history.get", {"room": "x"}))["messages"] == []
+    with pytest.raises(Rejected, match="RATE_LIMITED"):
+        await asyncio.gather(*(client.publish("x", n) for n in range(4)))
+    assert client.reconnects == 0
+
+
+async def test_a_colder_change_is_not_taken_over(
+    start_bus: StartBus, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When one changed setting needs a restart, nothing is taken over and the log names it."""
+    bus = await start_bus()
+    old = load("dev", root=REPOSITORY, environ={})
+    new = load("dev", root=REPOSITORY, environ={}, overrides=["server.port=9999", "limits.bad_frames=3"])
+    assert reload(bus.service, old, lambda: new) is old
+    assert bus.node.settings.limits.bad_frames == 10
+    assert "need a restart" in caplog.text

@@ -75,7 +75,7 @@ async def test_repeats_are_dropped_and_a_new_epoch_is_not_a_repeat() -> None:
 
 
 async def test_a_recovered_join_keeps_the_position_and_another_resets_it() -> None:
-    """After recovered: true the position stays the reader's; after false it is the room's, and that is said."""
+    """After recovered: true the position stays the reader's; after false it is the room's, and said."""
     lost: list[MessagesLost] = []
     s = subscription(since=Position("e1", 2), on_lost=lost.append)
     s.joined({"recovered": True, "position": {"epoch": "e1", "sequence": 9}})
