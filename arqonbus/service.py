@@ -34,6 +34,28 @@ log = logging.getLogger(__name__)
 _NODE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
+def refuse_unavailable(settings: Settings) -> None:
+    """Raise ValueError for settings that this version cannot keep: better no bus than one that lies."""
+    rooms = settings.rooms
+    asked = {
+        "server.workers": settings.server.workers > 1,
+        "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
+        "storage.mode: degraded": settings.storage.mode == "degraded",
+        "datastores.valkey.sentinel": bool(settings.datastores.valkey.sentinel.nodes),
+        "datastores.nats.url": settings.datastores.nats.url is not None,
+        "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
+        "auth.service_mtls": settings.auth.service_mtls,
+        "policy.mode: enforce": settings.policy.mode == "enforce",
+        "projector.phase": settings.projector.phase != "emit_only",
+        "rooms[].schema": any(rule.schema_file is not None for rule in rooms),
+        "rooms[].signature": any(rule.signature for rule in rooms),
+        "rooms[].durability": any(rule.durability is not None for rule in rooms),
+    }
+    found = [name for name, is_asked in asked.items() if is_asked]
+    if found:
+        raise ValueError(f"this version does not have {', '.join(found)} yet; leave out what names it")
+
+
 def node_name() -> str:
     """A name that no other node has: this host and four random bytes."""
     host = "".join(c for c in socket.gethostname().lower() if c in _NODE_ALPHABET)[:40] or "node"
@@ -97,6 +119,7 @@ class Service:
 
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
+        refuse_unavailable(self.settings)
         telemetry_settings = self.settings.telemetry
         bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
         self.node = Node(
@@ -144,6 +167,7 @@ class Service:
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
+        refuse_unavailable(settings)
         self.node.reconfigure(settings, Verifier(settings).verify)
         self.settings = settings
         logging.getLogger().setLevel(settings.telemetry.log_level.upper())

@@ -133,9 +133,6 @@ class Limits(Section):
     bad_frames: Annotated[Count, Field(ge=1)] = setting(
         10, "Unreadable frames after which a connection is closed.", example=10, reload="hot"
     )
-    header_bytes: Annotated[Size, Field(le=65536)] = setting(
-        4096, "Bytes that the headers of an envelope may take in all.", example="4KiB", reload="hot"
-    )
     ping_interval: Seconds = setting(
         25.0, "Time between pings; must be shorter than a proxy's idle timeout. 0: no pings.", example="25s"
     )

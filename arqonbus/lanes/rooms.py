@@ -79,7 +79,7 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
         missed: list[Entry] | None = []
         if arguments.since is not None:
             since = Position(arguments.since.epoch, _number(arguments.since.sequence))
-            recovery = await node.follower.recover(room, since, peer.queue.budget // 2)
+            recovery = await node.follower.recover(room, since, peer.queue.budget)
             missed = None if recovery.entries is None else list(recovery.entries)
         if peer.closing:
             raise BusError(Code.CONFLICT, "the connection closed meanwhile")

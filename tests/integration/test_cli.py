@@ -221,3 +221,18 @@ def test_the_dev_bus_needs_no_options(tmp_path: Path) -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(20) == 0
         server.stdout.close()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "server.workers=2",
+        "storage.mode=degraded",
+        "auth.service_mtls=true",
+        'rooms=[{"match": "*", "signature": true}]',
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tmp_path: Path, setting: str) -> None:
+    """A setting that this version cannot keep stops the start with a sentence, instead of being ignored."""
+    with pytest.raises(RuntimeError, match="this version does not have"):
+        BusProcess(tmp_path / "bus", setting).start()

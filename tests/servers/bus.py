@@ -57,6 +57,7 @@ class BusProcess:
         assert self._process.stdout is not None
         first = self._process.stdout.readline()
         if not first:
+            self._process.stdout.close()
             self._process.wait()
             raise RuntimeError(f"the bus did not start: {self.log.read_text()[-2000:]}")
         json.loads(first)
