@@ -54,8 +54,10 @@ bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (abou
 
 .PHONY: fuzz
 fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
-	@for target in $$(ls tests/fuzz/fuzz_*.py | xargs -n1 basename -s .py); do \
-	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$${FUZZ_SECONDS:-60}; \
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.lock
+	@mkdir -p .cache/fuzz
+	@for target in protobuf_frames json_frames session_frames; do \
+	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$${FUZZ_SECONDS:-60} -artifact_prefix=.cache/fuzz/; \
 	done
 
 .PHONY: generate
@@ -69,6 +71,7 @@ lock: setup ## Lock the newest dependencies that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 pyproject.toml --group dev -o requirements/dev.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group bench -o requirements/bench.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group fuzz -o requirements/fuzz.lock
 
 .PHONY: clean
 clean: ## Remove what was built; keeps .state

@@ -24,6 +24,8 @@ REPAIR_DELAY = 0.01  # seconds; entries of two connections often swap, and then 
 REPAIR_RETRY = 0.5
 PAGE = 1000
 MAX_PAGES = 1000  # reads in one recovery
+MAX_RECOVERY_BYTES = 8 * 2**20  # of messages that one client missed
+AT_ONCE = 16  # recoveries that hold their messages in memory at one time
 LINGER = 30.0  # seconds that an empty room is still followed
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class Follower:
         self._tasks: set[asyncio.Task[None]] = set()
         self._empty_since: dict[RoomKey, float] = {}
         self._pins: dict[RoomKey, int] = {}
+        self._recoveries = asyncio.Semaphore(AT_ONCE)
 
     def is_pinned(self, key: RoomKey) -> bool:
         return key in self._pins
@@ -138,18 +141,19 @@ class Follower:
         finally:
             room.repairing = False
 
-    async def recover(self, room: Room, since: Position, max_bytes: int) -> Recovery:
+    async def recover(self, room: Room, since: Position) -> Recovery:
         """Everything after `since` up to the room's position at return, if that is provable.
 
         It is not when the epoch is another one, when the log no longer holds the whole range, when the
-        position is ahead of the log, or when the range is larger than `max_bytes`.
+        position is ahead of the log, or when the range is larger than MAX_RECOVERY_BYTES.
         """
         try:
-            return await self._recover(room, since, max_bytes)
+            async with self._recoveries:
+                return await self._recover(room, since)
         except StorageError as failure:
             raise unavailable(failure) from failure
 
-    async def _recover(self, room: Room, since: Position, max_bytes: int) -> Recovery:
+    async def _recover(self, room: Room, since: Position) -> Recovery:
         lost = Recovery(None)
         entries: list[Entry] = []
         size = 0
@@ -174,7 +178,7 @@ class Follower:
                     return lost
                 cursor = entry.sequence
                 size += len(entry.data)
-            if size > max_bytes:
+            if size > MAX_RECOVERY_BYTES:
                 return lost
             entries.extend(page.entries)
         return lost

@@ -22,7 +22,7 @@ from arqonbus import __version__
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.direct import Directory, client_id
-from arqonbus.bus.follow import Follower
+from arqonbus.bus.follow import MAX_RECOVERY_BYTES, Follower
 from arqonbus.bus.frames import Close
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer, Transport
@@ -417,6 +417,7 @@ class Node:
                     "recovery_window": {
                         "max_messages": settings.storage.history.max_messages,
                         "max_age_seconds": settings.storage.history.max_age,
+                        "max_bytes": MAX_RECOVERY_BYTES,
                     },
                 },
             },
@@ -444,6 +445,8 @@ def _session_limits(settings: Settings) -> SessionLimits:
         messages_per_second=limits.messages_per_second,
         messages_burst=limits.messages_burst,
         bytes_per_second=limits.bytes_per_second,
+        # A frame that may be sent at all must also fit the rate.
+        bytes_burst=max(4 * limits.bytes_per_second, settings.protocol.max_frame_bytes),
         max_payload_bytes=settings.protocol.max_payload_bytes,
         bad_frames=limits.bad_frames,
     )

@@ -103,6 +103,8 @@ class Peer:
             data = wire.join(signals) + data
         if data:
             self.transport.write(data)
+        if not self.blocked:
+            self.queue.granted = 0
 
     def close(self, code: Close, reason: str) -> None:
         """Send what is queued if the socket takes it, then a close frame. Later calls do nothing."""

@@ -33,13 +33,18 @@ class Overflow(Exception):
 
 
 class SendQueue:
-    """Frames in order. `budget` is in bytes and counts what waits here plus what the socket holds."""
+    """Frames in order. `budget` is in bytes and counts what waits here plus what the socket holds.
 
-    __slots__ = ("_answers", "_frames", "_gaps", "_sources", "budget", "dropped", "size", "wire")
+    `granted` comes on top: bytes that the client asked for itself (what it missed), until the socket has
+    taken everything once.
+    """
+
+    __slots__ = ("_answers", "_frames", "_gaps", "_sources", "budget", "dropped", "granted", "size", "wire")
 
     def __init__(self, wire: Wire, budget: int) -> None:
         self.wire = wire
         self.budget = budget
+        self.granted = 0
         self.size = 0
         self.dropped = 0  # messages, over the life of the connection
         self._answers: list[bytes] = []
@@ -80,11 +85,11 @@ class SendQueue:
 
         `in_socket` is the number of bytes that the socket still holds. Called only while it is blocked.
         """
-        if self.size + in_socket <= self.budget:
+        if self.size + in_socket <= self.budget + self.granted:
             return
         self._conflate()
         self._drop_oldest(in_socket)
-        if self.size + in_socket > self.budget:
+        if self.size + in_socket > self.budget + self.granted:
             raise Overflow
 
     def _seal(self) -> None:
@@ -124,7 +129,7 @@ class SendQueue:
             self._replace(frames, kept)
 
     def _drop_oldest(self, in_socket: int) -> None:
-        excess = self.size + in_socket - self.budget
+        excess = self.size + in_socket - self.budget - self.granted
         frames: list[bytes] = []
         kept: list[Fanout | None] = []
         for source, frame in zip(self._sources, self._frames, strict=True):

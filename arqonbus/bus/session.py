@@ -39,6 +39,7 @@ class SessionLimits:
     messages_per_second: int
     messages_burst: int
     bytes_per_second: int
+    bytes_burst: int
     max_payload_bytes: int
     bad_frames: int
 
@@ -118,7 +119,7 @@ class Session:
         """Go on under other limits; what rooms grant is asked anew."""
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)
-        self._bytes = TokenBucket(limits.bytes_per_second, 4 * limits.bytes_per_second, now)
+        self._bytes = TokenBucket(limits.bytes_per_second, limits.bytes_burst, now)
         self._publish_to = {}
 
     def receive(self, frames: Sequence[bytes | str], now: float) -> Intake:

@@ -85,7 +85,8 @@ class Upkeep:
         if peer.pinged_at <= peer.last_seen:
             peer.pinged_at = now
             peer.transport.ping()
-        elif now - peer.pinged_at >= timeout:
+            return now + min(interval, timeout)  # answered by then, the next ping may be due
+        if now - peer.pinged_at >= timeout:
             peer.close(Close.GONE, "no answer to a ping")
             peer.transport.abort()
             return NEVER

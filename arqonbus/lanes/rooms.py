@@ -79,7 +79,7 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
         missed: list[Entry] | None = []
         if arguments.since is not None:
             since = Position(arguments.since.epoch, _number(arguments.since.sequence))
-            recovery = await node.follower.recover(room, since, peer.queue.budget)
+            recovery = await node.follower.recover(room, since)
             missed = None if recovery.entries is None else list(recovery.entries)
         if peer.closing:
             raise BusError(Code.CONFLICT, "the connection closed meanwhile")
@@ -122,7 +122,9 @@ def _go_live(caller: Caller, room: Room, arguments: JoinArguments, missed: list[
 
     def send_missed() -> None:
         if missed:
-            peer.queue.push(Fanout(room.key, epoch, missed, room.policy.slow_consumer))
+            recovered = Fanout(room.key, epoch, missed, room.policy.slow_consumer)
+            peer.queue.granted += len(recovered.frame(peer.queue.wire))
+            peer.queue.push(recovered)
 
     room.add(peer, channel, watch=arguments.presence)
     peer.rooms.setdefault(room.key, set()).add(channel)

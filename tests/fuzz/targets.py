@@ -17,7 +17,12 @@ from arqonbus.shield.tokens import NEVER, Identity
 _STAMP = wire_protobuf.sender_stamp("acme", "me") + wire_protobuf.log_stamp("epoch", 7)
 _WHO = Identity("acme", "alice", "human", "user", parse_grants({"o*": ["publish"]}), NEVER, "")
 _LIMITS = SessionLimits(
-    messages_per_second=50, messages_burst=50, bytes_per_second=10_000, max_payload_bytes=500, bad_frames=3
+    messages_per_second=50,
+    messages_burst=50,
+    bytes_per_second=10_000,
+    bytes_burst=40_000,
+    max_payload_bytes=500,
+    bad_frames=3,
 )
 _HEADER = Envelope(
     id="01ARZ3NDEKTSV4RRFFQ69G5FAV", kind=MESSAGE, room="orders", time_us=1_769_860_800_123_456

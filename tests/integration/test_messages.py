@@ -8,7 +8,7 @@ import pytest
 
 from arqonbus.client import Client, Disconnected, Position, Rejected
 from arqonbus.protocol.ids import new_ulid
-from tests.integration.conftest import Bus
+from tests.integration.conftest import Bus, StartBus
 from tests.integration.waiting import until
 
 
@@ -192,3 +192,16 @@ async def test_a_quiet_room_can_be_resumed(bus: Bus, wire: str) -> None:
     await (await bus.client()).publish("quiet", "first")
     again = await early.command("op.rooms.join", {"room": "quiet", "since": joined["position"]})
     assert (again["recovered"], again["missed"]) == (True, 1)
+
+
+async def test_a_large_recovery_is_no_slow_consumer(start_bus: StartBus) -> None:
+    """What a client missed may exceed its send queue; it gets all of it, and what is new behind it."""
+    bus = await start_bus("limits.send_queue_bytes=64KiB")
+    publisher = await bus.client()
+    acks = [await publisher.publish("big", b"x" * 100_000) for _ in range(30)]
+    reader = await bus.client()
+    room = await reader.subscribe("big", since=Position(acks[0].epoch, 0))
+    await publisher.publish("big", b"new")
+    messages = await take(room, 31)
+    assert [m.sequence for m in messages] == list(range(1, 32))
+    assert reader.reconnects == 0

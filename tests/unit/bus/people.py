@@ -16,7 +16,12 @@ from arqonbus.shield.tokens import NEVER, Identity
 
 TIME_US = 1_769_860_800_123_456
 UNLIMITED = SessionLimits(
-    messages_per_second=0, messages_burst=0, bytes_per_second=0, max_payload_bytes=2**20, bad_frames=10
+    messages_per_second=0,
+    messages_burst=0,
+    bytes_per_second=0,
+    bytes_burst=0,
+    max_payload_bytes=2**20,
+    bad_frames=10,
 )
 
 

@@ -248,7 +248,7 @@ def test_messages_per_second(wire: Wire) -> None:
 def test_bytes_per_second(wire: Wire) -> None:
     """A frame beyond the byte rate is refused as a whole, and accepted after the hint."""
     data = frame(wire, message(payload=b"x" * 3000))
-    alice = session(wire=wire, limits=limits(bytes_per_second=1500))
+    alice = session(wire=wire, limits=limits(bytes_per_second=1500, bytes_burst=6000))
     assert len(accepted(alice.receive([data], 0.0))) == 1
     intake = alice.receive([data], 0.0)
     assert codes(intake) == [Code.RATE_LIMITED]
