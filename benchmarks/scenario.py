@@ -154,11 +154,10 @@ def plain() -> Speech:
 
 
 def socketio() -> Speech:
-    connect = handshake("/socket.io/?EIO=4&transport=websocket") + frame(b"40", TEXT)
 
     def script(room: str, role: str) -> Script:
-        hello = frame(f'42["{role}","{room}"]'.encode(), TEXT)
-        return Script(connect, b'40{"sid"', hello, b'42["ready"]')
+        connect = handshake(f"/socket.io/?EIO=4&transport=websocket&role={role}&room={room}")
+        return Script(connect, b'"maxPayload"', frame(b"40", TEXT), b'42["ready"]')
 
     def message(room: str, payload: bytes) -> bytes:
         return frame(b'42["publish","' + payload + b'"]', TEXT)

@@ -4,14 +4,8 @@ const { Server } = require("socket.io");
 const io = new Server(Number(process.argv[2]), { transports: ["websocket"], perMessageDeflate: false });
 
 io.on("connection", (socket) => {
-  let target = "";
-  socket.on("member", (room) => {
-    socket.join(room);
-    socket.emit("ready");
-  });
-  socket.on("publisher", (room) => {
-    target = room;
-    socket.emit("ready");
-  });
-  socket.on("publish", (payload) => io.to(target).emit("message", payload));
+  const { role, room } = socket.handshake.query;
+  if (role === "member") socket.join(room);
+  socket.on("publish", (payload) => io.to(room).emit("message", payload));
+  socket.emit("ready");
 });
