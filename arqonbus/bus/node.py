@@ -8,9 +8,7 @@ at the end of the tick.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,11 +16,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
-from arqonbus import __version__
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.direct import Directory, client_id
-from arqonbus.bus.follow import MAX_RECOVERY_BYTES, Follower
+from arqonbus.bus.drain import send_away
+from arqonbus.bus.follow import Follower
 from arqonbus.bus.frames import Close
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer, Transport
@@ -32,6 +30,7 @@ from arqonbus.bus.sendqueue import SendQueue
 from arqonbus.bus.session import Intake, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request
 from arqonbus.bus.upkeep import Timeouts, Upkeep
+from arqonbus.bus.welcome import welcome
 from arqonbus.config import Settings
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
@@ -41,7 +40,8 @@ from arqonbus.storage.ports import Entry, EventLog, RoomKey
 
 SWEEP_SECONDS = 1.0
 MAX_BACKLOG = 256  # commands of one client that wait for their turn
-CLOSE_GRACE = 5.0  # seconds that a drained client has to answer the close frame
+
+_NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 
 log = logging.getLogger(__name__)
 
@@ -132,24 +132,8 @@ class Node:
         if self.state is not State.READY:
             return
         self.state = State.DRAINING
-        window = self.settings.server.drain_seconds
-        peers = list(self.clients.values())
-        log.info("draining", extra={"connections": len(peers), "seconds": window})
-        leaving: list[tuple[float, Peer]] = []
-        for peer in peers:
-            delay = random.uniform(0, window * 0.8)  # noqa: S311  (jitter, not a secret)
-            peer.answer(replies.signal("goaway", {"reconnect_after_ms": int(delay * 1000)}))
-            self.ready(peer)
-            leaving.append((self._loop.time() + delay, peer))
-        leaving.sort(key=lambda pair: pair[0])
-        for at, peer in leaving:
-            if not peer.closed:
-                await asyncio.sleep(max(0.0, at - self._loop.time()))
-                peer.close(Close.RESTART, "this node is going away; connect again")
+        await send_away(list(self.clients.values()), self.settings.server.drain_seconds, self._empty)
         await self.committer.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_GRACE):
-                await self._empty.wait()
 
     async def close(self) -> None:
         """Drop what is left and release the log."""
@@ -219,7 +203,7 @@ class Node:
         tenant = accepted.identity.tenant
         self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
         self.counters.connections_accepted += 1
-        peer.answer(self._welcome(peer))
+        peer.answer(welcome(session, self.settings, self.name, self.log.durability))
         self.ready(peer)
         self.upkeep.watch(peer, now, time.time())
         return peer
@@ -244,11 +228,17 @@ class Node:
         if intake.answers or intake.commands or intake.directs:
             self._take(peer, intake)
 
-    def unreadable(self, peer: Peer, error: BusError, close: Close) -> None:
-        """The transport could not even hand over a message (not UTF-8, too big)."""
-        peer.session.rejected[error.code] += 1
-        peer.answer(replies.error_signal(error))
-        peer.close(close, error.message)
+    def receive_whole(self, peer: Peer, message: bytes, *, text: bool) -> None:
+        """One message that a transport put together. Text that is not UTF-8 ends the connection."""
+        if not text:
+            self.receive(peer, (message,))
+            return
+        try:
+            self.receive(peer, (message.decode(),))
+        except UnicodeDecodeError:
+            self.counters.rejected[_NOT_UTF8.code] += 1
+            peer.answer(replies.error_signal(_NOT_UTF8))
+            peer.close(Close.BAD_TEXT, _NOT_UTF8.message)
 
     def disconnected(self, peer: Peer, code: int) -> None:
         """The connection is gone."""
@@ -393,35 +383,6 @@ class Node:
     def _tenant_is_full(self, tenant: str) -> bool:
         most = self.settings.limits.connections_per_tenant
         return bool(most) and self._tenants.get(tenant, 0) >= most
-
-    def _welcome(self, peer: Peer) -> Envelope:
-        settings = self.settings
-        return replies.signal(
-            "welcome",
-            {
-                "client": peer.client,
-                "tenant": peer.session.identity.tenant,
-                "node": self.name,
-                "version": __version__,
-                "server_time": replies.now_text(),
-                "ping_interval_ms": int(settings.limits.ping_interval * 1000),
-                "limits": {
-                    "max_frame_bytes": settings.protocol.max_frame_bytes,
-                    "max_payload_bytes": settings.protocol.max_payload_bytes,
-                    "send_queue_bytes": settings.limits.send_queue_bytes,
-                    "messages_per_second": settings.limits.messages_per_second,
-                },
-                "capabilities": {
-                    "consumer_groups": False,
-                    "durability": self.log.durability.name.lower(),
-                    "recovery_window": {
-                        "max_messages": settings.storage.history.max_messages,
-                        "max_age_seconds": settings.storage.history.max_age,
-                        "max_bytes": MAX_RECOVERY_BYTES,
-                    },
-                },
-            },
-        )
 
     def _absorb(self, peer: Peer) -> None:
         """Add what the connection counted to the node's totals."""

@@ -37,10 +37,10 @@ async def listen(node: Node) -> Listening:
     if settings.transport == "picows":
         from arqonbus.bus import server_picows
 
-        return await server_picows.serve(node, bound, tls)
+        return await server_picows.serve(node, bound, tls, BACKLOG)
     from arqonbus.bus import server_websockets
 
-    return await server_websockets.serve(node, bound, tls)
+    return await server_websockets.serve(node, bound, tls, BACKLOG)
 
 
 def bind(host: str, port: int, section: str) -> socket.socket:

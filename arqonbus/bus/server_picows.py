@@ -23,15 +23,11 @@ from picows import (
 from arqonbus.bus.frames import Close
 from arqonbus.bus.node import Node
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.server import BACKLOG
 from arqonbus.bus.upgrade import Accepted, Refused, Request
-from arqonbus.protocol.errors import BusError, Code
 
 READ_BUFFER = 4096  # bytes per connection at first; it grows with the frames that come
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
-
-_NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 
 
 class _Connection(WSListener):
@@ -145,21 +141,10 @@ class _Connection(WSListener):
             peer.close(Close.TOO_BIG, "the message is larger than max_frame_bytes")
         elif frame.fin:
             message, self._fragments = b"".join(self._fragments), []
-            self._hand_over(peer, message)
-
-    def _hand_over(self, peer: Peer, message: bytes) -> None:
-        if self._fragment_type == WSMsgType.BINARY:
-            self._node.receive(peer, (message,))
-            return
-        try:
-            text = message.decode()
-        except UnicodeDecodeError:
-            self._node.unreadable(peer, _NOT_UTF8, Close.BAD_TEXT)
-        else:
-            self._node.receive(peer, (text,))
+            self._node.receive_whole(peer, message, text=self._fragment_type == WSMsgType.TEXT)
 
 
-async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None, backlog: int) -> asyncio.Server:
     """Take connections on a bound socket."""
     settings = node.settings
 
@@ -178,7 +163,7 @@ async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None) ->
         on_request,
         sock=bound,
         ssl=tls,
-        backlog=BACKLOG,
+        backlog=backlog,
         websocket_handshake_timeout=settings.server.handshake_timeout,
         max_frame_size=settings.protocol.max_frame_bytes,
         read_buffer_init_size=READ_BUFFER,

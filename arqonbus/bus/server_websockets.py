@@ -14,17 +14,12 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from arqonbus.bus.frames import Close
 from arqonbus.bus.node import Node
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.server import BACKLOG
 from arqonbus.bus.upgrade import Refused, Request
-from arqonbus.protocol.errors import BusError, Code
 
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
-
-_NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 
 
 class _Connection(asyncio.Protocol):
@@ -139,18 +134,7 @@ class _Connection(asyncio.Protocol):
             self._fragments.append(bytes(frame.data))
             if frame.fin:
                 message, self._fragments = b"".join(self._fragments), []
-                self._hand_over(peer, message)
-
-    def _hand_over(self, peer: Peer, message: bytes) -> None:
-        if self._fragment_type is Opcode.BINARY:
-            self._node.receive(peer, (message,))
-            return
-        try:
-            text = message.decode()
-        except UnicodeDecodeError:
-            self._node.unreadable(peer, _NOT_UTF8, Close.BAD_TEXT)
-        else:
-            self._node.receive(peer, (text,))
+                self._node.receive_whole(peer, message, text=self._fragment_type is Opcode.TEXT)
 
     def _send_pending(self) -> None:
         for data in self._protocol.data_to_send():
@@ -160,10 +144,10 @@ class _Connection(asyncio.Protocol):
                 self._transport.close()
 
 
-async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None) -> asyncio.Server:
+async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None, backlog: int) -> asyncio.Server:
     """Take connections on a bound socket."""
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Connection(node), sock=bound, ssl=tls, backlog=BACKLOG)
+    return await loop.create_server(lambda: _Connection(node), sock=bound, ssl=tls, backlog=backlog)
 
 
 def _request_of(request: HttpRequest) -> Request:
