@@ -16,11 +16,15 @@ run: ## Set everything up and run the bus, embedded, without servers
 	@exec $(BIN)/arqonbus serve
 
 .PHONY: test
-test: setup servers check ## Set everything up and pass the whole suite
+test: setup servers lint ## Set everything up and pass the whole suite
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
 .PHONY: check
-check: setup ## Lint, types, architecture, generated files, shell scripts
+check: lint ## What a change has to pass before anything else: lint, and the tests that need no servers
+	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/contract/config tests/contract/protocol
+
+.PHONY: lint
+lint: setup ## Lint, types, architecture, generated files, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

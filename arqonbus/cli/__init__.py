@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "Measure a running bus.",
     "token": "Make or check a token.",
     "profile": "Show what a profile says, and why.",
+    "preflight": "Check whether a profile may run here, and say what to do.",
     "migrate": "Bring the durable store to the schema of this version.",
 }
 

@@ -1,0 +1,11 @@
+"""May this profile run here: checks of the profile, of the host and of the servers, all in one pass.
+
+Every check is a pure function over what was gathered before. Nothing here changes a profile, a host or a
+server, but for one key and one temporary table that end by themselves.
+"""
+
+from __future__ import annotations
+
+from arqonbus.preflight.decision import GateDecision, gate, online_subset
+
+__all__ = ["GateDecision", "gate", "online_subset"]
