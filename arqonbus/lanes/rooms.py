@@ -76,16 +76,26 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
         room = await node.follower.room(key)
         if key not in peer.rooms:
             await node.presence.joined(room, peer)
-        missed: list[Entry] | None = []
-        if arguments.since is not None:
-            since = Position(arguments.since.epoch, _number(arguments.since.sequence))
-            recovery = await node.follower.recover(room, since)
-            missed = None if recovery.entries is None else list(recovery.entries)
-        if peer.closing:
-            raise BusError(Code.CONFLICT, "the connection closed meanwhile")
+        try:
+            missed = await _missed(caller, room, arguments)
+            if peer.closing:
+                raise BusError(Code.CONFLICT, "the connection closed meanwhile")
+        except BusError:
+            if key not in peer.rooms:
+                await node.presence.left(key, peer)
+            raise
         return _go_live(caller, room, arguments, missed)
     finally:
         node.follower.unpin(key)
+
+
+async def _missed(caller: Caller, room: Room, arguments: JoinArguments) -> list[Entry] | None:
+    """What came after `since`; None if that cannot be proven."""
+    if arguments.since is None:
+        return []
+    since = Position(arguments.since.epoch, _number(arguments.since.sequence))
+    recovery = await caller.node.follower.recover(room, since)
+    return None if recovery.entries is None else list(recovery.entries)
 
 
 def _check_membership(caller: Caller, key: RoomKey, arguments: JoinArguments) -> None:

@@ -205,3 +205,12 @@ async def test_a_large_recovery_is_no_slow_consumer(start_bus: StartBus) -> None
     messages = await take(room, 31)
     assert [m.sequence for m in messages] == list(range(1, 32))
     assert reader.reconnects == 0
+
+
+async def test_a_join_that_fails_leaves_no_trace(bus: Bus) -> None:
+    """A join that is refused half way does not leave the client on the presence list."""
+    client = await bus.client()
+    since = {"epoch": new_ulid(), "sequence": "not a number"}
+    with pytest.raises(Rejected, match="decimal integer"):
+        await client.command("op.rooms.join", {"room": "r", "since": since})
+    assert (await client.command("op.rooms.presence", {"room": "r"}))["clients"] == []
