@@ -1,0 +1,123 @@
+"""May this profile run here? The whole preflight as one call, for the command line and the gate of a start.
+
+The edge of this room: it looks at the clock, gathers facts and asks the servers, and hands all of it to the
+checks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from arqonbus.config import Resolved
+from arqonbus.preflight import runner
+from arqonbus.preflight.facts import Facts
+from arqonbus.preflight.intake import Intake
+from arqonbus.preflight.model import Context, Phase
+from arqonbus.preflight.receipt import ReceiptRefused, verify_receipt
+from arqonbus.preflight.registry import checks
+from arqonbus.preflight.runner import Loaded, Report
+from arqonbus.preflight.waivers import Waivers, read_waivers
+
+ALL_PHASES = tuple(Phase)
+
+
+@dataclass(frozen=True, slots=True)
+class GateDecision:
+    """Whether the bus may start, and why. There is no report where a fresh receipt spoke for the start;
+    `refusal` says why a receipt that was given did not count."""
+
+    allowed: bool
+    report: Report | None
+    refusal: str = ""
+
+
+def gate(
+    resolved: Resolved, *, online: bool = True, receipt: Path | None = None, root: Path | None = None
+) -> GateDecision:
+    """Decide about a start. With a fresh receipt that stands for it nothing else is done.
+
+    Not to be called where an event loop runs: it asks the servers in one of its own.
+    """
+    root = (root or Path.cwd()).absolute()
+    refusal = ""
+    if receipt is not None:
+        try:
+            verify_receipt(receipt, resolved, root, time.time())
+            return GateDecision(True, None)
+        except ReceiptRefused as error:
+            refusal = str(error)
+    intake = Intake(resolved, root)
+    phases = ALL_PHASES if online else (Phase.STATIC, Phase.HOST)
+    report = judge(intake, gathered(intake, phases), phases=phases)
+    strict = resolved.settings.preflight.strict
+    allowed = not report.failures and not (strict and report.warnings)
+    return GateDecision(allowed, report, refusal)
+
+
+async def online_subset(resolved: Resolved) -> Report:
+    """The checks that ask the servers, for /readyz?verbose."""
+    from arqonbus.preflight.probes import ask
+
+    facts = Facts(gathered_at=time.time())
+    valkey, postgres, nats = await ask(resolved.settings)
+    facts = dataclasses.replace(facts, valkey=valkey, postgres=postgres, nats=nats)
+    return judge(Intake(resolved, Path.cwd()), facts, phases=(Phase.ONLINE,))
+
+
+def gathered(intake: Intake, phases: Collection[Phase]) -> Facts:
+    """The facts that these phases need, seen now."""
+    facts = Facts(gathered_at=time.time())
+    if intake.unread:
+        return facts
+    if Phase.HOST in phases:
+        from arqonbus.preflight.host import gather
+
+        facts = dataclasses.replace(facts, host=gather(intake))
+    if Phase.ONLINE in phases:
+        from arqonbus.preflight.probes import ask
+
+        valkey, postgres, nats = asyncio.run(ask(intake.resolved.settings))
+        facts = dataclasses.replace(facts, valkey=valkey, postgres=postgres, nats=nats)
+    return facts
+
+
+def judge(
+    intake: Intake,
+    facts: Facts,
+    *,
+    phases: Collection[Phase] = ALL_PHASES,
+    only: Collection[str] | None = None,
+) -> Report:
+    """Run the checks over a profile and facts."""
+    resolved = intake.resolved
+    context = Context(resolved, intake.findings, facts, None, facts.gathered_at)
+    loaded = Loaded(
+        resolved.profile,
+        resolved.settings.environment,
+        resolved.digest,
+        {key: str(fault) for key, fault in (intake.broken or {}).items()},
+        intake.unread,
+    )
+    # An online run alone judges no waivers file: most of what is waived does not run in it.
+    waivers = (
+        _waivers(intake) if Phase.STATIC in phases else dataclasses.replace(_waivers(intake), troubles=())
+    )
+    whole = set(phases) == set(ALL_PHASES) and only is None
+    return runner.run(context, loaded, phases=phases, only=only, waivers=waivers, whole=whole)
+
+
+def _waivers(intake: Intake) -> Waivers:
+    file = intake.profile_file
+    if file is None:
+        return Waivers()
+    path = file.with_name("waivers.yaml")
+    shown = str(path.relative_to(intake.root)) if path.is_relative_to(intake.root) else str(path)
+    return read_waivers(path, shown)
+
+
+__all__ = ["GateDecision", "checks", "gate", "gathered", "judge", "online_subset"]

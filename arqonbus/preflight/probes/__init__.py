@@ -1,0 +1,51 @@
+"""Asks the servers that a profile names, all at once, each within a deadline. A file per server."""
+
+from __future__ import annotations
+
+import asyncio
+
+from arqonbus.config import Settings
+from arqonbus.preflight.facts import NatsAnswers, PostgresAnswers, ValkeyAnswers
+
+DEADLINE = 3.5
+
+Answers = tuple[ValkeyAnswers | None, PostgresAnswers | None, NatsAnswers | None]
+
+
+async def ask(settings: Settings, seconds: float = DEADLINE) -> Answers:
+    """What the configured servers say. None: not configured. No server can make this fail."""
+    return await asyncio.gather(
+        _valkey(settings, seconds), _postgres(settings, seconds), _nats(settings, seconds)
+    )
+
+
+# Each library is loaded when its server is configured, not before: asyncpg alone takes as long as all
+# static checks.
+
+
+async def _valkey(settings: Settings, seconds: float) -> ValkeyAnswers | None:
+    if settings.datastores.valkey.url is None:
+        return None
+    from arqonbus.preflight.probes.valkey import ask_valkey
+
+    return await ask_valkey(settings.datastores.valkey, seconds)
+
+
+async def _postgres(settings: Settings, seconds: float) -> PostgresAnswers | None:
+    if not settings.datastores.postgres.configured:
+        return None
+    from arqonbus.preflight.probes.postgres import ask_postgres
+
+    return await ask_postgres(settings.datastores.postgres, seconds)
+
+
+async def _nats(settings: Settings, seconds: float) -> NatsAnswers | None:
+    url = settings.datastores.nats.url
+    if url is None or url.startswith(("ws://", "wss://")):
+        return None
+    from arqonbus.preflight.probes.nats import ask_nats
+
+    return await ask_nats(url, seconds)
+
+
+__all__ = ["DEADLINE", "ask"]

@@ -1,0 +1,176 @@
+"""The way to a server, step by step, so that what is wrong can be named: name, port, TLS, first words.
+
+Knows no protocol. Opens one connection at a time and closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from arqonbus.preflight.facts import Failure, FailureKind
+
+_EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Whom we talk to: `name` for sentences, `section` for what to type."""
+
+    name: str
+    section: str
+    host: str
+    port: int
+
+    @property
+    def where(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.name} at {host}:{self.port}"
+
+    def failure(self, kind: FailureKind, text: str, *fix: str) -> Failure:
+        """A failure of this server; `text` goes on after the server's name."""
+        return Failure(kind=kind, text=f"{self.where} {text}", fix=fix)
+
+
+class Unusable(Exception):
+    """A step did not succeed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
+@asynccontextmanager
+async def opened(
+    server: Server, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """An open connection. Raises Unusable, in the body as well: a timeout there means a silent server."""
+    writer: asyncio.StreamWriter | None = None
+    try:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        if tls is not None:
+            await writer.start_tls(tls, server_hostname=server.host)
+        yield reader, writer
+    except (OSError, EOFError, TimeoutError) as error:
+        raise Unusable(failure_of(error, server, connected=writer is not None)) from error
+    finally:
+        if writer is not None:
+            writer.close()
+            with contextlib.suppress(OSError, TimeoutError):  # it is over; how it ends says nothing
+                await writer.wait_closed()
+
+
+def failure_of(error: BaseException, server: Server, *, connected: bool) -> Failure:
+    """The name of what went wrong."""
+    host, port, section = server.host, server.port, server.section
+    see = (f"ss -ltn 'sport = :{port}'   # on {host}: does it run, and on this port?",)
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _certificate_failure(error, server)
+        case ssl.SSLError():
+            return _tls_failure(error, server)
+        case socket.gaierror():
+            return server.failure(
+                "no_such_name",
+                f"cannot be found: no address is known for {host}",
+                f"getent hosts {host}",
+                f"$EDITOR FILE   # {section}: correct the name",
+            )
+        case ConnectionRefusedError():
+            return server.failure(
+                "refused",
+                "refuses the connection: nothing listens there",
+                *see,
+                f"$EDITOR FILE   # {section}: correct host or port",
+            )
+        case TimeoutError() if not connected:
+            return server.failure(
+                "unreachable",
+                "cannot be reached: no answer to the attempt to connect; a firewall, or a host that is down",
+                f"nc -vz -w 3 {host} {port}",
+            )
+        case TimeoutError():
+            return server.failure(
+                "silent",
+                "takes the connection and says nothing; it hangs, or something else listens there",
+                *see,
+                f"nc -v -w 3 {host} {port}",
+            )
+        case EOFError() | ConnectionResetError() | BrokenPipeError():
+            return server.failure("closed", "takes the connection and closes it at once", *see)
+        case OSError():
+            return server.failure(
+                "unreachable", f"cannot be reached ({error.strerror or error})", f"nc -vz -w 3 {host} {port}"
+            )
+        case _:
+            return server.failure("other", f"cannot be used ({type(error).__name__}: {error})")
+
+
+def _certificate_failure(error: ssl.SSLCertVerificationError, server: Server) -> Failure:
+    look = f"openssl s_client -connect {server.host}:{server.port} </dev/null | openssl x509 -noout -text"
+    match error.verify_code:
+        case code if code in (_EXPIRED, _NOT_YET):
+            what = "has expired" if code == _EXPIRED else "is not valid yet"
+            return server.failure("certificate_expired", f"shows a certificate that {what}", look, "date -u")
+        case code if code in (_OTHER_NAME, _OTHER_ADDRESS):
+            return server.failure(
+                "certificate_name",
+                f"shows a certificate that is for another name than {server.host}",
+                look,
+                f"$EDITOR FILE   # {server.section}: the name that the certificate has",
+            )
+        case _:
+            return server.failure(
+                "certificate_untrusted",
+                f"shows a certificate that our authority did not sign ({error.verify_message})",
+                look,
+                f"$EDITOR FILE   # {server.section}: ca_file of the authority that signed it",
+            )
+
+
+def _tls_failure(error: ssl.SSLError, server: Server) -> Failure:
+    reason = (error.reason or "").upper()
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return server.failure(
+            "client_certificate",
+            "wants a certificate of ours and got none that it accepts",
+            f"$EDITOR FILE   # {server.section}: tls: {{cert_file: …, key_file: …}}",
+        )
+    return server.failure(
+        "no_tls",
+        f"does not speak TLS on this port ({error.reason or error})",
+        f"$EDITOR FILE   # {server.section}: the port with TLS",
+        f"openssl s_client -connect {server.host}:{server.port} </dev/null",
+    )
+
+
+async def speaks_tls(server: Server, seconds: float) -> bool:
+    """Whether the port answers a TLS handshake. Nothing is sent over it, so nobody needs to be verified."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(seconds), opened(server, context):
+            return True
+    except (Unusable, TimeoutError):
+        return False
+
+
+def wrong_protocol(server: Server, first: bytes) -> Failure:
+    """For a server that said something that no server of its kind says."""
+    guess = "an HTTP server" if first.startswith(b"HTTP/") else "something else"
+    guess = "an SSH server" if first.startswith(b"SSH-") else guess
+    return server.failure(
+        "wrong_protocol",
+        f"is not {server.name}: {guess} answers there",
+        f"$EDITOR FILE   # {server.section}: correct host or port",
+        f"ss -ltnp 'sport = :{server.port}'   # on {server.host}",
+    )
+
+
+__all__ = ["Server", "Unusable", "failure_of", "opened", "speaks_tls", "wrong_protocol"]

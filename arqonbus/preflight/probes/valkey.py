@@ -1,0 +1,258 @@
+"""Asks Valkey: who are we, what are you, do you keep what we write. Writes one key that ends by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import ssl
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+
+from arqonbus.config.stores import Valkey
+from arqonbus.preflight.facts import Failure, ValkeyAnswers
+from arqonbus.preflight.probes.reach import Server, Unusable, failure_of, opened, speaks_tls, wrong_protocol
+from arqonbus.storage.valkey_keys import probe_key
+
+_SECTION = "datastores.valkey"
+_INFO = ("maxmemory_policy", "used_memory", "maxmemory", "aof_enabled", "aof_last_write_status", "loading")
+_SETTINGS = ("maxmemory-policy", "appendonly", "appendfsync", "maxmemory")
+_SLOT_TRIES = 64
+
+
+async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
+    """The answers of the server at the profile's URL. Never raises for what the server does."""
+    parts = urlsplit(store.url or "")
+    server = Server("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
+    asking = _Asking(store, server, seconds)
+    try:
+        async with asyncio.timeout(seconds):
+            return await asking.answers()
+    except Unusable as error:
+        return ValkeyAnswers(where=server.where, failure=error.failure)
+    except TimeoutError as error:
+        failure = failure_of(error, server, connected=asking.connected)
+        return ValkeyAnswers(where=server.where, failure=failure)
+
+
+class _Asking:
+    """One round of questions."""
+
+    def __init__(self, store: Valkey, server: Server, seconds: float) -> None:
+        self._store = store
+        self._server = server
+        self._seconds = seconds
+        self.connected = False
+        self._refused: list[str] = []
+        parts = urlsplit(store.url or "")
+        self._user = store.user or unquote(parts.username or "")
+        self._password = (
+            store.password.get_secret_value() if store.password else unquote(parts.password or "")
+        )
+
+    async def answers(self) -> ValkeyAnswers:
+        tls = self._tls()
+        anonymous = await self._first_words(tls)
+        client = self._client(tls)
+        try:
+            return await self._questions(client, anonymous=anonymous, encrypted=tls is not None)
+        except AuthenticationError as error:
+            raise Unusable(self._not_let_in(str(error))) from error
+        except (RedisError, OSError) as error:
+            raise Unusable(self._broken(error)) from error
+        finally:
+            with contextlib.suppress(RedisError, OSError):  # it may be broken already; the answer stands
+                await client.aclose()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        tls = self._store.tls
+        if not tls.enabled and not (self._store.url or "").startswith(("valkeys://", "rediss://")):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=tls.ca_file)
+            if tls.cert_file is not None:
+                context.load_cert_chain(tls.cert_file, tls.key_file)
+        except OSError as error:
+            text = f"cannot be asked: the TLS files of {_SECTION}.tls cannot be used ({error})"
+            raise Unusable(self._server.failure("other", text, "ls -l FILE")) from error
+        return context
+
+    async def _first_words(self, tls: ssl.SSLContext | None) -> bool:
+        """PING without a password: is this Valkey at all, and does it let everybody in?"""
+        try:
+            async with opened(self._server, tls) as (reader, writer):
+                self.connected = True
+                writer.write(b"*1\r\n$4\r\nPING\r\n")
+                line = await reader.readline()
+        except Unusable as error:
+            raise Unusable(await self._why_closed(error.failure, tls)) from error
+        if not line:
+            closed = failure_of(EOFError(), self._server, connected=True)
+            raise Unusable(await self._why_closed(closed, tls))
+        if line.startswith(b"-LOADING"):
+            raise Unusable(
+                self._server.failure("not_ready", "is still loading its data; try again", "sleep 5")
+            )
+        if line[:1] not in (b"+", b"-"):
+            raise Unusable(wrong_protocol(self._server, line))
+        return line.startswith(b"+PONG")
+
+    async def _why_closed(self, failure: Failure, tls: ssl.SSLContext | None) -> Failure:
+        if failure.kind != "closed" or tls is not None or not await speaks_tls(self._server, 1.0):
+            return failure
+        return self._server.failure(
+            "wants_tls",
+            "speaks TLS only, and the profile does not",
+            f"$EDITOR FILE   # {_SECTION}: {{url: valkeys://…, tls: {{enabled: true, ca_file: …}}}}",
+        )
+
+    def _client(self, tls: ssl.SSLContext | None) -> Any:
+        files = self._store.tls
+        options: dict[str, Any] = {}
+        if tls is not None:
+            options = {
+                "ssl": True,
+                "ssl_ca_certs": str(files.ca_file) if files.ca_file else None,
+                "ssl_certfile": str(files.cert_file) if files.cert_file else None,
+                "ssl_keyfile": str(files.key_file) if files.key_file else None,
+                "ssl_check_hostname": True,
+            }
+        return Redis(
+            host=self._server.host,
+            port=self._server.port,
+            username=self._user or None,
+            password=self._password or None,
+            socket_timeout=self._seconds,
+            socket_connect_timeout=self._seconds,
+            retry=Retry(NoBackoff(), 0),
+            single_connection_client=True,
+            protocol=2,
+            lib_name=None,
+            lib_version=None,
+            decode_responses=True,
+            **options,
+        )
+
+    async def _questions(self, client: Any, *, anonymous: bool, encrypted: bool) -> ValkeyAnswers:
+        hello = _mapping(await self._said(client, "HELLO"))
+        user = await self._said(client, "ACL", "WHOAMI")
+        info = await self._info(client)
+        settings = _mapping(await self._said(client, "CONFIG", "GET", *_SETTINGS))
+        problem, milliseconds = await self._probe(client)
+        return ValkeyAnswers(
+            where=self._server.where,
+            version=str((info or {}).get("valkey_version") or hello.get("version", "")),
+            user=str(user or self._user or "default"),
+            anonymous=anonymous,
+            encrypted=encrypted,
+            role=str(hello.get("role", "master")),
+            cluster=hello.get("mode") == "cluster",
+            library=await self._library(client),
+            aof=await self._aof(client, settings),
+            settings=settings or None,
+            info={key: info[key] for key in _INFO if key in info} if info else None,
+            refused=tuple(self._refused),
+            probe_problem=problem,
+            probe_ms=milliseconds,
+        )
+
+    async def _said(self, client: Any, *command: str) -> Any:
+        """The reply; None where our user may not ask."""
+        try:
+            return await client.execute_command(*command)
+        except NoPermissionError:
+            if command != ("ACL", "WHOAMI"):  # a convenience; who we are is known from the profile too
+                self._refused.append(" ".join(command[:2]) if command[0] == "CONFIG" else command[0])
+            return None
+
+    async def _info(self, client: Any) -> Mapping[str, str] | None:
+        reply = await self._said(client, "INFO")
+        if reply is None:
+            return None
+        if isinstance(reply, Mapping):
+            return {str(key): str(value) for key, value in reply.items()}
+        lines = (line.partition(":") for line in str(reply).splitlines() if ":" in line)
+        return {key: value for key, _, value in lines}
+
+    async def _library(self, client: Any) -> int | None:
+        try:
+            version = await self._said(client, "FCALL", "arqonbus_version", "0")
+        except ResponseError as error:
+            if "not found" in str(error).lower():
+                return None
+            raise
+        return None if version is None else int(version)
+
+    async def _aof(self, client: Any, settings: Mapping[str, str]) -> bool | None:
+        if "appendonly" in settings:
+            return settings["appendonly"] == "yes"
+        try:
+            reply = await self._said(client, "WAITAOF", "1", "0", "1")
+        except ResponseError as error:
+            if "appendonly" in str(error).lower():
+                return False
+            raise
+        return None if reply is None else True
+
+    async def _probe(self, client: Any) -> tuple[str, float | None]:
+        value, name = secrets.token_hex(8), f"preflight-{secrets.token_hex(4)}"
+        for number in range(_SLOT_TRIES):
+            key = probe_key(name, number).key
+            began = time.perf_counter()
+            try:
+                await client.execute_command("SET", key, value, "EX", "60")
+                back = await client.execute_command("GET", key)
+                await client.execute_command("DEL", key)
+            except NoPermissionError as error:
+                return f"our user may not write: {error}", None
+            except ResponseError as error:
+                if str(error).startswith("MOVED"):
+                    continue  # another node of the cluster serves that key
+                return f"a write is refused: {error}", None
+            milliseconds = (time.perf_counter() - began) * 1000
+            return ("" if back == value else "it gave back something else than was written"), milliseconds
+        return "this node of the cluster serves no slot", None
+
+    def _not_let_in(self, text: str) -> Failure:
+        user = self._user or "default"
+        if (
+            "NOAUTH" in text
+            or "without any password" in text.lower()
+            or "authentication required" in text.lower()
+        ):
+            return self._server.failure(
+                "no_password" if not self._password else "wrong_password",
+                f"wants a password of the user {user}" if not self._password else "has no password set",
+                f"$EDITOR FILE   # {_SECTION}: {{password: {{from: credential, name: valkey_password}}}}",
+            )
+        return self._server.failure(
+            "wrong_password",
+            f"refuses the user {user} with this password",
+            "valkey-cli ACL LIST   # on the server: is the user there, and on?",
+            f"$EDITOR FILE   # {_SECTION}: user, and the secret that password refers to",
+        )
+
+    def _broken(self, error: Exception) -> Failure:
+        text = str(error)
+        if text.startswith(("NOAUTH", "Authentication required")):
+            return self._not_let_in("NOAUTH")
+        return self._server.failure("other", f"answers with an error: {text}", "valkey-cli PING")
+
+
+def _mapping(reply: Any) -> Mapping[str, Any]:
+    """A reply as a mapping: RESP2 gives a flat list, redis-py may have made a mapping of it."""
+    if isinstance(reply, Mapping):
+        return {str(key): value for key, value in reply.items()}
+    if isinstance(reply, list):
+        return {str(key): value for key, value in zip(reply[::2], reply[1::2], strict=False)}
+    return {}
+
+
+__all__ = ["ask_valkey"]
