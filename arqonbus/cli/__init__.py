@@ -36,8 +36,8 @@ BROKEN_PIPE = 141
 
 _EPILOG = """examples:
   arqonbus serve
-  arqonbus subscribe 'orders.*'
-  arqonbus publish orders.new '{"id": 1}'
+  arqonbus tail orders
+  arqonbus publish orders '{"id": 1}'
   arqonbus profile explain server.port --profile prod
 
 `arqonbus <command> --help` shows the options and examples of a command."""
