@@ -15,6 +15,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from arqonbus import __version__
@@ -25,9 +26,10 @@ from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
 from arqonbus.config.stores import ClientTls
 from arqonbus.lanes.dispatch import run_command
+from arqonbus.preflight import online_subset
 from arqonbus.shield.tokens import Verifier
 from arqonbus.storage.ports import Durability, EventLog
-from arqonbus.telemetry.http import TelemetryServer
+from arqonbus.telemetry.http import OnlineChecks, TelemetryServer
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +113,12 @@ def _client_tls(tls: ClientTls, url: str) -> ssl.SSLContext | None:
 class Service:
     """A running bus."""
 
-    def __init__(self, settings: Settings, name: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, name: str | None = None, online_checks: OnlineChecks | None = None
+    ) -> None:
+        """`online_checks` judges the servers behind the bus, for /readyz?verbose."""
         self.settings = settings
+        self._online_checks = online_checks
         self.name = name or node_name()
         self.node: Node
         self._telemetry: TelemetryServer
@@ -136,7 +142,7 @@ class Service:
             bound.close()
             await self.node.close()
             raise
-        self._telemetry = TelemetryServer(self.node, bound)
+        self._telemetry = TelemetryServer(self.node, bound, self._online_checks)
         await self._telemetry.start()
         log.info(
             "the bus is up",
@@ -192,13 +198,18 @@ def _calm_garbage_collector() -> None:
 
 
 async def run(
-    resolved: Resolved, load_again: Callable[[], Resolved], on_up: Callable[[Service], None]
+    resolved: Resolved,
+    load_again: Callable[[], Resolved],
+    on_up: Callable[[Service], None],
+    *,
+    preflight_bypassed: bool = False,
 ) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the drain at once. SIGHUP takes over hot settings.
 
-    `load_again` gives the profile as it is now, or raises ConfigError.
+    `load_again` gives the profile as it is now, or raises ConfigError or ValueError.
     """
-    service = Service(with_dev_key(resolved.settings))
+    resolved = replace(resolved, settings=with_dev_key(resolved.settings))
+    service = Service(resolved.settings, online_checks=lambda: online_subset(running))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     running = resolved
@@ -215,6 +226,7 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
     await service.start()
+    service.node.counters.preflight_bypassed = int(preflight_bypassed)
     loop.add_signal_handler(signal.SIGHUP, on_reload)
     _calm_garbage_collector()
     on_up(service)

@@ -23,6 +23,7 @@ class Counters:
     unknown_keys: int = 0
     commands: Counter[tuple[str, str]] = field(default_factory=Counter)  # by operation and code
     dropped: int = 0  # messages, by slow-consumer policies
+    preflight_bypassed: int = 0  # 1: the bus was started although preflight did not pass
     repairs: int = 0  # reads of the log because entries were missing
     gaps: int = 0  # holes that the log no longer fills
     append_seconds: list[float] = field(default_factory=list)  # since the last scrape, bounded

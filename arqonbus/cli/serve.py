@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure
@@ -13,16 +15,20 @@ from arqonbus.cli.profile_options import add_profile_options, load_profile, read
 from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
-    from arqonbus.config import Settings
+    from arqonbus.config import Resolved, Settings
     from arqonbus.service import Service
 
 SUMMARY = "Run the bus."
 
+log = logging.getLogger(__name__)
+
 EPILOG = """examples:
   arqonbus serve
   arqonbus serve --profile prod
+  arqonbus serve --profile prod --receipt /run/arqonbus/receipt.json
   arqonbus serve --set server.port=9200 --set telemetry.port=9201
 
+Outside dev, nothing is opened before preflight passed, or a fresh receipt of it is given.
 SIGHUP takes over settings that are hot (arqonbus profile explain KEY says which); others need a restart.
 SIGTERM or Ctrl-C drains: clients are sent elsewhere and what was acked is stored. A second Ctrl-C ends at
 once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreadable profile"""
@@ -30,6 +36,15 @@ once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreada
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say in JSON where the bus is, and log in JSON")
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="fresh receipt of a passing preflight, instead of running it",
+    )
+    parser.add_argument(
+        "--break-glass", metavar="REASON", help="start although preflight does not pass; logged and counted"
+    )
     add_profile_options(parser)
 
 
@@ -43,14 +58,58 @@ def run(args: argparse.Namespace) -> int:
     settings = resolved.settings
     logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
     try:
+        bypassed = _pass_gate(resolved, args)
         asyncio.run(
-            service.run(resolved, lambda: read_profile(args), lambda up: _announce(up, as_json=args.json))
+            service.run(
+                resolved,
+                lambda: _acceptable(read_profile(args)),
+                lambda up: _announce(up, as_json=args.json),
+                preflight_bypassed=bypassed,
+            )
         )
     except (PortTaken, StorageError, ValueError) as error:
         raise Failure(f"the bus did not start: {error}") from error
     except OSError as error:
         raise Failure(f"the bus did not start: {error.strerror}: {error.filename}") from error
     return 0
+
+
+def _pass_gate(resolved: Resolved, args: argparse.Namespace) -> bool:
+    """Outside dev no socket is bound before preflight passed. True if the glass was broken instead."""
+    from arqonbus.preflight import gate
+
+    if resolved.settings.environment == "dev":
+        return False
+    decision = gate(resolved, receipt=args.receipt)
+    if decision.refusal:
+        log.warning("the receipt did not count", extra={"reason": decision.refusal})
+    if decision.allowed:
+        return False
+    if args.break_glass:
+        assert decision.report is not None
+        failed = [result.check.id for result in decision.report.failures]
+        log.critical(
+            "starting although preflight failed", extra={"reason": args.break_glass, "failed": failed}
+        )
+        return True
+    from arqonbus.preflight.report import tree
+
+    assert decision.report is not None
+    print(tree.render(decision.report, tree.unpainted), end="", file=sys.stderr)
+    raise Failure("the bus did not start: preflight did not pass; correct what it names and start again")
+
+
+def _acceptable(resolved: Resolved) -> Resolved:
+    """A profile that is to be taken over while the bus runs. Raises ValueError when preflight objects."""
+    from arqonbus.preflight import gate
+
+    if resolved.settings.environment != "dev":
+        decision = gate(resolved, online=False)
+        if not decision.allowed:
+            assert decision.report is not None
+            failed = ", ".join(result.check.id for result in decision.report.failures)
+            raise ValueError(f"preflight objects: {failed}")
+    return resolved
 
 
 def _announce(up: Service, *, as_json: bool) -> None:
@@ -77,7 +136,7 @@ def _announce(up: Service, *, as_json: bool) -> None:
     print("\n".join(lines), flush=True)
     if not sys.stdout.isatty():
         return
-    print(styled("\nCtrl-C drains and stops.", "dim"), flush=True)
+    print("\n" + styled("Ctrl-C drains and stops.", "dim"), flush=True)
 
 
 def _token(settings: Settings) -> str:

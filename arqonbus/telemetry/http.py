@@ -1,10 +1,11 @@
-"""The telemetry port: /livez, /readyz, /metrics, /version. Separate from the bus's port by design."""
+"""The telemetry port: /livez, /readyz (?verbose), /metrics, /version. Separate from the bus's port."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
@@ -15,12 +16,18 @@ from starlette.routing import Route
 
 from arqonbus import __version__
 from arqonbus.bus.node import Node
+from arqonbus.preflight.report.plain import plain_result
+from arqonbus.preflight.runner import Report
 from arqonbus.telemetry.health import Health
 from arqonbus.telemetry.metrics import CONTENT_TYPE, Metrics
 
+OnlineChecks = Callable[[], Awaitable[Report]]
 
-def app(node: Node) -> Starlette:
-    """The endpoints of one node."""
+KEEP_SECONDS = 5.0  # a burst of verbose questions asks the servers once
+
+
+def app(node: Node, online_checks: OnlineChecks | None = None) -> Starlette:
+    """The endpoints of one node. `online_checks`: what /readyz?verbose asks of the servers behind it."""
     health, metrics = Health(node), Metrics(node)
 
     async def livez(request: Request) -> Response:
@@ -39,7 +46,23 @@ def app(node: Node) -> Starlette:
                 "probe_ms": readiness.probe_ms,
             },
         }
-        return JSONResponse(body, 200 if readiness.ready else 503)
+        ready = readiness.ready
+        if "verbose" in request.query_params and online_checks is not None:
+            report = await judge()
+            body["checks"] = [plain_result(result) for result in report.results]
+            body["ready"] = ready = ready and not report.failures
+        return JSONResponse(body, 200 if ready else 503)
+
+    judged: tuple[float, Report] | None = None
+    judging = asyncio.Lock()
+
+    async def judge() -> Report:
+        nonlocal judged
+        assert online_checks is not None
+        async with judging:
+            if judged is None or time.monotonic() - judged[0] > KEEP_SECONDS:
+                judged = (time.monotonic(), await online_checks())
+            return judged[1]
 
     async def scrape(request: Request) -> Response:
         return Response(metrics.scrape(), media_type=CONTENT_TYPE)
@@ -67,9 +90,9 @@ def app(node: Node) -> Starlette:
 class TelemetryServer:
     """The endpoints on a bound socket, on the bus's own event loop."""
 
-    def __init__(self, node: Node, bound: socket.socket) -> None:
+    def __init__(self, node: Node, bound: socket.socket, online_checks: OnlineChecks | None) -> None:
         config = uvicorn.Config(
-            app(node),
+            app(node, online_checks),
             log_config=None,
             access_log=False,
             server_header=False,

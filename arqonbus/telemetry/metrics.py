@@ -40,6 +40,11 @@ class _NodeCollector(Collector):
         version = GaugeMetricFamily("arqonbus_build_info", "Always 1.", labels=["version", "node"])
         version.add_metric([__version__, node.name], 1)
         yield version
+        yield _gauge(
+            "arqonbus_preflight_bypassed",
+            "1 if the bus was started although preflight did not pass, else 0.",
+            counters.preflight_bypassed,
+        )
         yield _counter("arqonbus_connections_accepted", "Upgrades granted.", counters.connections_accepted)
         yield _by("arqonbus_connections_refused", "Upgrades refused.", "code", counters.connections_refused)
         yield _by("arqonbus_connections_closed", "Connections ended.", "code", counters.connections_closed)
