@@ -165,7 +165,7 @@ class _Salvage:
     def _readable(self, layer: Layer) -> Layer:
         """The layer without the values that are at fault, and with its references followed."""
         data: dict[str, Any] = _known(layer.data, ())
-        for key in self._broken:
+        for key in self._broken.keys() - {"environment"}:
             data = _without(data, tuple(key.split(".")))
         for path, leaf in leaves().items():
             value = value_at(data, path)

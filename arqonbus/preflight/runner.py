@@ -16,7 +16,7 @@ from arqonbus.preflight.registry import checks
 from arqonbus.preflight.waivers import Ledger, Waiver, Waivers, find_waiver
 
 _WAIVER_FAMILY = "WVR"
-_UNREAD = frozenset({"CFG", _WAIVER_FAMILY})
+_TEXT_TAG = "load"  # checks of the text of a profile, which need no settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Run:
             return Outcome(Status.ERRORED, (Remark(text),), "an answer", fix=(_REPORT_IT,))
 
     def _reason_to_skip(self, check: Check, ids: set[str]) -> str:
-        if self._loaded.unread and check.family not in _UNREAD:
+        if self._loaded.unread and _TEXT_TAG not in check.tags:
             return self._loaded.unread
         for key, culprit in sorted(self._loaded.broken.items()):
             if any(_covers(read, key) for read in check.reads):

@@ -152,7 +152,7 @@ def telemetry_is_private(context: Context) -> Outcome:
         "$EDITOR FILE   # server: {host: 127.0.0.1}, where a load balancer on this host ends TLS",
     ),
     reads=("server.host", "server.tls"),
-    tags=("tls",),
+    tags=("encryption",),
 )
 def reachable_means_encrypted(context: Context) -> Outcome:
     server = context.settings.server

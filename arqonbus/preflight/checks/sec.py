@@ -56,7 +56,7 @@ add(
         "Whoever can write JSON could be anybody in any tenant. Even `false` stands one typo away from that.",
         ("unset JWT_SKIP_VALIDATION", "$EDITOR FILE   # remove auth.jwt.skip_validation"),
         judge_fault(Fault.VALIDATION_SKIPPED),
-        tags=("tokens",),
+        tags=("load", "tokens"),
     )
 )
 add(
@@ -71,7 +71,7 @@ add(
             f"{MAKE_SECRET}   # the old one is burnt",
         ),
         judge_fault(Fault.LITERAL_SECRET),
-        tags=("secrets",),
+        tags=("load", "secrets"),
     )
 )
 
