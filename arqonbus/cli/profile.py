@@ -28,6 +28,8 @@ EPILOG = """examples:
   arqonbus profile diff staging prod
   arqonbus profile plan /etc/arqonbus/old/profile.yaml prod
   arqonbus profile schema > profiles/profile.schema.json
+  arqonbus profile render systemd --profile prod --out arqonbus@.service
+  arqonbus profile render compose-env --profile dev --check .env
 
 Secrets are never shown. exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile"""
 
@@ -65,6 +67,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     plan = action("plan", "Show what it takes to go from one profile to another.")
     plan.add_argument("left", metavar="OLD", help="name or path of the profile that runs now")
     plan.add_argument("right", metavar="NEW", help="name or path of the one that is to run")
+    render = action("render", "Print what a tool of the deployment needs to know of a profile.")
+    render.add_argument("target", metavar="TARGET", choices=_TARGETS, help=", ".join(_TARGETS))
+    where = render.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="FILE", type=Path, help="write it to a file")
+    where.add_argument("--check", metavar="FILE", type=Path, help="compare with a file; exit 1 if it differs")
     schema = action("schema", "Print the JSON Schema of a profile, for editors.")
     schema.add_argument(
         "--check", metavar="FILE", type=Path, help="compare with a file; exit 1 if it differs"
@@ -256,15 +263,52 @@ def _schema(args: argparse.Namespace) -> int:
     if args.check is None:
         print(text, end="")
         return 0
-    try:
-        current = args.check.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(
-            f"{args.check} cannot be read; write it: arqonbus profile schema > {args.check}"
-        ) from error
-    if current != text:
-        raise Failure(f"{args.check} is not up to date; write it: arqonbus profile schema > {args.check}")
+    _compare(args.check, text, f"arqonbus profile schema > {args.check}")
     return 0
+
+
+# Those of arqonbus.ops.render, which is not imported for the help of this command; a test compares them.
+_TARGETS = ("systemd", "compose-env", "ansible", "prometheus", "prometheus-rules")
+
+
+def _render(args: argparse.Namespace) -> int:
+    from arqonbus.ops.render import Unrenderable, render
+
+    resolved = load_profile(args, secrets_of=(), environ=_controls())
+    runbooks = {file.stem for file in Path("runbooks/alerts").glob("*.md")}
+    try:
+        text = render(args.target, resolved, runbooks)
+    except Unrenderable as error:
+        raise Failure(f"there is no {args.target} for this profile: {error}") from error
+    command = f"arqonbus profile render {args.target} --profile {resolved.profile} --out"
+    if args.check is not None:
+        _compare(args.check, text, f"{command} {args.check}")
+    elif args.out is not None:
+        try:
+            args.out.write_text(text, "utf-8")
+        except OSError as error:
+            raise Failure(f"{args.out} cannot be written ({error.strerror})") from error
+    elif args.json:
+        _print_json({"target": args.target, "text": text})
+    else:
+        print(text, end="")
+    return 0
+
+
+def _controls() -> Mapping[str, str]:
+    """The variables that say which profile is meant. What others set here does not hold elsewhere."""
+    from arqonbus.config.environment import CONTROLS
+
+    return {name: value for name, value in os.environ.items() if name in CONTROLS}
+
+
+def _compare(file: Path, text: str, command: str) -> None:
+    try:
+        current = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{file} cannot be read; write it: {command}") from error
+    if current != text:
+        raise Failure(f"{file} is not up to date; write it: {command}")
 
 
 _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
@@ -274,6 +318,7 @@ _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "sources": _sources,
     "diff": _diff,
     "plan": _plan,
+    "render": _render,
     "schema": _schema,
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,16 +39,22 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",)) -> Resolved:
+def load_profile(
+    args: argparse.Namespace,
+    *,
+    secrets_of: Sequence[str] = ("",),
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
     """The profile that the options name. Raises Failure with every finding, in order of place.
 
-    With --json the findings are written to standard output as JSON as well.
+    `environ` (else the process's) are the variables that count. With --json the findings are written to
+    standard output as JSON as well.
     """
     from arqonbus.config import ConfigError
 
     profile = _profile_of(args)
     try:
-        return read_profile(args, secrets_of=secrets_of)
+        return read_profile(args, secrets_of=secrets_of, environ=environ)
     except ConfigError as error:
         if getattr(args, "json", False):
             print(json.dumps({"profile": str(profile), "findings": _plain(error)}, indent=2))
@@ -58,12 +64,18 @@ def load_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",))
         raise Failure(f"{faults} with the profile {profile}{lines}", UNREADABLE_PROFILE) from error
 
 
-def read_profile(args: argparse.Namespace, *, secrets_of: Sequence[str] = ("",)) -> Resolved:
+def read_profile(
+    args: argparse.Namespace,
+    *,
+    secrets_of: Sequence[str] = ("",),
+    environ: Mapping[str, str] | None = None,
+) -> Resolved:
     """The profile that the options name. Raises ConfigError."""
     from arqonbus.config import load
 
     return load(
         _profile_of(args),
+        environ=environ,
         overrides=args.overrides,
         secrets_dir=args.secrets_dir,
         profiles_dir=args.profiles_dir,

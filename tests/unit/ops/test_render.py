@@ -1,0 +1,278 @@
+"""What the deployment reads of a profile: units, variables, facts, rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from arqonbus.cli import main
+from arqonbus.cli.profile import _TARGETS
+from arqonbus.config import Resolved, load
+from arqonbus.ops.alerts import alert_rules
+from arqonbus.ops.render import TARGETS, Unrenderable, render
+from arqonbus.telemetry import metrics
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def profile(name: str = "prod", *overrides: str) -> Resolved:
+    return load(name, root=REPOSITORY, environ={}, overrides=overrides, secrets_of=())
+
+
+def directives(unit: str) -> dict[str, list[str]]:
+    """The lines of a unit by name."""
+    found: dict[str, list[str]] = {}
+    for line in unit.splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_command_knows_every_target() -> None:
+    """The names in the help are those that can be rendered."""
+    assert list(_TARGETS) == list(TARGETS)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_a_rendering_is_deterministic(target: str, name: str) -> None:
+    """The same profile gives the same text, which ends with one line end."""
+    text = render(target, profile(name))
+    assert text == render(target, profile(name))
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+
+
+def test_the_unit_starts_nothing_before_preflight() -> None:
+    """The gate writes the receipt that serve asks for."""
+    unit = directives(render("systemd", profile()))
+    gate, program = unit["ExecStartPre"][0], unit["ExecStart"][0]
+    assert re.search(r"/arqonbus preflight --profile prod --receipt (\S+)$", gate)
+    assert program == gate.replace(" preflight ", " serve ")
+    assert unit["Type"] == ["exec"]
+
+
+def test_the_unit_loads_the_credentials_of_the_profile() -> None:
+    """Each reference to a credential is one line, and nothing else is loaded."""
+    unit = directives(render("systemd", profile()))
+    names = ["jwt_secret", "postgres_password", "valkey_password"]
+    assert unit["LoadCredential"] == [f"{name}:/etc/arqonbus/credentials/{name}" for name in names]
+    assert "LoadCredential" not in directives(render("systemd", profile("dev")))
+
+
+def test_the_unit_waits_for_the_drain() -> None:
+    """The stop timeout is longer than the drain, whatever that is."""
+    for drain in (1, 20, 300.5):
+        unit = directives(render("systemd", profile("prod", f"server.drain_seconds={drain}")))
+        assert float(unit["TimeoutStopSec"][0].removesuffix("s")) >= drain + 15
+
+
+@pytest.mark.parametrize(("connections", "files"), [(10_000, 12_000), (1, 2), (50_001, 60_002)])
+def test_the_unit_may_open_a_fifth_more_files_than_connections(connections: int, files: int) -> None:
+    """Rounded up."""
+    unit = directives(render("systemd", profile("prod", f"server.max_connections={connections}")))
+    assert unit["LimitNOFILE"] == [str(files)]
+
+
+HARDENING = {
+    "DynamicUser": "yes",
+    "NoNewPrivileges": "yes",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateDevices": "yes",
+    "PrivateUsers": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "RestrictAddressFamilies": "AF_INET AF_INET6 AF_UNIX",
+    "MemoryDenyWriteExecute": "yes",
+    "SystemCallArchitectures": "native",
+    "UMask": "0077",
+    "LimitCORE": "0",
+}
+
+
+@pytest.mark.parametrize("name", HARDENING)
+def test_the_unit_has_next_to_no_rights(name: str) -> None:
+    """Every directive that the exposure depends on stands in it."""
+    assert directives(render("systemd", profile()))[name] == [HARDENING[name]]
+
+
+def test_a_low_port_takes_one_right() -> None:
+    """Only the right to bind it, and then no user namespace, in which it would count for nothing."""
+    unit = directives(render("systemd", profile("prod", "server.port=443")))
+    assert unit["CapabilityBoundingSet"] == unit["AmbientCapabilities"] == ["CAP_NET_BIND_SERVICE"]
+    assert "PrivateUsers" not in unit
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (".state", {"StateDirectory": "arqonbus/%i", "WorkingDirectory": "%S/arqonbus/%i"}),
+        ("/var/lib/bus/a", {"StateDirectory": "bus/a", "WorkingDirectory": "/var/lib/bus/a"}),
+        ("/srv/bus", {"ReadWritePaths": "/srv/bus", "WorkingDirectory": "/srv/bus"}),
+    ],
+)
+def test_the_unit_may_write_its_state_only(state: str, expected: dict[str, str]) -> None:
+    """Wherever the profile puts it, and its receipt with it."""
+    unit = directives(render("systemd", profile("prod", f"state_dir={state}")))
+    assert {name: unit[name][0] for name in expected} == expected
+    assert unit["ExecStart"][0].endswith(f" {expected['WorkingDirectory']}/receipt.json")
+
+
+@pytest.mark.parametrize("state", ["/srv/a b", "/srv/%i", "/srv/a\nExecStart=x"])
+def test_what_would_break_out_of_the_unit_is_refused(state: str) -> None:
+    """A path with marks of systemd's own gives no unit."""
+    with pytest.raises(Unrenderable, match="state_dir"):
+        render("systemd", profile("prod", f"state_dir={state}"))
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
+    """Without a word, and finds little to expose."""
+    unit = tmp_path / "arqonbus@.service"
+    text = render("systemd", profile(name)).replace("/opt/arqonbus/current/bin/arqonbus", "/bin/true")
+    unit.write_text(text)
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    judged = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", unit],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert judged.returncode == 0, judged.stdout
+
+
+def test_compose_reads_every_variable() -> None:
+    """What is rendered stands in docker-compose.yml, and what dev says is what it assumes without it."""
+    compose = (REPOSITORY / "docker-compose.yml").read_text()
+    defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
+    text = render("compose-env", profile("dev"))
+    given = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert set(given) <= set(defaults)
+    for name in ("BUS_PORT", "TELEMETRY_PORT"):
+        assert given[name] == defaults[name]
+        assert f"${{{name}:-{given[name]}}}:{given[name]}" in compose
+    assert (REPOSITORY / ".env").read_text() == text
+
+
+def test_compose_stops_the_bus_after_its_drain() -> None:
+    """The grace period in docker-compose.yml is longer than the drain of dev."""
+    bus = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["bus"]
+    assert float(bus["stop_grace_period"].removesuffix("s")) > profile("dev").settings.server.drain_seconds
+
+
+def test_ansible_gets_the_settings_without_the_secrets() -> None:
+    """As JSON, with the names under which the secrets are kept."""
+    facts = json.loads(render("ansible", profile()))
+    assert facts["settings"]["server"]["port"] == 9100
+    assert facts["credentials"] == ["jwt_secret", "postgres_password", "valkey_password"]
+    assert facts["secrets"]["auth.jwt.secret"] == "{from: credential, name: jwt_secret}"
+    assert facts["stop_seconds"] == 35
+    assert facts["settings"]["auth"]["jwt"]["secret"] == "********"
+    assert "c4nary" not in render("ansible", profile("dev", "datastores.nats.url=nats://a:c4nary@nats:4222"))
+
+
+@pytest.mark.parametrize(
+    ("host", "target"),
+    [
+        ("10.0.0.5", "10.0.0.5:9101"),
+        ("0.0.0.0", "127.0.0.1:9101"),
+        ("::", "[::1]:9101"),
+        ("fd00::5", "[fd00::5]:9101"),
+    ],
+)
+def test_prometheus_scrapes_where_telemetry_listens(host: str, target: str) -> None:
+    """A wildcard is no address to ask; the loopback is."""
+    config = yaml.safe_load(
+        render("prometheus", profile("prod", f'telemetry.host="{host}"'.replace('"', "")))
+    )
+    [job] = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [target], "labels": {"environment": "prod"}}]
+
+
+def rules(**options: Any) -> list[dict[str, Any]]:
+    [group] = yaml.safe_load(render("prometheus-rules", profile(), **options))["groups"]
+    return list(group["rules"])
+
+
+def test_alerts_ask_for_metrics_that_exist() -> None:
+    """Each name in an expression is one that /metrics shows, but for Prometheus' own `up`."""
+    source = Path(metrics.__file__).read_text()
+    shown = set(re.findall(r'"(arqonbus_[a-z_]+)"', source))
+    for rule in rules():
+        asked = set(re.findall(r"arqonbus_[a-z_]+", rule["expr"]))
+        assert {re.sub(r"_(total|bucket)$", "", name) for name in asked} <= shown
+        assert asked
+
+
+def test_alerts_name_the_runbooks_that_exist() -> None:
+    """And no other."""
+    name = alert_rules(profile().settings)[0].name
+    named = {rule["alert"]: rule["annotations"].get("runbook_url") for rule in rules(runbooks=[name])}
+    assert named.pop(name) == f"runbooks/alerts/{name}.md"
+    assert set(named.values()) == {None}
+
+
+def test_the_bound_of_the_send_queues_follows_the_profile() -> None:
+    """A tenth of what all clients together may let wait."""
+    settings = profile("prod", "server.max_connections=100", "limits.send_queue_bytes=10000").settings
+    assert "arqonbus_send_queue_bytes > 100000" in [rule.expression for rule in alert_rules(settings)]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(["profile", "render", *arguments, "--profiles-dir", str(REPOSITORY / "profiles")])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_render_writes_a_file_and_checks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was written agrees; after an edit the check fails and says what to type."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "unit"
+    target = ("systemd", "--profile", "prod")
+    assert run(capsys, *target, "--out", "unit") == (0, "", "")
+    assert run(capsys, *target, "--check", "unit") == (0, "", "")
+    assert run(capsys, *target)[1] == file.read_text()
+    assert json.loads(run(capsys, *target, "--json")[1]) == {"target": "systemd", "text": file.read_text()}
+    file.write_text(file.read_text() + "#\n")
+    code, out, err = run(capsys, *target, "--check", "unit")
+    assert (code, out) == (1, "")
+    assert err == (
+        "arqonbus: unit is not up to date; write it: "
+        "arqonbus profile render systemd --profile prod --out unit\n"
+    )
+    assert "cannot be read" in run(capsys, *target, "--check", "missing")[2]
+    assert "cannot be written" in run(capsys, *target, "--out", "missing/unit")[2]
+
+
+def test_the_shell_that_renders_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The text is for another machine: a secret or a port of this one changes nothing."""
+    monkeypatch.delenv("ARQONBUS_PROFILE", raising=False)
+    before = run(capsys, "systemd", "--profile", "prod")
+    monkeypatch.setenv("JWT_SECRET", "x" * 40)
+    monkeypatch.setenv("ARQONBUS_SERVER_PORT", "443")
+    assert run(capsys, "systemd", "--profile", "prod") == before
+    monkeypatch.setenv("ARQONBUS_PROFILE", "prod")
+    assert run(capsys, "systemd") == before
+
+
+def test_a_target_that_is_refused_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """In one sentence, with code 1."""
+    code, out, err = run(capsys, "systemd", "--profile", "prod", "--set", "state_dir=/srv/a b")
+    assert (code, out) == (1, "")
+    assert err.startswith("arqonbus: there is no systemd for this profile: state_dir '/srv/a b' cannot stand")
