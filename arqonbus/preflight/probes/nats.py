@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from arqonbus.preflight.facts import NatsAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, failure_of, opened, wrong_protocol
+from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, opened, wrong_protocol
 
 _SECTION = "datastores.nats"
 
@@ -26,7 +26,7 @@ async def ask_nats(url: str, seconds: float) -> NatsAnswers:
     except Unusable as error:
         return NatsAnswers(where=server.where, failure=error.failure)
     except TimeoutError as error:
-        return NatsAnswers(where=server.where, failure=failure_of(error, server, connected=asking.connected))
+        return NatsAnswers(where=server.where, failure=failure_of(error, server, asking.way))
 
 
 class _Asking:
@@ -35,12 +35,11 @@ class _Asking:
     def __init__(self, url: str, server: Server) -> None:
         self._parts = urlsplit(url)
         self._server = server
-        self.connected = False
+        self.way = Way()
 
     async def answers(self) -> NatsAnswers:
         began = time.perf_counter()
-        async with opened(self._server) as (reader, writer):
-            self.connected = True
+        async with opened(self._server, None, self.way) as (reader, writer):
             info = self._greeting(await _line(reader))
             encrypted = self._parts.scheme == "tls" or bool(info.get("tls_required"))
             if encrypted and not (info.get("tls_required") or info.get("tls_available")):
@@ -50,7 +49,9 @@ class _Asking:
                     )
                 )
             if encrypted:
+                self.way.stage = "tls"
                 await writer.start_tls(ssl.create_default_context(), server_hostname=self._server.host)
+            self.way.stage = "talk"
             writer.write(b"CONNECT " + json.dumps(self._introduction()).encode() + b"\r\nPING\r\n")
             self._judge(await _line(reader))
             return NatsAnswers(
@@ -64,7 +65,7 @@ class _Asking:
 
     def _greeting(self, line: bytes) -> dict[str, Any]:
         if not line:
-            raise Unusable(failure_of(EOFError(), self._server, connected=True))
+            raise Unusable(failure_of(EOFError(), self._server, self.way))
         try:
             info = json.loads(line[5:]) if line.startswith(b"INFO ") else None
         except ValueError:
@@ -93,7 +94,7 @@ class _Asking:
             fix = "$EDITOR FILE   # nats: {url: nats://USER:PASSWORD@HOST:4222}"
             raise Unusable(self._server.failure(kind, text, fix))  # type: ignore[arg-type]
         if not line:
-            raise Unusable(failure_of(EOFError(), self._server, connected=True))
+            raise Unusable(failure_of(EOFError(), self._server, self.way))
         text = line.decode("utf-8", "replace").strip()
         raise Unusable(self._server.failure("other", f"answers with {text}", "nc -v HOST 4222"))
 

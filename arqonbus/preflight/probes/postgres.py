@@ -11,7 +11,7 @@ import asyncpg
 
 from arqonbus.config.stores import Postgres
 from arqonbus.preflight.facts import Failure, FailureKind, PostgresAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, failure_of, opened, wrong_protocol
+from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, opened, wrong_protocol
 from arqonbus.storage import migrate
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.postgres_access import Connection, PostgresUnavailable, connect
@@ -45,7 +45,7 @@ async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
     except Unusable as error:
         return PostgresAnswers(where=server.where, failure=error.failure)
     except TimeoutError as error:
-        failure = failure_of(error, server, connected=asking.connected)
+        failure = failure_of(error, server, asking.way)
         return PostgresAnswers(where=server.where, failure=failure)
 
 
@@ -56,7 +56,7 @@ class _Asking:
         self._store = store
         self._server = server
         self._seconds = seconds
-        self.connected = False
+        self.way = Way()
 
     async def answers(self) -> PostgresAnswers:
         await self._first_words()
@@ -74,12 +74,11 @@ class _Asking:
 
     async def _first_words(self) -> None:
         """Ask for TLS, as every client may: one letter tells whether this is Postgres."""
-        async with opened(self._server) as (reader, writer):
-            self.connected = True
+        async with opened(self._server, None, self.way) as (reader, writer):
             writer.write(_SSL_REQUEST)
             letter = await reader.read(5)
         if not letter:
-            raise Unusable(failure_of(EOFError(), self._server, connected=True))
+            raise Unusable(failure_of(EOFError(), self._server, self.way))
         if letter[:1] not in (b"S", b"N") or len(letter) > 1:
             raise Unusable(wrong_protocol(self._server, letter))
         if letter == b"N" and self._store.sslmode not in ("disable", "prefer"):
@@ -94,7 +93,7 @@ class _Asking:
     def _refusal(self, error: PostgresUnavailable) -> Failure:
         cause = error.__cause__
         if isinstance(cause, (ssl.SSLError, TimeoutError)):
-            return failure_of(cause, self._server, connected=True)
+            return failure_of(cause, self._server, self.way)
         kinds: tuple[tuple[type[Exception], FailureKind], ...] = (
             (asyncpg.InvalidPasswordError, "wrong_password"),
             (asyncpg.InvalidAuthorizationSpecificationError, "wrong_password"),

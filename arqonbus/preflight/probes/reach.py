@@ -6,12 +6,12 @@ Knows no protocol. Opens one connection at a time and closes it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from arqonbus.preflight.facts import Failure, FailureKind
 
@@ -37,6 +37,12 @@ class Server:
         return Failure(kind=kind, text=f"{self.where} {text}", fix=fix)
 
 
+class Way:
+    """How far we came, for those who are stopped by a deadline."""
+
+    stage: Literal["connect", "tls", "talk"] = "connect"
+
+
 class Unusable(Exception):
     """A step did not succeed."""
 
@@ -47,25 +53,27 @@ class Unusable(Exception):
 
 @asynccontextmanager
 async def opened(
-    server: Server, tls: ssl.SSLContext | None = None
+    server: Server, tls: ssl.SSLContext | None = None, way: Way | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """An open connection. Raises Unusable, in the body as well: a timeout there means a silent server."""
     writer: asyncio.StreamWriter | None = None
+    way = way or Way()
     try:
         reader, writer = await asyncio.open_connection(server.host, server.port)
         if tls is not None:
+            way.stage = "tls"
             await writer.start_tls(tls, server_hostname=server.host)
+        way.stage = "talk"
         yield reader, writer
     except (OSError, EOFError, TimeoutError) as error:
-        raise Unusable(failure_of(error, server, connected=writer is not None)) from error
+        raise Unusable(failure_of(error, server, way)) from error
     finally:
         if writer is not None:
-            writer.close()
-            with contextlib.suppress(OSError, TimeoutError):  # it is over; how it ends says nothing
-                await writer.wait_closed()
+            # Not a polite close: a server that hangs would hold us in it, beyond every deadline.
+            writer.transport.abort()
 
 
-def failure_of(error: BaseException, server: Server, *, connected: bool) -> Failure:
+def failure_of(error: BaseException, server: Server, way: Way) -> Failure:
     """The name of what went wrong."""
     host, port, section = server.host, server.port, server.section
     see = (f"ss -ltn 'sport = :{port}'   # on {host}: does it run, and on this port?",)
@@ -88,7 +96,14 @@ def failure_of(error: BaseException, server: Server, *, connected: bool) -> Fail
                 *see,
                 f"$EDITOR FILE   # {section}: correct host or port",
             )
-        case TimeoutError() if not connected:
+        case TimeoutError() if way.stage == "tls":
+            return server.failure(
+                "no_tls",
+                "takes the connection and does not answer a TLS handshake: no TLS on this port, or it hangs",
+                f"$EDITOR FILE   # {section}: the port with TLS",
+                f"openssl s_client -connect {host}:{port} </dev/null",
+            )
+        case TimeoutError() if way.stage == "connect":
             return server.failure(
                 "unreachable",
                 "cannot be reached: no answer to the attempt to connect; a firewall, or a host that is down",
@@ -173,4 +188,4 @@ def wrong_protocol(server: Server, first: bytes) -> Failure:
     )
 
 
-__all__ = ["Server", "Unusable", "failure_of", "opened", "speaks_tls", "wrong_protocol"]
+__all__ = ["Server", "Unusable", "Way", "failure_of", "opened", "speaks_tls", "wrong_protocol"]

@@ -18,7 +18,15 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError,
 
 from arqonbus.config.stores import Valkey
 from arqonbus.preflight.facts import Failure, ValkeyAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, failure_of, opened, speaks_tls, wrong_protocol
+from arqonbus.preflight.probes.reach import (
+    Server,
+    Unusable,
+    Way,
+    failure_of,
+    opened,
+    speaks_tls,
+    wrong_protocol,
+)
 from arqonbus.storage.valkey_keys import probe_key
 
 _SECTION = "datastores.valkey"
@@ -38,7 +46,7 @@ async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
     except Unusable as error:
         return ValkeyAnswers(where=server.where, failure=error.failure)
     except TimeoutError as error:
-        failure = failure_of(error, server, connected=asking.connected)
+        failure = failure_of(error, server, asking.way)
         return ValkeyAnswers(where=server.where, failure=failure)
 
 
@@ -49,7 +57,7 @@ class _Asking:
         self._store = store
         self._server = server
         self._seconds = seconds
-        self.connected = False
+        self.way = Way()
         self._refused: list[str] = []
         parts = urlsplit(store.url or "")
         self._user = store.user or unquote(parts.username or "")
@@ -87,14 +95,13 @@ class _Asking:
     async def _first_words(self, tls: ssl.SSLContext | None) -> bool:
         """PING without a password: is this Valkey at all, and does it let everybody in?"""
         try:
-            async with opened(self._server, tls) as (reader, writer):
-                self.connected = True
+            async with opened(self._server, tls, self.way) as (reader, writer):
                 writer.write(b"*1\r\n$4\r\nPING\r\n")
                 line = await reader.readline()
         except Unusable as error:
             raise Unusable(await self._why_closed(error.failure, tls)) from error
         if not line:
-            closed = failure_of(EOFError(), self._server, connected=True)
+            closed = failure_of(EOFError(), self._server, self.way)
             raise Unusable(await self._why_closed(closed, tls))
         if line.startswith(b"-LOADING"):
             raise Unusable(
@@ -134,8 +141,6 @@ class _Asking:
             retry=Retry(NoBackoff(), 0),
             single_connection_client=True,
             protocol=2,
-            lib_name=None,
-            lib_version=None,
             decode_responses=True,
             **options,
         )

@@ -1,4 +1,4 @@
-"""A production deployment in which nothing is wrong, and faults to put into it: files, variables, secrets, facts."""
+"""Deployments in which nothing is wrong, and faults to put in: files, variables, secrets, facts."""
 
 from __future__ import annotations
 

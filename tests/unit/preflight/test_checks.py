@@ -43,14 +43,14 @@ def test_every_check_passes_somewhere_and_fails_somewhere(id: str, good: list[Re
 
 
 def test_nothing_is_wrong_where_nothing_is_wrong(good: list[Report]) -> None:
-    """The good deployments have no failed check, no warning, and no waiver that is not needed."""
+    """Good deployments have no failed check, no warning, and no waiver that is not needed."""
     assert [failed_ids(report) for report in good] == [set(), set(), set(), {"ARQ-PRO-001"}]
     assert all(not report.failures and not report.warnings for report in good)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault["id"]))
 def test_one_fault_is_found_as_exactly_what_it_is(fault: dict[str, Any], tmp_path: Path) -> None:
-    """One pass finds these ids and no other; a failed check says what it saw, what it wanted, what to type."""
+    """One pass finds these ids and no other; a failed check says what it saw and what it wanted."""
     report = Deployment(tmp_path, fault.get("in", "prod")).put_in(fault).report()
     assert failed_ids(report) == set(fault["expect"])
     assert [result.check.id for result in report.waived] == fault.get("waived", [])
