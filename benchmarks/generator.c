@@ -287,7 +287,7 @@ int main(int argc, char **argv) {
     uint64_t give_up = now_ns() + 60000000000ull;
     for (uint32_t i = 0; i < count; i++) {
         open_connection(&connections[i], &address);
-        while (i - running > 64 && now_ns() < give_up) poll_once(10);
+        while (i > running + 64 && now_ns() < give_up) poll_once(10);
     }
     while (running < count && now_ns() < give_up) poll_once(100);
     if (running < count) {
