@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from pydantic import BaseModel, SecretStr
 
@@ -21,7 +22,13 @@ from arqonbus.config.tree import leaves, secrecy_at
 
 MASK = "********"
 
-_URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]*@")
+# In free text a URL ends at white space or a quote; the first part of a password may still hold quotes.
+_URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]*@(?:[^\s\"'<>@]*@)*")
+_URL_TOKEN = re.compile(r"(?<=\bnats://)[^\s/@:]+@")
+_QUERY_SECRET = re.compile(r"(?i)([?&;][\w.-]*(?:passw|pwd|secret|token)[\w.-]*=)[^&;#\s\"'<>]*")
+_USER = re.compile(r"[\w.%+~-]*")
+# The part before @ is a user without a password, and no token as in NATS.
+_WITH_USERS = ("valkey", "valkeys", "redis", "rediss", "unix", "postgres", "postgresql")
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
@@ -32,9 +39,31 @@ def redact_value(value: Any, secrecy: Secrecy) -> Any:
         return str(value)
     if value is None or secrecy == "no":
         return value
-    if secrecy == "url" and isinstance(value, str):
-        return _URL_PASSWORD.sub(rf"\1:{MASK}@", value)
-    return MASK
+    return _redact_url(value) if secrecy == "url" and isinstance(value, str) else MASK
+
+
+def _redact_url(url: str) -> str:
+    """A whole URL, which somebody may have written badly: what may be a password counts as one."""
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return MASK
+    head, at, tail = rest.rpartition("@")
+    user, colon, _ = head.partition(":")
+    if not _USER.fullmatch(user) or (at and not colon and scheme not in _WITH_USERS):
+        user = MASK
+    head = f"{user}:{MASK}" if colon else user
+    return _QUERY_SECRET.sub(rf"\1{MASK}", f"{scheme}://{head}{at}{tail}")
+
+
+def _url_secrets(url: str) -> Iterator[str]:
+    """What is masked in a URL, as it stands there and as it is meant."""
+    scheme, mark, rest = url.partition("://")
+    head, at, _ = rest.rpartition("@")
+    user, colon, password = head.partition(":")
+    found = [password if colon else user if scheme not in _WITH_USERS else ""] if mark and at else []
+    found += [match[0].removeprefix(match[1]) for match in _QUERY_SECRET.finditer(url)]
+    for secret in found:
+        yield from (secret, unquote(secret))
 
 
 def redact_at(path: Path, value: Any) -> Any:
@@ -76,6 +105,8 @@ class Redactor:
             text = text.replace(secret, MASK)
         text = _PEM.sub(MASK, text)
         text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
+        text = _URL_TOKEN.sub(f"{MASK}@", text)
+        text = _QUERY_SECRET.sub(rf"\1{MASK}", text)
         return _TOKEN.sub(MASK, text)
 
 
@@ -86,8 +117,8 @@ def _secrets(model: BaseModel) -> Iterator[str]:
             yield value.get_secret_value()
         elif isinstance(value, BaseModel):
             yield from _secrets(value)
-        elif isinstance(value, str) and (match := _URL_PASSWORD.search(value)):
-            yield match.group(0).removesuffix("@").partition(":")[2]
+        elif isinstance(value, str):
+            yield from _url_secrets(value)
 
 
 __all__ = ["MASK", "Redactor", "digest", "redact_at", "redact_value", "redacted"]
