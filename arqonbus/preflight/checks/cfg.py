@@ -124,17 +124,17 @@ FAULT_CHECKS: Mapping[Fault, _FaultCheck] = {
 }
 
 
-def judge_fault(*faults: Fault) -> Judge:
-    """A judge that shows the findings of these codes."""
+def judge_fault(fault: Fault, *, expected: str) -> Judge:
+    """A judge that shows the findings of this code."""
 
     def judge(context: Context) -> Outcome:
         return verdict(
             (
                 Remark(finding.message, (finding.key,) if finding.key else (), finding.location or _NOWHERE)
                 for finding in context.findings
-                if finding.code in faults
+                if finding.code is fault
             ),
-            expected="none of this",
+            expected=expected,
         )
 
     return judge
@@ -151,7 +151,7 @@ for _fault, _texts in FAULT_CHECKS.items():
             EVERYWHERE,
             _texts.why,
             _texts.fix,
-            judge_fault(_fault),
+            judge_fault(_fault, expected=_texts.title[:1].lower() + _texts.title[1:]),
             tags=("load",),
         )
     )

@@ -55,7 +55,7 @@ add(
         FATAL_OUTSIDE_DEV,
         "Whoever can write JSON could be anybody in any tenant. Even `false` stands one typo away from that.",
         ("unset JWT_SKIP_VALIDATION", "$EDITOR FILE   # remove auth.jwt.skip_validation"),
-        judge_fault(Fault.VALIDATION_SKIPPED),
+        judge_fault(Fault.VALIDATION_SKIPPED, expected="no such setting, whatever its value"),
         tags=("load", "tokens"),
     )
 )
@@ -70,7 +70,7 @@ add(
             "$EDITOR FILE   # {from: credential, name: NAME}",
             f"{MAKE_SECRET}   # the old one is burnt",
         ),
-        judge_fault(Fault.LITERAL_SECRET),
+        judge_fault(Fault.LITERAL_SECRET, expected="a reference to where the secret is"),
         tags=("load", "secrets"),
     )
 )

@@ -100,6 +100,8 @@ def _short(place: Location) -> str:
 def _for_here(command: str, seen: Seen, report: Report) -> str:
     """The command with the file and the profile in it that it is about."""
     command = command.replace("--profile PROFILE", f"--profile {report.loaded.profile}")
+    if seen.key:
+        command = command.replace(" KEY ", f" {seen.key} ")
     place = seen.place
     if place is not None and place.line and command.startswith("$EDITOR FILE"):
         return command.replace("$EDITOR FILE", f"$EDITOR +{place.line} {place.source}", 1)

@@ -1,0 +1,449 @@
+"""The online checks against real servers, and against everything that is none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from arqonbus.config import Resolved, load
+from arqonbus.preflight import online_subset
+from arqonbus.preflight.model import Status
+from arqonbus.preflight.probes.nats import ask_nats
+from arqonbus.preflight.probes.postgres import ask_postgres
+from arqonbus.preflight.probes.valkey import ask_valkey
+from arqonbus.preflight.runner import Report
+from arqonbus.storage import migrate
+from tests.servers.nats import running_nats
+from tests.servers.postgres import PostgresServer, running_postgres
+from tests.servers.processes import free_port
+from tests.servers.valkey import ValkeyServer, running_server
+
+pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("preflight")]
+
+ROOT = Path(__file__).parents[2]
+PASSWORD = "Zq8mW2kT5vX1nR7pL4cY"
+USERS = (ROOT / "images/valkey/users.acl").read_text()
+
+
+class Authority:
+    """A certificate authority, and server certificates of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self._write("ca.pem", self._sign(self._name, self._key.public_key(), authority=True))
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "ca.pem"
+
+    def server(self, name: str, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
+        """Certificate and key for a loopback address, valid for so many days (past, if negative)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(subject, key.public_key(), address=address, days=days)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.directory / f"{name}.key").write_bytes(secret)
+        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
+
+    def _sign(
+        self, subject: x509.Name, public: Any, *, authority: bool = False, address: str = "", days: int = 30
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        begin = now - datetime.timedelta(days=60)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(authority, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
+        )
+        if authority:
+            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, critical=True)
+        if address:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _write(self, name: str, certificate: x509.Certificate) -> Path:
+        path = self.directory / name
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "ca")
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """With the users of the image: the default one may do everything but has a password here."""
+    with running_server(tmp_path_factory.mktemp("valkey"), "--maxmemory-policy", "noeviction") as server:
+        arqonbus = USERS.splitlines()[1].replace("#PASSWORD_SHA256", f">{PASSWORD}").split()[2:]
+        server.ask("ACL", "SETUSER", "arqonbus", *arqonbus)
+        server.ask("ACL", "SETUSER", "looking", *arqonbus, "+info", "+config|get", "+acl|whoami")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    with running_postgres() as server:
+        yield server
+
+
+def resolved(*overrides: str) -> Resolved:
+    return load("dev", root=ROOT, environ={}, overrides=overrides)
+
+
+def valkey_settings(
+    port: int, *more: str, user: str = "looking", password: str = PASSWORD, scheme: str = "valkey"
+) -> Any:
+    return resolved(
+        f"datastores.valkey.url={scheme}://127.0.0.1:{port}",
+        f"datastores.valkey.user={user}",
+        f"datastores.valkey.password={password}",
+        *more,
+    ).settings.datastores.valkey
+
+
+def postgres_settings(
+    port: int, *more: str, password: str = PASSWORD, database: str = "postgres", mode: str = "disable"
+) -> Any:
+    return resolved(
+        "datastores.postgres.host=127.0.0.1",
+        f"datastores.postgres.port={port}",
+        f"datastores.postgres.database={database}",
+        "datastores.postgres.user=arqonbus",
+        f"datastores.postgres.password={password}",
+        f"datastores.postgres.sslmode={mode}",
+        *more,
+    ).settings.datastores.postgres
+
+
+# -- servers that are none
+
+
+@contextlib.asynccontextmanager
+async def listener(answer: bytes | None) -> AsyncIterator[int]:
+    """A port that says this to everybody: None is silence, nothing closes at once."""
+    ended = asyncio.Event()
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        if answer is None:
+            await ended.wait()
+        else:
+            if answer:
+                await reader.read(65536)
+                writer.write(answer)
+                await writer.drain()
+        writer.close()
+        with contextlib.suppress(OSError):  # the other side may have gone first
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        ended.set()
+        server.close()
+        await server.wait_closed()
+        await asyncio.gather(*(task for task in serving if task))
+
+
+Ask = Callable[[int], Any]
+ASKED: dict[str, Ask] = {
+    "Valkey": lambda port: ask_valkey(valkey_settings(port), 1.0),
+    "Postgres": lambda port: ask_postgres(postgres_settings(port), 1.0),
+    "NATS": lambda port: ask_nats(f"nats://127.0.0.1:{port}", 1.0),
+}
+HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("server", ASKED)
+@pytest.mark.parametrize(
+    ("answer", "kind", "words"),
+    [
+        (None, "silent", "takes the connection and says nothing"),
+        (b"", "closed", "closes it at once"),
+        (HTTP, "wrong_protocol", "an HTTP server answers there"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "wrong_protocol", "an SSH server answers there"),
+    ],
+)
+async def test_what_is_not_the_server_is_named(
+    server: str, answer: bytes | None, kind: str, words: str
+) -> None:
+    """A port on which something else listens, or nothing useful, is told apart within the deadline."""
+    if server == "NATS" and answer not in (None, b""):
+        pytest.skip("a NATS server speaks first; see the next test")
+    began = time.monotonic()
+    async with listener(answer) as port:
+        said = await ASKED[server](port)
+    assert time.monotonic() - began < 3
+    assert said.failure.kind == kind, said.failure
+    assert words in said.failure.text
+    assert said.failure.text.startswith(f"{server} at 127.0.0.1:{port} ")
+    assert all(said.failure.fix)
+    assert said.failure.fix
+
+
+async def test_a_server_that_waits_for_a_request_is_not_nats() -> None:
+    """NATS speaks first; an HTTP server waits, which is silence."""
+    async with listener(HTTP) as port:
+        said = await ask_nats(f"nats://127.0.0.1:{port}", 0.5)
+    assert said.failure is not None
+    assert said.failure.kind == "silent"
+
+
+@pytest.mark.parametrize("server", ASKED)
+async def test_a_port_without_a_listener_refuses(server: str) -> None:
+    """Nothing listens there, and that is what is said."""
+    said = await ASKED[server](free_port())
+    assert said.failure.kind == "refused"
+    assert "nothing listens there" in said.failure.text
+
+
+@pytest.mark.parametrize("server", ASKED)
+async def test_a_name_without_an_address_is_said_to_be_one(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is not known is told apart from one that is down."""
+    url = "nats://nowhere.invalid:4222"
+    settings = resolved(
+        "datastores.valkey.url=valkey://nowhere.invalid", "datastores.postgres.host=nowhere.invalid"
+    ).settings.datastores
+    said: Any = {
+        "Valkey": lambda: ask_valkey(settings.valkey, 5.0),
+        "Postgres": lambda: ask_postgres(settings.postgres, 5.0),
+        "NATS": lambda: ask_nats(url, 5.0),
+    }[server]
+    assert (await said()).failure.kind == "no_such_name"
+
+
+# -- Valkey
+
+
+async def test_valkey_tells_everything_to_a_user_that_may_look(valkey: ValkeyServer) -> None:
+    """Version, who we are, eviction, the append-only file, and a write that came back."""
+    said = await ask_valkey(valkey_settings(valkey.port), 3.0)
+    assert said.failure is None
+    assert said.user == "looking"
+    assert said.refused == ()
+    assert said.aof is True
+    assert said.settings is not None
+    assert said.settings["maxmemory-policy"] == "noeviction"
+    assert said.info is not None
+    assert int(said.info["used_memory"]) > 0
+    assert (said.probe_problem, said.role, said.cluster, said.encrypted) == ("", "master", False, False)
+    assert said.probe_ms is not None
+    assert int(said.version.partition(".")[0]) >= 7
+    assert said.anonymous is True
+
+
+async def test_valkey_with_the_bus_s_own_user(valkey: ValkeyServer) -> None:
+    """The user of the image may do the bus's work; what it may not look at is named."""
+    said = await ask_valkey(valkey_settings(valkey.port, user="arqonbus"), 3.0)
+    assert said.failure is None
+    assert said.user == "arqonbus"
+    assert set(said.refused) <= {"INFO", "CONFIG GET"}
+    assert said.aof is True
+    assert said.probe_problem == ""
+
+
+async def test_valkey_refuses_a_wrong_password(valkey: ValkeyServer) -> None:
+    """The user is named, the password is not."""
+    said = await ask_valkey(valkey_settings(valkey.port, password="wrong-password-1"), 3.0)
+    assert said.failure is not None
+    assert said.failure.kind == "wrong_password"
+    assert "refuses the user looking" in said.failure.text
+    assert "wrong-password-1" not in repr(said)
+
+
+async def test_valkey_over_tls(tmp_path: Path, authority: Authority) -> None:
+    """A certificate that we can verify passes; another authority, name or age is named for what it is."""
+    other = Authority(tmp_path / "other")
+    cases = {
+        "good": (authority.server("good"), authority.file, None),
+        "stranger": (authority.server("stranger"), other.file, "certificate_untrusted"),
+        "name": (authority.server("name", "127.0.0.9"), authority.file, "certificate_name"),
+        "old": (authority.server("old", days=-1), authority.file, "certificate_expired"),
+    }
+    for name, ((cert, key), ca, kind) in cases.items():
+        port = free_port()
+        options = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
+        options += ["--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no"]
+        with running_server(tmp_path / name, *options) as server:
+            ca_file = f"datastores.valkey.tls.ca_file={ca}"
+            store = valkey_settings(port, ca_file, user="default", password=PASSWORD, scheme="valkeys")
+            server.ask("CONFIG", "SET", "requirepass", PASSWORD)
+            said = await ask_valkey(store, 3.0)
+            assert (said.failure.kind if said.failure else None) == kind, said
+            if kind is None:
+                assert said.encrypted is True
+                plain = await ask_valkey(valkey_settings(port), 3.0)
+                assert plain.failure is not None
+                assert plain.failure.kind == "wants_tls"
+                wrong = await ask_valkey(valkey_settings(server.port, ca_file, scheme="valkeys"), 3.0)
+                assert wrong.failure is not None
+                assert wrong.failure.kind in ("no_tls", "closed")
+
+
+async def test_valkey_without_an_append_only_file(tmp_path: Path) -> None:
+    """It is seen with and without the right to look."""
+    with running_server(tmp_path, "--appendonly", "no") as server:
+        rules = USERS.splitlines()[1].replace("#PASSWORD_SHA256", f">{PASSWORD}").split()[2:]
+        server.ask("ACL", "SETUSER", "arqonbus", *rules)
+        said = await ask_valkey(valkey_settings(server.port, user="arqonbus"), 3.0)
+    assert said.failure is None
+    assert said.aof is False
+
+
+# -- Postgres
+
+
+async def test_postgres_tells_everything(postgres: PostgresServer) -> None:
+    """Before and after the migrations."""
+    with postgres.database() as name:
+        store = postgres_settings(postgres.port, password=postgres.password, database=name)
+        said = await ask_postgres(store, 3.0)
+        assert said.failure is None
+        assert said.pending == ("0001_schema",)
+        await migrate.apply(store)
+        said = await ask_postgres(store, 3.0)
+        assert (said.pending, said.refused, said.probe_problem) == ((), "", "")
+        assert said.settings["fsync"] == "off"
+        assert (said.encoding, said.role, said.superuser, said.recovering) == (
+            "UTF8",
+            "arqonbus",
+            True,
+            False,
+        )
+        assert abs(said.clock_ahead) < 1
+        assert said.version >= 150000
+        postgres.ask("UPDATE arqonbus_ledger.migrations SET checksum = 'other'", name)
+        assert "another text" in (await ask_postgres(store, 3.0)).refused
+
+
+async def test_postgres_refuses_a_wrong_password_and_an_unknown_database(postgres: PostgresServer) -> None:
+    """Each is said; the password is not."""
+    said = await ask_postgres(postgres_settings(postgres.port, password="wrong-password-1"), 3.0)
+    assert said.failure is not None
+    assert said.failure.kind == "wrong_password"
+    assert "wrong-password-1" not in repr(said)
+    store = postgres_settings(postgres.port, password=postgres.password, database="nowhere")
+    said = await ask_postgres(store, 3.0)
+    assert said.failure is not None
+    assert said.failure.kind == "no_database"
+    store = postgres_settings(postgres.port, password=postgres.password, mode="verify-full")
+    said = await ask_postgres(store, 3.0)
+    assert said.failure is not None
+    assert said.failure.kind == "no_tls"
+
+
+# -- NATS
+
+
+async def test_nats_greets_and_asks_who_we_are(tmp_path: Path) -> None:
+    """With the right password, a wrong one, and none."""
+    with running_nats(tmp_path, "--user", "bus", "--pass", PASSWORD) as server:
+        good = await ask_nats(f"nats://bus:{PASSWORD}@127.0.0.1:{server.port}", 3.0)
+        wrong = await ask_nats(f"nats://bus:wrong-password-1@127.0.0.1:{server.port}", 3.0)
+        none = await ask_nats(server.url, 3.0)
+    assert good.failure is None
+    assert (good.auth_required, good.encrypted, good.max_payload) == (True, False, 1_048_576)
+    assert good.version.startswith("2.")
+    assert wrong.failure is not None
+    assert wrong.failure.kind == "wrong_password"
+    assert "wrong-password-1" not in repr(wrong)
+    assert none.failure is not None
+    assert none.failure.kind == "no_password"
+
+
+async def test_nats_over_tls(tmp_path: Path, authority: Authority) -> None:
+    """A certificate that the system's authorities did not sign is refused; no TLS at all is named."""
+    cert, key = authority.server("nats")
+    with running_nats(tmp_path / "tls", "--tls", "--tlscert", str(cert), "--tlskey", str(key)) as server:
+        said = await ask_nats(f"tls://127.0.0.1:{server.port}", 3.0)
+        assert said.failure is not None
+        assert said.failure.kind == "certificate_untrusted"
+    with running_nats(tmp_path / "plain") as server:
+        said = await ask_nats(f"tls://127.0.0.1:{server.port}", 3.0)
+        assert said.failure is not None
+        assert said.failure.kind == "no_tls"
+
+
+# -- all together
+
+
+def ends(report: Report) -> dict[str, str]:
+    return {result.check.id: result.outcome.status.value for result in report.results}
+
+
+async def test_all_servers_are_asked_at_once(
+    valkey: ValkeyServer, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    """The online subset of healthy servers takes less than two seconds and finds what is there."""
+    with postgres.database() as name, running_nats(tmp_path) as nats:
+        profile = resolved(
+            f"datastores.valkey.url=valkey://127.0.0.1:{valkey.port}",
+            "datastores.valkey.user=looking",
+            f"datastores.valkey.password={PASSWORD}",
+            f"datastores.postgres.url=postgresql://arqonbus@127.0.0.1:{postgres.port}/{name}",
+            f"datastores.postgres.password={postgres.password}",
+            "datastores.postgres.sslmode=disable",
+            f"datastores.nats.url={nats.url}",
+        )
+        await migrate.apply(profile.settings.datastores.postgres)
+        began = time.monotonic()
+        report = await online_subset(profile)
+        assert time.monotonic() - began < 2
+    seen = ends(report)
+    assert {seen[f"ARQ-{family}-001"] for family in ("VAL", "PGS", "NAT")} == {"passed"}
+    assert seen["ARQ-VAL-009"] == seen["ARQ-PGS-010"] == seen["ARQ-PGS-005"] == "passed"
+    assert Status.ERRORED.value not in seen.values()
+    firsts = [r for r in report.results if r.check.id in ("ARQ-VAL-001", "ARQ-PGS-001", "ARQ-NAT-001")]
+    assert all(result.outcome.latency_ms for result in firsts)
+
+
+async def test_dead_servers_cost_one_deadline_together() -> None:
+    """Three silent ports are asked at once; what depends on an answer is skipped because of it."""
+    async with listener(None) as one, listener(None) as two, listener(None) as three:
+        profile = resolved(
+            f"datastores.valkey.url=valkey://127.0.0.1:{one}",
+            f"datastores.postgres.url=postgresql://arqonbus@127.0.0.1:{two}/arqonbus",
+            f"datastores.nats.url=nats://127.0.0.1:{three}",
+        )
+        began = time.monotonic()
+        report = await online_subset(profile)
+        assert time.monotonic() - began < 5
+    assert [result.check.id for result in report.failures] == ["ARQ-VAL-001", "ARQ-PGS-001", "ARQ-NAT-001"]
+    others = [r for r in report.results if not r.check.id.endswith("-001")]
+    assert all("ARQ-" in result.outcome.because for result in others)
