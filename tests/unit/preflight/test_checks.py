@@ -13,6 +13,7 @@ from arqonbus.preflight.runner import Report
 from tests.unit.preflight.deployment import Deployment, corpus, failed_ids
 
 FAULTS = corpus("faults")
+EDGES = corpus("edges")
 COMBINED = corpus("combined")
 BY_ID = {fault["id"]: fault for fault in FAULTS}
 
@@ -48,7 +49,7 @@ def test_nothing_is_wrong_where_nothing_is_wrong(good: list[Report]) -> None:
     assert all(not report.failures and not report.warnings for report in good)
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: str(fault["id"]))
+@pytest.mark.parametrize("fault", [*FAULTS, *EDGES], ids=lambda fault: str(fault["id"]))
 def test_one_fault_is_found_as_exactly_what_it_is(fault: dict[str, Any], tmp_path: Path) -> None:
     """One pass finds these ids and no other; a failed check says what it saw and what it wanted."""
     report = Deployment(tmp_path, fault.get("in", "prod")).put_in(fault).report()
