@@ -33,7 +33,7 @@ class Broken(AssertionError):
     """A promise that did not hold. No statement of the bus can raise it, and none is left out under -O."""
 
 
-def _hold(promise: bool, sentence: str) -> None:
+def hold(promise: bool, sentence: str) -> None:
     if not promise:
         raise Broken(sentence)
 
@@ -43,17 +43,17 @@ def protobuf_frames(data: bytes) -> None:
     try:
         decoded = wire_protobuf.decode(data)
     except DecodeError as error:
-        _hold(0 <= error.offset <= len(data), "the offset is outside the frame")
+        hold(0 <= error.offset <= len(data), "the offset is outside the frame")
         return
-    _hold(sum(len(raw) + 1 for _, raw in decoded) <= len(data), "bytes were read twice")
+    hold(sum(len(raw) + 1 for _, raw in decoded) <= len(data), "bytes were read twice")
     for envelope, raw in decoded:
         stamped = Envelope.FromString(raw + _STAMP + wire_protobuf.sequence_field(2**53 + 1))
-        _hold(
+        hold(
             (stamped.tenant, stamped.sender, stamped.epoch, stamped.server_time_us, stamped.sequence)
             == ("acme", "me", "epoch", 7, 2**53 + 1),
             "a stamp does not hold",
         )
-        _hold(stamped.payload == envelope.payload, "a stamp changed the payload")
+        hold(stamped.payload == envelope.payload, "a stamp changed the payload")
         try:
             check(envelope)
         except BusError:
@@ -61,11 +61,11 @@ def protobuf_frames(data: bytes) -> None:
         else:
             valid = True
         if is_name(envelope.room) and is_plain(envelope, len(raw), envelope.room):
-            _hold(valid, "a plain envelope is not valid")
-            _hold(len(envelope.SerializeToString()) == len(raw), "a plain envelope has a byte too many")
+            hold(valid, "a plain envelope is not valid")
+            hold(len(envelope.SerializeToString()) == len(raw), "a plain envelope has a byte too many")
         if valid:
             [line] = wire_json.decode(wire_json.encode(envelope).decode())
-            _hold(line.envelope is not None, "a valid envelope cannot be read as JSON")
+            hold(line.envelope is not None, "a valid envelope cannot be read as JSON")
 
 
 def json_frames(data: bytes) -> None:
@@ -77,16 +77,16 @@ def json_frames(data: bytes) -> None:
     try:
         lines = wire_json.decode(text)
     except DecodeError as error:
-        _hold(0 <= error.offset <= len(text), "the offset is outside the frame")
+        hold(0 <= error.offset <= len(text), "the offset is outside the frame")
         return
     for line in lines:
-        _hold((line.envelope is None) != (line.error is None), "a line is neither read nor refused")
+        hold((line.envelope is None) != (line.error is None), "a line is neither read nor refused")
         if line.envelope is not None:
             raw = line.envelope.SerializeToString()
-            _hold(Envelope.FromString(raw) == line.envelope, "the envelope does not fit protobuf")
+            hold(Envelope.FromString(raw) == line.envelope, "the envelope does not fit protobuf")
             [again] = wire_json.decode(wire_json.encode(line.envelope).decode())
-            _hold(again.error is None, "what was written cannot be read")
-            _hold(again.envelope == line.envelope, "what was written is something else")
+            hold(again.error is None, "what was written cannot be read")
+            hold(again.envelope == line.envelope, "what was written is something else")
 
 
 def session_frames(data: bytes) -> None:
@@ -112,20 +112,18 @@ def session_frames(data: bytes) -> None:
         intake = session.receive([frame], now * 0.1)
         accepted = [item for items in intake.publications.values() for item in items]
         outcomes = len(accepted) + len(intake.commands) + len(intake.directs) + len(intake.answers)
-        _hold(outcomes == _envelopes_in(frame), "an envelope has not exactly one outcome")
+        hold(outcomes == _envelopes_in(frame), "an envelope has not exactly one outcome")
         for item in [*accepted, *intake.directs]:
             envelope = Envelope.FromString(item.data)
-            _hold((envelope.tenant, envelope.sender) == ("acme", "me"), "the sender is forged")
-            _hold(
-                not (envelope.sequence or envelope.epoch or envelope.reply_to), "a server's field is forged"
-            )
-            _hold(len(envelope.payload) <= 500, "the payload is too large")
-            _hold(envelope.id == item.id, "the id is another")
+            hold((envelope.tenant, envelope.sender) == ("acme", "me"), "the sender is forged")
+            hold(not (envelope.sequence or envelope.epoch or envelope.reply_to), "a server's field is forged")
+            hold(len(envelope.payload) <= 500, "the payload is too large")
+            hold(envelope.id == item.id, "the id is another")
         for key in intake.publications:
-            _hold(key.tenant == "acme" and key.room.startswith("o"), "the room was not granted")
+            hold(key.tenant == "acme" and key.room.startswith("o"), "the room was not granted")
         for answer in intake.answers:
-            _hold(bool(answer.status.code and answer.status.message), "an answer says nothing")
-            _hold(
+            hold(bool(answer.status.code and answer.status.message), "an answer says nothing")
+            hold(
                 not answer.reply_to or is_message_id(answer.reply_to), "an answer to something that is no id"
             )
             PROTOBUF.encode(answer)

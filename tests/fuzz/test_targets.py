@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import seeds, targets
+from tests.fuzz import profiles, seeds, targets
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, tuple[Target, Sequence[bytes]]] = {
     "protobuf_frames": (targets.protobuf_frames, seeds.PROTOBUF),
     "json_frames": (targets.json_frames, seeds.JSON),
     "session_frames": (targets.session_frames, seeds.SESSION),
+    "profile_loader": (profiles.profile_loader, profiles.SEEDS),
 }
 TOKENS = (
     b"\x00\x01\x7f\x80\xff\x0a\x10\x22\x2a\x32\x40\x52\x6a\x72\xf5",

@@ -1,0 +1,9 @@
+"""Fuzzes the loader of profiles: python -m tests.fuzz.profile_loader -max_total_time=60"""
+
+from __future__ import annotations
+
+from tests.fuzz import profiles
+from tests.fuzz.endless import fuzz
+
+if __name__ == "__main__":
+    fuzz(profiles.profile_loader, profiles.SEEDS)
