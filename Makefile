@@ -21,7 +21,7 @@ test: setup servers lint ## Set everything up and pass the whole suite
 
 .PHONY: check
 check: lint ## What a change has to pass before anything else: lint, and the tests that need no servers
-	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/contract/config tests/contract/protocol
+	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/runbooks tests/contract/config tests/contract/protocol
 
 .PHONY: lint
 lint: setup ## Lint, types, architecture, generated files, shell scripts
@@ -60,7 +60,7 @@ bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (abou
 fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.lock
 	@mkdir -p .cache/fuzz
-	@for target in protobuf_frames json_frames session_frames; do \
+	@for target in protobuf_frames json_frames session_frames profile_loader; do \
 	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$${FUZZ_SECONDS:-60} -artifact_prefix=.cache/fuzz/; \
 	done
 

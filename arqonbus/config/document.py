@@ -121,6 +121,9 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
         return "a tab stands where YAML wants spaces; indent with spaces"
     if "expected a single document" in (error.context or ""):
         return "the file holds several documents; keep the first and remove what follows ---"
+    if "alias" in problem or "anchor" in problem:
+        # Its name may be a secret that begins with * or &, so it is not repeated.
+        return "an alias or anchor stands here that does not fit; quote a value that begins with * or &"
     return f"this is not YAML: {problem}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit
 
@@ -9,6 +10,8 @@ from pydantic import Field, SecretStr, model_validator
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Switch, Text
+
+_SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
 
 Durability = Literal["memory", "hot", "durable"]
 
@@ -188,9 +191,14 @@ class Datastores(Section):
 
 
 def has_password(url: str) -> bool:
-    """Whether a password stands in the URL. A URL that cannot be read is taken to hold one."""
+    """Whether a secret stands in the URL: a password, one in its query, or the token of NATS.
+
+    A URL that cannot be read is taken to hold one.
+    """
     try:
-        return urlsplit(url).password is not None
+        parts = urlsplit(url)
+        token = parts.scheme == "nats" and parts.username is not None
+        return parts.password is not None or token or bool(_SECRET_IN_QUERY.search(parts.query))
     except ValueError:
         return True
 

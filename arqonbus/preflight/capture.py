@@ -60,7 +60,7 @@ def incident(report: Report, command: Sequence[str], root: Path) -> dict[str, An
         "severity": label_of(report),
         "version": __version__,
         "commit": _commit(root),
-        "command": [_without_values(word) for word in command],
+        "command": _without_values(command),
         "profile": report.loaded.profile,
         "environment": report.loaded.environment,
         "digest": report.loaded.digest,
@@ -89,8 +89,15 @@ def label_of(report: Report) -> Label:
     return "high" if report.warnings else "none"
 
 
-def _without_values(word: str) -> str:
-    """--set may hold a secret, even one that the profile does not know."""
+def _without_values(command: Sequence[str]) -> list[str]:
+    """The words of the command. --set may hold a secret, even one that the profile does not know."""
+    return [
+        "…" if before == "--set" and "=" not in word else _without_value(word)
+        for before, word in zip(["", *command], command, strict=False)
+    ]
+
+
+def _without_value(word: str) -> str:
     match = _OPTION.fullmatch(word)
     if match:
         return f"{match[1]}{match[2]}=…"

@@ -70,7 +70,7 @@ def test_every_key_and_list_item_has_its_place() -> None:
         ("a: !!python/name:os.system x\n", Fault.YAML_INVALID, "p.yaml:1:4: a has a YAML tag"),
         ("a: !secret x\n", Fault.YAML_INVALID, "p.yaml:1:4: a has a YAML tag"),
         ("? [a]\n: 1\n", Fault.YAML_INVALID, "p.yaml:1:3: a key must be a name"),
-        ("a: *missing\n", Fault.YAML_INVALID, "p.yaml:1:4: this is not YAML: found undefined alias"),
+        ("a: *missing\n", Fault.YAML_INVALID, "p.yaml:1:4: an alias or anchor stands here that does not fit"),
         ("a: [1\n", Fault.YAML_INVALID, "p.yaml:2:1: this is not YAML"),
         ("a: x\x00\n", Fault.YAML_INVALID, "p.yaml:1:5: the file holds the character U+0000"),
         ("a: &x [*x]\n", Fault.YAML_TOO_LARGE, "the file is larger, deeper or more repetitive"),

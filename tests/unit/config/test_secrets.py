@@ -9,6 +9,7 @@ import pytest
 
 from arqonbus.config import ConfigError, Redactor, with_dev_key
 from arqonbus.config.redaction import MASK
+from arqonbus.config.stores import has_password
 
 SECRET = "canary-" + "k" * 40
 
@@ -243,3 +244,21 @@ def test_a_dev_key_that_others_can_read_is_refused(deployment: Any, tmp_path: Pa
     (settings.state_dir / "dev-jwt-secret").chmod(0o644)
     with pytest.raises(ValueError, match=r"which has mode 0644.*remove the file and a new one is made"):
         with_dev_key(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [
+        ("postgresql://bus@db:5432/bus", False),
+        ("postgresql://bus:pw@db:5432/bus", True),
+        ("postgresql://bus@db/bus?password=pw", True),
+        ("postgresql://bus@db/bus?sslpassword=pw", True),
+        ("postgresql://bus@db/bus?application_name=x", False),
+        ("nats://token@nats:4222", True),
+        ("nats://nats:4222", False),
+        ("valkey://[::1", True),
+    ],
+)
+def test_a_secret_in_a_url_is_noticed(url: str, secret: bool) -> None:
+    """A password, one in the query, and the token of NATS count; so does a URL that cannot be read."""
+    assert has_password(url) is secret
