@@ -51,8 +51,18 @@ class Cli:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*arguments), stdout=subprocess.PIPE, text=True, env=self.environ, cwd=REPOSITORY
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self.environ,
+            cwd=REPOSITORY,
+            preexec_fn=_as_from_a_terminal,
         )
+
+
+def _as_from_a_terminal() -> None:
+    """A suite that runs in the background ignores SIGINT, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -141,8 +151,12 @@ def test_tail_shows_the_last_messages_first(cli: Cli) -> None:
     cli.ok("publish", "news", '"now"')
     assert watcher.stdout.readline().endswith('news 6  "now"\n')
     watcher.send_signal(signal.SIGINT)
-    assert watcher.wait(20) == 130
-    watcher.stdout.close()
+    try:
+        assert watcher.wait(20) == 130
+    finally:
+        watcher.kill()
+        watcher.wait()
+        watcher.stdout.close()
 
 
 def test_status_is_a_table_or_json(cli: Cli) -> None:
