@@ -51,18 +51,13 @@ class Cli:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*arguments),
+            # A suite that runs in the background ignores SIGINT, and its children would inherit that.
+            ["env", "--default-signal=INT", *self.command(*arguments)],
             stdout=subprocess.PIPE,
             text=True,
             env=self.environ,
             cwd=REPOSITORY,
-            preexec_fn=_as_from_a_terminal,
         )
-
-
-def _as_from_a_terminal() -> None:
-    """A suite that runs in the background ignores SIGINT, and its children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
