@@ -29,7 +29,8 @@ class TokenBucket:
     def wait_ms(self, wanted: int = 1) -> int:
         """Milliseconds until that many tokens are there, or the whole burst; at least 1."""
         lacking = min(wanted, self.burst) - self._tokens
-        return max(1, int(1000 * lacking / self.rate) + 1) if self.rate else 1
+        # One to round up, one because sums of floating-point times can fall short by a hair.
+        return max(1, int(1000 * lacking / self.rate) + 2) if self.rate else 1
 
 
 __all__ = ["TokenBucket"]
