@@ -21,7 +21,7 @@ from pathlib import Path
 from arqonbus import __version__
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
-from arqonbus.bus.upgrade import ENDPOINT
+from arqonbus.bus.upgrade import local_url
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
 from arqonbus.config.stores import ClientTls
@@ -165,11 +165,7 @@ class Service:
     def url(self) -> str:
         """Where clients connect: the public address where the profile has one, else this machine's."""
         server = self.settings.server
-        if server.public_url is not None:
-            return server.public_url
-        scheme = "wss" if server.tls.cert_file else "ws"
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        return f"{scheme}://{host}:{server.port}{ENDPOINT}"
+        return server.public_url or local_url(server)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""

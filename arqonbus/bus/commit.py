@@ -45,9 +45,10 @@ class Receiver(Protocol):
 class _Pending:
     """The messages of one room in this tick, and whose they are: runs of (publisher, how many)."""
 
-    __slots__ = ("items", "runs", "silent")
+    __slots__ = ("items", "runs", "silent", "size")
 
     def __init__(self) -> None:
+        self.size = 0  # bytes of all items
         self.items: list[Item] = []
         self.runs: list[tuple[Peer, int]] = []
         self.silent: set[str] = set()  # ids whose publisher asked for no ack
@@ -88,7 +89,9 @@ class Committer:
             group.runs.append((peer, len(items)))
             if silent:
                 group.silent |= silent
-            self.pending_bytes += sum([len(item[2]) for item in items])
+            size = sum([len(item[2]) for item in items])
+            group.size += size
+            self.pending_bytes += size
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._flush)
@@ -131,7 +134,7 @@ class Committer:
         if len(samples) < MAX_SAMPLES:
             samples.append(time.perf_counter() - started)
         for batch, group, outcome in zip(batches, groups, outcomes, strict=True):
-            self.pending_bytes -= sum([len(item[2]) for item in batch.items])
+            self.pending_bytes -= group.size
             if isinstance(outcome, StorageError):
                 self._refuse(group, outcome)
             else:

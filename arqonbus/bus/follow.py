@@ -53,9 +53,6 @@ class Follower:
         self._pins: dict[RoomKey, int] = {}
         self._recoveries = asyncio.Semaphore(AT_ONCE)
 
-    def is_pinned(self, key: RoomKey) -> bool:
-        return key in self._pins
-
     def pin(self, key: RoomKey) -> None:
         """Keep the room followed while a join is under way."""
         self._pins[key] = self._pins.get(key, 0) + 1

@@ -40,9 +40,6 @@ class Room:
     def is_empty(self) -> bool:
         return not self.channels
 
-    def has(self, peer: Peer, channel: str) -> bool:
-        return peer in self.channels.get(channel, ())
-
     def add(self, peer: Peer, channel: str, *, watch: bool) -> None:
         self.channels.setdefault(channel, {})[peer] = None
         if watch:

@@ -45,7 +45,6 @@ class Peer:
         "check_slot",
         "closed",
         "closing",
-        "connected_at",
         "last_envelope",
         "last_seen",
         "marked",
@@ -64,7 +63,6 @@ class Peer:
         self.queue = queue
         self.transport = transport
         self.address = address
-        self.connected_at = now
         self.last_seen = now  # any frame, pongs included
         self.last_envelope = now
         self.marked = False

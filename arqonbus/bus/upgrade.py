@@ -16,6 +16,7 @@ import msgspec
 from arqonbus.bus.wire import BY_SUBPROTOCOL, JSON, PROTOBUF, Wire
 from arqonbus.config import Settings
 from arqonbus.config.globs import Glob
+from arqonbus.config.network import Server
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.shield.tokens import Identity
 
@@ -66,6 +67,13 @@ class Refused:
     code: Code
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+
+def local_url(server: Server) -> str:
+    """Where clients on this machine connect to a bus with these settings."""
+    scheme = "wss" if server.tls.cert_file else "ws"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{scheme}://{host}:{server.port}{ENDPOINT}"
 
 
 class Gatekeeper:
@@ -162,4 +170,4 @@ def _token(request: Request, query: str, offered: Sequence[str]) -> str:
     return found[0]
 
 
-__all__ = ["BEARER", "ENDPOINT", "Accepted", "Gatekeeper", "Refused", "Request", "refused"]
+__all__ = ["BEARER", "ENDPOINT", "Accepted", "Gatekeeper", "Refused", "Request", "local_url", "refused"]

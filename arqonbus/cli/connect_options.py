@@ -47,14 +47,15 @@ def add_connect_options(parser: argparse.ArgumentParser) -> None:
 
 def client_of(args: argparse.Namespace, **options: Any) -> Client:
     """A client for the bus that the options name, not yet connected. Raises Failure with a sentence."""
+    from arqonbus.bus.upgrade import local_url
     from arqonbus.client import Client
 
     url = args.url or os.environ.get(URL)
     token = _given_token(args)
     if url is None or token is None:
         settings = _profile(args)
-        url = url or _url(settings)
-        token = token or _dev_token(settings)
+        url = url or local_url(settings.server)
+        token = token or dev_token(settings)
     return Client(url, token, wire=args.wire, timeout=args.timeout, **options)
 
 
@@ -105,15 +106,6 @@ def _profile(args: argparse.Namespace) -> Settings:
         return with_dev_key(settings)
     except (OSError, ValueError) as error:
         raise Failure(f"the dev key cannot be used: {error}") from error
-
-
-def _url(settings: Settings) -> str:
-    server = settings.server
-    return f"ws://{server.host}:{server.port}/v1/ws"
-
-
-def _dev_token(settings: Settings) -> str:
-    return dev_token(settings)
 
 
 def _user() -> str:
