@@ -19,9 +19,14 @@ run: ## Set everything up and run the bus, embedded, without servers
 test: setup servers lint ## Set everything up and pass the whole suite
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup
 
+.PHONY: test-rollout
+test-rollout: setup ## Roll out to three hosts, from nothing, and lead the deployment through its life (part of test)
+	@scripts/setup-ansible
+	$(BIN)/pytest tests/infra
+
 .PHONY: check
 check: lint ## What a change has to pass before anything else: lint, and the tests that need no servers
-	$(BIN)/pytest -q -n $(JOBS) tests/unit tests/runbooks tests/contract/config tests/contract/protocol
+	$(BIN)/pytest -q -n $(JOBS) -m "not servers" tests/unit tests/runbooks tests/contract/config tests/contract/protocol
 
 .PHONY: lint
 lint: setup ## Lint, types, architecture, generated files, shell scripts
@@ -30,6 +35,9 @@ lint: setup ## Lint, types, architecture, generated files, shell scripts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate --check
+	@scripts/setup-ansible lint
+	cd ansible && PATH=$(CURDIR)/.venv-ansible/bin:$$PATH LC_ALL=C.UTF-8 ANSIBLE_CONFIG=ansible.cfg ansible-lint --offline -q -c .ansible-lint.yml
+	cd ansible && ../.venv-ansible/bin/yamllint --strict -c .yamllint .
 	@git ls-files scripts tests/testbed images .ci | xargs grep -lE '^#!.*(bash|sh)$$' | xargs $(BIN)/shellcheck -x -P .
 
 .PHONY: setup
@@ -39,6 +47,10 @@ setup: ## Make .venv with the locked dependencies
 .PHONY: servers
 servers: ## Install the servers that tests start by themselves (needs root or sudo)
 	@scripts/install-test-servers
+
+.PHONY: release
+release: setup ## Build dist/arqonbus-<version>.tar.gz, all that a host needs beside its packages
+	@scripts/build-release
 
 .PHONY: up
 up: ## Build and start the bus with Valkey and Postgres in containers
@@ -76,7 +88,10 @@ lock: setup ## Lock the newest dependencies that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group bench -o requirements/bench.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group fuzz -o requirements/fuzz.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group ansible -o requirements/ansible.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --no-deps --group ansible-collections -o requirements/ansible-collections.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group ansible-lint -o requirements/ansible-lint.lock
 
 .PHONY: clean
 clean: ## Remove what was built; keeps .state
-	rm -rf .venv dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-ansible dist build .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -67,6 +67,11 @@ class Follower:
             if room is not None and room.is_empty():
                 self.emptied(key)
 
+    async def watch(self, key: RoomKey, call: Callable[[], None]) -> None:
+        """Call back for new entries of a room from now on, whether or not it has members."""
+        self.pin(key)
+        (await self.room(key)).on_entries(call)
+
     async def room(self, key: RoomKey) -> Room:
         """The room, followed and started. Raises STORAGE_UNAVAILABLE when the log cannot tell where it is."""
         room = self._hub.rooms.get(key)

@@ -22,7 +22,7 @@ EVERY_CHANNEL = ""
 class Room:
     """One room with members on this node. Members are by channel; the empty channel means all of them."""
 
-    __slots__ = ("_watchers", "channels", "key", "order", "policy", "repairing")
+    __slots__ = ("_waiting", "_watchers", "channels", "key", "order", "policy", "repairing")
 
     def __init__(self, key: RoomKey, policy: RoomPolicy) -> None:
         self.key = key
@@ -31,6 +31,20 @@ class Room:
         self.repairing = False
         self.channels: dict[str, dict[Peer, None]] = {}
         self._watchers: dict[Peer, None] = {}
+        self._waiting: set[Callable[[], None]] | None = None  # who wants to know that something came
+
+    def on_entries(self, call: Callable[[], None]) -> None:
+        """Call this whenever entries come, until `off_entries`."""
+        self._waiting = {*(self._waiting or ()), call}
+
+    def off_entries(self, call: Callable[[], None]) -> None:
+        self._waiting = {other for other in self._waiting or () if other != call} or None
+
+    def tell(self) -> None:
+        """Entries came."""
+        if self._waiting is not None:
+            for call in self._waiting:
+                call()
 
     @property
     def members(self) -> set[Peer]:
@@ -111,6 +125,9 @@ class Hub:
             self._repair(room)
 
     def _fan_out(self, room: Room, entries: Sequence[Entry]) -> None:
+        room.tell()
+        if not room.channels:
+            return
         whole = Fanout(room.key, room.order.epoch, entries, room.policy.slow_consumer)
         for channel, peers in room.channels.items():
             if channel == EVERY_CHANNEL:

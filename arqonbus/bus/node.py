@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -22,12 +22,13 @@ from arqonbus.bus.direct import Directory, client_id
 from arqonbus.bus.drain import send_away
 from arqonbus.bus.follow import Follower
 from arqonbus.bus.frames import Close
+from arqonbus.bus.groups import Groups
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer, Transport
 from arqonbus.bus.policies import Policies
 from arqonbus.bus.presence import Presence
 from arqonbus.bus.sendqueue import SendQueue
-from arqonbus.bus.session import Intake, Session, SessionLimits
+from arqonbus.bus.session import Gate, Intake, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request
 from arqonbus.bus.upkeep import Timeouts, Upkeep
 from arqonbus.bus.welcome import welcome
@@ -37,6 +38,7 @@ from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.shield.tokens import Identity
 from arqonbus.storage.ports import Entry, EventLog, RoomKey
+from arqonbus.storage.projection import ProjectionStore
 
 SWEEP_SECONDS = 1.0
 MAX_BACKLOG = 256  # commands of one client that wait for their turn
@@ -62,7 +64,13 @@ class Reply(NamedTuple):
     then: Callable[[], None] | None = None
 
 
-CommandRunner = Callable[["Node", Peer, Envelope], Awaitable[Reply]]
+class Later(NamedTuple):
+    """An answer that waits for something, while the client's other commands go on."""
+
+    reply: Callable[[], Awaitable[Reply]]
+
+
+CommandRunner = Callable[["Node", Peer, Envelope], Awaitable[Reply | Later]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +93,12 @@ class Node:
         name: str,
         verify: Callable[[str], Identity],
         run_command: CommandRunner,
+        gates: dict[str, Gate] | None = None,
     ) -> None:
-        """`name`: unique among the nodes of one engine. `verify`: identity of a token, or BusError."""
+        """`name`: unique among the nodes of one engine. `verify`: identity of a token, or BusError.
+
+        `gates` judge what is published, by room.
+        """
         self.settings = settings
         self.log = event_log
         self.name = name
@@ -98,6 +110,9 @@ class Node:
         self.policies = Policies(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
         self._run_command = run_command
+        self.gates = {} if gates is None else gates
+        self.projection: ProjectionStore | None = None
+        self.projector: Any = None  # the counters of the projector, where it runs in this process
         self._loop = asyncio.get_running_loop()
         self._dirty: list[Peer] = []
         self._flush_scheduled = False
@@ -107,6 +122,7 @@ class Node:
         self._empty.set()
         self.hub = Hub(ready=self.ready, repair=self._repair)
         self.follower = Follower(event_log, self.hub, self.policies.of, self.counters)
+        self.groups = Groups(event_log, self.hub, self.follower, self.policies.retention)
         self.presence = Presence(event_log, self.hub, name)
         self.directory = Directory(name, event_log, self.clients, self.ready)
         self.committer = Committer(
@@ -195,6 +211,7 @@ class Node:
             lambda room: self.policies.of(room).grants,
             self.counters.rejected,
             now,
+            self.gates,
         )
         queue = SendQueue(accepted.wire, self.settings.limits.send_queue_bytes)
         peer = Peer(session, queue, transport, address, now)
@@ -203,7 +220,9 @@ class Node:
         tenant = accepted.identity.tenant
         self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
         self.counters.connections_accepted += 1
-        peer.answer(welcome(session, self.settings, self.name, self.log.durability))
+        peer.answer(
+            welcome(session, self.settings, self.name, self.log.durability, groups=self.groups.available)
+        )
         self.ready(peer)
         self.upkeep.watch(peer, now, time.time())
         return peer
@@ -254,6 +273,8 @@ class Node:
             del self._tenants[tenant]
         self.counters.connections_closed[code] += 1
         self._absorb(peer)
+        for task in peer.later or ():
+            task.cancel()
         for key, channels in list(peer.rooms.items()):
             for channel in list(channels):
                 self.leave(peer, key, channel)
@@ -365,11 +386,29 @@ class Node:
             reply = await self._run_command(self, peer, peer.backlog[0])
             # No await from here to the end of `then`: a join goes live right behind its reply.
             peer.backlog.popleft()
-            peer.answer(reply.envelope)
-            if reply.then is not None:
-                reply.then()
-            self.ready(peer)
+            if isinstance(reply, Later):
+                self._answer_later(peer, reply)
+            else:
+                self._answer(peer, reply)
         peer.backlog = None
+
+    def _answer(self, peer: Peer, reply: Reply) -> None:
+        peer.answer(reply.envelope)
+        if reply.then is not None:
+            reply.then()
+        self.ready(peer)
+
+    def _answer_later(self, peer: Peer, later: Later) -> None:
+        if peer.later is None:
+            peer.later = set()
+        task = self._run(self._wait_for(peer, later))
+        peer.later.add(task)
+        task.add_done_callback(peer.later.discard)
+
+    async def _wait_for(self, peer: Peer, later: Later) -> None:
+        reply = await later.reply()
+        if not peer.closing:
+            self._answer(peer, reply)
 
     # -- small decisions
 
@@ -389,10 +428,11 @@ class Node:
         self.counters.unknown_keys += peer.session.unknown_keys
         self.counters.dropped += peer.queue.dropped
 
-    def _run(self, work: Any) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -420,4 +460,4 @@ def _timeouts(settings: Settings) -> Timeouts:
     )
 
 
-__all__ = ["CommandRunner", "Load", "Node", "Reply", "State"]
+__all__ = ["CommandRunner", "Later", "Load", "Node", "Reply", "State"]

@@ -6,6 +6,7 @@ task and no timer of its own, so that an idle connection costs little.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import Protocol
 
@@ -47,6 +48,7 @@ class Peer:
         "closing",
         "last_envelope",
         "last_seen",
+        "later",
         "marked",
         "pinged_at",
         "queue",
@@ -73,6 +75,7 @@ class Peer:
         self.warned_of_expiry = False
         self.check_slot = 0  # of the upkeep wheel
         self.backlog: deque[Envelope] | None = None  # commands that wait, while one is being run
+        self.later: set[asyncio.Task[None]] | None = None  # commands whose answer waits for something
         self.rooms: dict[RoomKey, set[str]] = {}  # channels joined
 
     @property

@@ -50,7 +50,9 @@ class _Connection(WSListener):
     def on_ws_connected(self, transport: WSTransport) -> None:
         self._transport = transport
         under = transport.underlying_transport
-        under.set_write_buffer_limits(high=0)
+        # Blocked as soon as anything waits. Not 0: asyncio's TLS takes a full and an empty buffer to be the
+        # same then, calls a socket blocked to which everything was written, and never says that it is free.
+        under.set_write_buffer_limits(high=1)
         self._write = under.write
         accepted, self._accepted = self._accepted, None
         assert accepted is not None

@@ -40,7 +40,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.set_write_buffer_limits(high=0)
+        transport.set_write_buffer_limits(high=1)  # not 0, see server_picows
         self._handshake_timer = asyncio.get_running_loop().call_later(
             self._node.settings.server.handshake_timeout, transport.abort
         )

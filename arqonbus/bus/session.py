@@ -8,7 +8,7 @@ What is accepted has been parsed once and is kept as the producer's bytes with t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -68,11 +68,17 @@ class Intake:
     close: tuple[Close, str] | None = None
 
 
+# Of tenant and message: the payload to publish instead, if any. Raises BusError for what may not pass.
+Gate = Callable[[str, Envelope], bytes | None]
+_NO_GATES: Mapping[str, Gate] = {}
+
+
 class Session:
     """The state of one authenticated connection."""
 
     __slots__ = (
         "_bytes",
+        "_gates",
         "_limits",
         "_messages",
         "_publish_to",
@@ -96,9 +102,14 @@ class Session:
         room_grants: Callable[[str], frozenset[Action]],
         rejected: Counter[str],
         now: float,
+        gates: Mapping[str, Gate] = _NO_GATES,
     ) -> None:
-        """`room_grants`: what the profile grants everybody in a room. `rejected`: counts refusals by code."""
+        """`room_grants`: what the profile grants everybody in a room. `rejected`: counts refusals by code.
+
+        `gates`: what judges each message to a room, by the room's name.
+        """
         self._room_grants = room_grants
+        self._gates = gates
         self.client = client
         self.wire = wire
         self.received = 0
@@ -219,6 +230,9 @@ class Session:
                 intake.directs.append(Direct(envelope.id, envelope.recipient, raw + self._stamp, ack))
             else:
                 key = self._publishable(envelope.room)
+                gate = self._gates.get(envelope.room)
+                if gate is not None:
+                    raw = self._passed(gate, envelope, raw)
                 item = Item(envelope.id, envelope.channel, raw + self._stamp)
                 intake.publications.setdefault(key, []).append(item)
                 if not ack:
@@ -226,10 +240,20 @@ class Session:
         except BusError as error:
             self._refuse(envelope.id, error, intake, ack=ack)
 
+    def _passed(self, gate: Gate, envelope: Envelope, raw: bytes) -> bytes:
+        """The message as it may be published. One that is changed is made anew: nothing of the old stays."""
+        payload = gate(self.identity.tenant, envelope)
+        if payload is None:
+            return raw
+        envelope.payload = payload
+        return envelope.SerializeToString()
+
     def _publishable(self, room: str) -> RoomKey:
         key = self._publish_to.get(room)
         if key is None:
             key = self.demand("publish", room)
+            if room in self._gates:  # what is remembered passes without being looked at
+                return key
             if len(self._publish_to) >= MAX_CACHED_ROOMS:
                 self._publish_to.clear()
             self._publish_to[room] = key
@@ -271,4 +295,4 @@ class Session:
             intake.close = (Close.POLICY, "too many frames that could not be read")
 
 
-__all__ = ["Direct", "Intake", "Session", "SessionLimits"]
+__all__ = ["Direct", "Gate", "Intake", "Session", "SessionLimits"]

@@ -11,8 +11,10 @@ from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import Durability
 
 
-def welcome(session: Session, settings: Settings, node: str, durability: Durability) -> Envelope:
-    """The signal `welcome`."""
+def welcome(
+    session: Session, settings: Settings, node: str, durability: Durability, *, groups: bool
+) -> Envelope:
+    """The signal `welcome`. `groups`: whether the log has consumer groups."""
     limits, protocol, history = settings.limits, settings.protocol, settings.storage.history
     return replies.signal(
         "welcome",
@@ -30,7 +32,7 @@ def welcome(session: Session, settings: Settings, node: str, durability: Durabil
                 "messages_per_second": limits.messages_per_second,
             },
             "capabilities": {
-                "consumer_groups": False,
+                "consumer_groups": groups,
                 "durability": durability.name.lower(),
                 "recovery_window": {
                     "max_messages": history.max_messages,

@@ -24,9 +24,17 @@ COMMANDS: Mapping[str, str] = {
     "history": "Read what a room holds.",
     "status": "Show what a running bus says about itself.",
     "bench": "Measure a running bus.",
+    "smoke": "Publish and receive a few messages, to see that a bus works.",
     "token": "Make or check a token.",
     "profile": "Show what a profile says, and why.",
     "preflight": "Check whether a profile may run here, and say what to do.",
+    "projector": "Project episodes, and look at what was projected.",
+    "dlq": "See, replay and discard records that could not be projected.",
+    "audit": "See who did what, and check that the audit was not changed.",
+    "export": "Tell the bus what stands in Continuum's outbox.",
+    "backup": "Take a backup of what Postgres holds.",
+    "restore": "Bring Postgres back to a backup.",
+    "drill": "Restore a backup to a server of its own, and judge it.",
     "migrate": "Bring the durable store to the schema of this version.",
 }
 
@@ -82,8 +90,19 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.configure(parser)
-    code: int = module.run(parser.parse_args(rest))
+    given, unexpected = parser.parse_known_args(rest)
+    if unexpected:
+        parser.error(_unexpected(unexpected))
+    code: int = module.run(given)
     return code
+
+
+def _unexpected(arguments: list[str]) -> str:
+    """What is wrong with arguments that nothing takes. Not repeated: they may be secrets in a wrong place."""
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    if options:
+        return f"there is no option {', '.join(options)}; see --help"
+    return f"{len(arguments)} more than it takes; a value with spaces goes in quotes, see --help"
 
 
 def _root(arguments: list[str]) -> int:

@@ -50,8 +50,7 @@ def client_of(args: argparse.Namespace, **options: Any) -> Client:
     from arqonbus.bus.upgrade import local_url
     from arqonbus.client import Client
 
-    url = args.url or os.environ.get(URL)
-    token = _given_token(args)
+    url, token = given_url(args), given_token(args)
     if url is None or token is None:
         settings = _profile(args)
         url = url or local_url(settings.server)
@@ -82,7 +81,14 @@ def dev_token(settings: Settings) -> str:
     return mint(settings, Claims(DEV_TENANT, _user(), DEV_TTL, role="admin"))
 
 
-def _given_token(args: argparse.Namespace) -> str | None:
+def given_url(args: argparse.Namespace) -> str | None:
+    """The url that was named, if one was."""
+    url: str | None = args.url or os.environ.get(URL)
+    return url
+
+
+def given_token(args: argparse.Namespace) -> str | None:
+    """The token that was named, if one was. Raises Failure for a file that cannot be read."""
     if args.token_file is None:
         return os.environ.get(TOKEN)
     try:
@@ -115,4 +121,4 @@ def _user() -> str:
         return "developer"
 
 
-__all__ = ["add_connect_options", "client_of", "dev_token", "run_client"]
+__all__ = ["add_connect_options", "client_of", "dev_token", "given_token", "given_url", "run_client"]

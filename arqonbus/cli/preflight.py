@@ -60,6 +60,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--receipt", metavar="FILE", type=Path, help="write a signed receipt of a passing run"
     )
+    parser.add_argument(
+        "--process",
+        choices=("bus", "projector"),
+        default="bus",
+        help="which is to be started here: the ports are its own (default: bus)",
+    )
     parser.add_argument("--list", action="store_true", help="list the checks")
     parser.add_argument("--explain", metavar="ID", help="say what a check is about")
 
@@ -98,7 +104,7 @@ def _preflight(args: argparse.Namespace) -> int:
 
     only, phases = _chosen(args), _phases(args)
     intake = take_in(_source(args))
-    facts = gathered(intake, phases) if args.facts is None else _captured(args.facts)
+    facts = gathered(intake, phases, args.process) if args.facts is None else _captured(args.facts)
     report = judge(intake, facts, phases=phases, only=only)
     print(_rendered(report, "json" if args.json else args.format), end="")
     if args.capture is not None:

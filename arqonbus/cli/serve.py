@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure
+from arqonbus.cli.gate import add_gate_options, pass_gate
 from arqonbus.cli.profile_options import add_profile_options, load_profile, read_profile
 from arqonbus.cli.table import styled
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from arqonbus.service import Service
 
 SUMMARY = "Run the bus."
-
-log = logging.getLogger(__name__)
 
 EPILOG = """examples:
   arqonbus serve
@@ -36,15 +33,7 @@ once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreada
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say in JSON where the bus is, and log in JSON")
-    parser.add_argument(
-        "--receipt",
-        type=Path,
-        metavar="FILE",
-        help="fresh receipt of a passing preflight, instead of running it",
-    )
-    parser.add_argument(
-        "--break-glass", metavar="REASON", help="start although preflight does not pass; logged and counted"
-    )
+    add_gate_options(parser)
     add_profile_options(parser)
 
 
@@ -58,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     settings = resolved.settings
     logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
     try:
-        bypassed = _pass_gate(resolved, args)
+        bypassed = pass_gate(resolved, args, "bus")
         asyncio.run(
             service.run(
                 resolved,
@@ -72,31 +61,6 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise Failure(f"the bus did not start: {error.strerror}: {error.filename}") from error
     return 0
-
-
-def _pass_gate(resolved: Resolved, args: argparse.Namespace) -> bool:
-    """Outside dev no socket is bound before preflight passed. True if the glass was broken instead."""
-    from arqonbus.preflight import gate
-
-    if resolved.settings.environment == "dev":
-        return False
-    decision = gate(resolved, receipt=args.receipt)
-    if decision.refusal:
-        log.warning("the receipt did not count", extra={"reason": decision.refusal})
-    if decision.allowed:
-        return False
-    if args.break_glass:
-        assert decision.report is not None
-        failed = [result.check.id for result in decision.report.failures]
-        log.critical(
-            "starting although preflight failed", extra={"reason": args.break_glass, "failed": failed}
-        )
-        return True
-    from arqonbus.preflight.report import tree
-
-    assert decision.report is not None
-    print(tree.render(decision.report, tree.unpainted), end="", file=sys.stderr)
-    raise Failure("the bus did not start: preflight did not pass; correct what it names and start again")
 
 
 def _acceptable(resolved: Resolved) -> Resolved:

@@ -9,6 +9,7 @@ from arqonbus.client.errors import (
     MessagesLost,
     Rejected,
 )
+from arqonbus.client.group import Group, Job
 from arqonbus.client.message import Ack, Message
 from arqonbus.client.subscription import Subscription
 from arqonbus.protocol.clocks import Position
@@ -20,6 +21,8 @@ __all__ = [
     "Closed",
     "ConnectionRefused",
     "Disconnected",
+    "Group",
+    "Job",
     "Message",
     "MessagesLost",
     "Position",

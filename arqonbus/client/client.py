@@ -16,12 +16,13 @@ import json
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.errors import ClientError, Closed, ConnectionRefused, Disconnected, Rejected
+from arqonbus.client.group import Group
 from arqonbus.client.link import Link, TryAgain, WireName, open_link
 from arqonbus.client.message import Ack, Message, Payload, message_envelope
 from arqonbus.client.subscription import OnLost, Subscription
@@ -145,10 +146,18 @@ class Client:
         envelope = message_envelope(payload, recipient=recipient, name=name, content_type=content_type)
         return Ack.of(await self._ask(envelope, again=False), "")
 
-    async def command(self, operation: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """Run an operation and give its result. Raises Rejected, or Disconnected if no answer came."""
-        reply = await self._ask(_command(operation, arguments or {}), again=False)
-        return json.loads(reply.payload) if reply.payload else None
+    async def command(
+        self, operation: str, arguments: Mapping[str, Any] | None = None, *, again: bool = False
+    ) -> Any:
+        """Run an operation and give its result. Raises Rejected, or Disconnected if no answer came.
+
+        `again`: ask again after a lost connection or a busy bus, which may run the operation twice.
+        """
+        result = await self._result(operation, arguments or {}, again=again)
+        return json.loads(result) if result else None
+
+    async def _result(self, operation: str, arguments: Mapping[str, Any], *, again: bool) -> bytes:
+        return (await self._ask(_command(operation, arguments), again=again)).payload
 
     async def subscribe(
         self,
@@ -171,6 +180,35 @@ class Client:
             if asyncio.get_running_loop().time() >= deadline:
                 raise Disconnected(f"room {room} could not be joined within {self._timeout:g} s")
         return subscription
+
+    def group(
+        self,
+        room: str,
+        group: str,
+        *,
+        consumer: str = "",
+        concurrency: int = 1,
+        lease: float = 30.0,
+        start: Literal["begin", "end"] | int = "begin",
+        max_deliveries: int = 5,
+        retry_delay: float = 1.0,
+        wait: float = 5.0,
+    ) -> Group:
+        """Work in a consumer group, which is made if it is not there; see Group."""
+        return Group(
+            self._result,
+            room,
+            group,
+            consumer=consumer or self.welcome["client"],
+            concurrency=concurrency,
+            lease=lease,
+            start=start,
+            max_deliveries=max_deliveries,
+            retry_delay=retry_delay,
+            wait=min(
+                wait, self._timeout / 2
+            ),  # an answer that comes too late has leased its jobs for nothing
+        )
 
     # -- requests
 

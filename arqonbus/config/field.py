@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MASK = "********"
+
 Reload = Literal["hot", "rolling", "cold"]
 Secrecy = Literal["no", "value", "url"]
 
@@ -52,4 +54,4 @@ def section(kind: type[Section], description: str) -> Any:
     return Field(default_factory=kind, description=description)
 
 
-__all__ = ["Reload", "Secrecy", "Section", "section", "setting"]
+__all__ = ["MASK", "Reload", "Secrecy", "Section", "section", "setting"]

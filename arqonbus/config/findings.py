@@ -71,12 +71,13 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, as one sentence that says what to do."""
+    """One thing that is wrong, as one sentence that says what to do, and what to type where that is known."""
 
     code: Fault
     message: str
     location: Location | None = None
     key: str = ""
+    fix: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.location}: {self.message}" if self.location else self.message

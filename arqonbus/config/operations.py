@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from arqonbus.config.field import Section, setting
-from arqonbus.config.units import FilePath, Seconds, Size, Switch, Text
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
 
 
 class Policy(Section):
@@ -38,6 +40,19 @@ class Projector(Section):
         "emit_only",
         "Stage of the rollout, from emit_only (nothing is projected) to enforced.",
         example="shadow",
+    )
+    batch: Annotated[Count, Field(ge=1, le=10_000)] = setting(
+        1000, "Events that are projected in one transaction at most.", example=1000
+    )
+    telemetry_port: Port = setting(
+        9102,
+        "Port of the health and metrics of a projector that is a process of its own, on telemetry.host.",
+        example=9102,
+    )
+    retention: Seconds = setting(
+        0.0,
+        "Age of events after which their month is dropped; 0: never. Episodes stay.",
+        example="365d",
     )
 
 

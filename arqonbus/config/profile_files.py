@@ -57,8 +57,8 @@ def _places(root: Path, environ: Mapping[str, str], profiles_dir: Path | None) -
         return [root / (profiles_dir or named or "")]
     package = Path(__file__).resolve().parent.parent
     places = [root / "profiles", package / "profiles", package.parent / "profiles"]
-    # For the same reason only the first that is there counts.
-    return [next((place for place in places if (place / "base.yaml").is_file()), places[0])]
+    # For the same reason only the first that holds anything counts.
+    return [next((place for place in places if any(place.glob("*/profile.yaml"))), places[0])]
 
 
 def _at_path(path: Path, root: Path) -> ProfileFiles:

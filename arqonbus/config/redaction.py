@@ -14,13 +14,11 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, SecretStr
 
-from arqonbus.config.field import Secrecy
+from arqonbus.config.field import MASK, Secrecy
 from arqonbus.config.findings import Path
 from arqonbus.config.secrets import Reference
 from arqonbus.config.settings import Settings
 from arqonbus.config.tree import leaves, secrecy_at
-
-MASK = "********"
 
 # In free text a URL ends at white space or a quote; the first part of a password may still hold quotes.
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]*@(?:[^\s\"'<>@]*@)*")

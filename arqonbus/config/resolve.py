@@ -24,7 +24,16 @@ from arqonbus.config.merge import merge
 from arqonbus.config.overrides import read_overrides
 from arqonbus.config.profile_files import ProfileFiles, find_profile
 from arqonbus.config.provenance import Provenance, value_at
-from arqonbus.config.secrets import Reference, Vault, parse_reference, read_secrets, secrets_directories
+from arqonbus.config.secrets import (
+    FOLLOWED_ONCE,
+    Reference,
+    Vault,
+    is_reference_text,
+    parse_reference,
+    read_secrets,
+    secrets_directories,
+    unreadable,
+)
 from arqonbus.config.settings import ENVIRONMENT_ALIASES, Settings
 from arqonbus.config.stores import has_password
 from arqonbus.config.tree import leaves, sections
@@ -132,7 +141,7 @@ class _Loading:
         directories = secrets_directories(secrets_dir, self._environ)
         upper = []
         for layer, findings in (
-            read_secrets(directories),
+            read_secrets(directories, secrets_of),
             read_environment(self._environ),
             read_overrides(overrides),
         ):
@@ -186,16 +195,14 @@ class _Loading:
         data = layer.data
         for path, leaf in leaves().items():
             value = value_at(layer.data, path)
-            if leaf.secrecy != "value" or not isinstance(value, dict):
+            if leaf.secrecy != "value" or value is None:
                 continue
             try:
-                reference = parse_reference(value)
+                data = _replaced(data, path, _secret_or_reference(value))
             except ValueError as error:
                 place = layer.place(path)
                 self._findings.append(Finding(Fault.BAD_REFERENCE, f"{leaf.key} {error}", place, leaf.key))
                 data = _replaced(data, path, None)
-            else:
-                data = _replaced(data, path, reference)
         return Layer(layer.name, layer.source, data, layer.places)
 
     def _environment(self, provenance: Provenance) -> str:
@@ -243,9 +250,7 @@ class _Loading:
                 secret = vault.resolve(given[0].value) if followed else redaction.MASK
                 values = _replaced(values, path, secret)
             except ValueError as error:
-                self._findings.append(
-                    Finding(Fault.SECRET_UNREADABLE, f"{leaf.key} {error}", given[0].location, leaf.key)
-                )
+                self._findings.append(unreadable(leaf.key, error, given[0].location))
                 values = _replaced(values, path, None)
         return values
 
@@ -259,6 +264,13 @@ class _Loading:
         if self._findings:
             raise ConfigError(self._findings)
         return Resolved(self._profile.name, settings, provenance)
+
+
+def _secret_or_reference(value: Any) -> Any:
+    """What a layer says of a secret. Raises ValueError with the end of a sentence."""
+    if isinstance(value, str) and is_reference_text(value):
+        raise ValueError(f"is given the text of a reference where the secret has to stand; {FOLLOWED_ONCE}")
+    return parse_reference(value) if isinstance(value, dict) else value
 
 
 def _replaced(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:

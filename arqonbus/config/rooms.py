@@ -16,7 +16,7 @@ from arqonbus.config.stores import Durability, Storage
 from arqonbus.config.units import Count, FilePath, Seconds, Switch
 
 SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
-Action = Literal["publish", "subscribe", "history", "presence", "manage"]
+Action = Literal["publish", "subscribe", "history", "presence", "consume", "manage"]
 
 
 class RoomHistory(Section):

@@ -7,6 +7,7 @@ a command's output or a file's content.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from arqonbus.config.environment import ALIASES, put
+from arqonbus.config.field import MASK
 from arqonbus.config.findings import Fault, Finding, Location
 from arqonbus.config.findings import Path as KeyPath
 from arqonbus.config.layer import Layer
@@ -23,7 +25,16 @@ from arqonbus.config.tree import leaves, sections, suggestion
 MAX_BYTES = 64 * 1024
 COMMAND_SECONDS = 10.0
 
+_LOOKS_LIKE_REFERENCE = re.compile(r"""\s*\{\s*["']?from["']?\s*:""")
 _TARGETS: Mapping[str, str] = {"file": "path", "credential": "name", "env": "name", "command": "argv"}
+
+
+class UnfitSecret(ValueError):
+    """A secret that cannot be read: the end of a sentence, and what to type."""
+
+    def __init__(self, message: str, *fix: str) -> None:
+        super().__init__(message)
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,14 @@ def parse_reference(value: Mapping[str, Any]) -> Reference:
     return Reference(origin, tuple(words))
 
 
+FOLLOWED_ONCE = "a reference is followed once, so write the secret itself there"
+
+
+def is_reference_text(text: str) -> bool:
+    """Whether a text is meant to be a reference, where only a secret can stand."""
+    return _LOOKS_LIKE_REFERENCE.match(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Vault:
     """What references are looked up in. `directories` are the secrets directories, the first one first."""
@@ -66,6 +85,12 @@ class Vault:
 
     def resolve(self, reference: Reference) -> str:
         """The secret. Raises ValueError with the end of a sentence that never holds it."""
+        secret = self._look_up(reference)
+        if is_reference_text(secret):
+            raise ValueError(f"is to come from {reference}, where another reference stands; {FOLLOWED_ONCE}")
+        return secret
+
+    def _look_up(self, reference: Reference) -> str:
         match reference.origin:
             case "file":
                 return read_secret_file(Path(reference.target[0]))
@@ -93,7 +118,10 @@ class Vault:
             if (directory / name).exists() or (directory / name).is_symlink():
                 return read_secret_file(directory / name)
         places = " or ".join(str(directory) for directory in self.directories)
-        raise ValueError(f"is to come from the credential {name}, which is not in {places}; put it there")
+        raise UnfitSecret(
+            f"is to come from the credential {name}, which is not in {places}; put it there",
+            f"install -m 0640 /dev/stdin {self.directories[0] / name}   # paste the secret, then Ctrl-D",
+        )
 
 
 def read_secret_file(path: Path) -> str:
@@ -107,9 +135,10 @@ def read_secret_file(path: Path) -> str:
             raise ValueError(f"is to come from {path}, a symbolic link; name the file itself") from error
         raise ValueError(f"is to come from {path}, which cannot be read ({error.strerror})") from error
     if content.mode & ~0o640:
-        raise ValueError(
+        raise UnfitSecret(
             f"is to come from {path}, which has mode {content.mode:04o}; only its owner and group "
-            f"may read it: chmod 0640 {path}"
+            f"may read it: chmod 0640 {path}",
+            f"chmod 0640 {path}",
         )
     return _secret_text(content.raw, f"is to come from {path}, which")
 
@@ -164,8 +193,13 @@ def secrets_directories(given: str | os.PathLike[str] | None, environ: Mapping[s
     return [*candidates, default] if default.is_dir() else candidates
 
 
-def read_secrets(directories: Sequence[Path]) -> tuple[Layer, list[Finding]]:
-    """Files that are named for a setting, as a layer. Other files are for references."""
+def read_secrets(
+    directories: Sequence[Path], secrets_of: tuple[str, ...] = ("",)
+) -> tuple[Layer, list[Finding]]:
+    """Files that are named for a setting, as a layer. Other files are for references.
+
+    A secret of a key that does not begin with one of `secrets_of` is a mask, and its file is not opened.
+    """
     findings: list[Finding] = []
     data: dict[str, Any] = {}
     places: dict[KeyPath, Location] = {}
@@ -181,16 +215,23 @@ def read_secrets(directories: Sequence[Path]) -> tuple[Layer, list[Finding]]:
             path = key_of_file(name)
             place = Location("secrets", str(directory / name))
             if path in leaves():
+                key = ".".join(path)
+                hidden = leaves()[path].secrecy == "value" and not key.startswith(secrets_of)
                 try:
-                    put(data, path, read_secret_file(directory / name))
+                    put(data, path, MASK if hidden else read_secret_file(directory / name))
                 except ValueError as error:
-                    message = f"{'.'.join(path)} {error}"
-                    findings.append(Finding(Fault.SECRET_UNREADABLE, message, place, ".".join(path)))
+                    findings.append(unreadable(key, error, place))
                 places[path] = place
             elif len(path) > 1 and path[:1] in sections():
                 message = f"the file {name} is named like a setting and is none; {suggestion(path)}"
                 findings.append(Finding(Fault.UNKNOWN_KEY, message, place))
     return Layer("secrets", "the secrets directory", data, places), findings
+
+
+def unreadable(key: str, error: ValueError, place: Location) -> Finding:
+    """The finding for a secret that could not be read."""
+    fix = error.fix if isinstance(error, UnfitSecret) else ()
+    return Finding(Fault.SECRET_UNREADABLE, f"{key} {error}", place, key, fix)
 
 
 def key_of_file(name: str) -> tuple[str, ...]:
@@ -200,11 +241,14 @@ def key_of_file(name: str) -> tuple[str, ...]:
 
 
 __all__ = [
+    "FOLLOWED_ONCE",
     "Reference",
     "Vault",
+    "is_reference_text",
     "key_of_file",
     "parse_reference",
     "read_secret_file",
     "read_secrets",
     "secrets_directories",
+    "unreadable",
 ]

@@ -117,6 +117,10 @@ class Valkey(Section):
     cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
     sentinel: Sentinel = section(Sentinel, "Sentinels that know the primary; then url is not used.")
 
+    @property
+    def encrypted(self) -> bool:
+        return self.tls.enabled or (self.url or "").startswith(("valkeys://", "rediss://"))
+
 
 class Pool(Section):
     """Connections held to Postgres, per node."""
@@ -178,8 +182,24 @@ class Nats(Section):
     """A NATS server to exchange messages with."""
 
     url: Text | None = setting(
-        None, "Where NATS is.", example="nats://nats:4222", secrecy="url", pattern=r"^(nats|tls|wss?)://"
+        None,
+        "Where NATS is. Put the password in password, not here.",
+        example="nats://nats:4222",
+        secrecy="url",
+        pattern=r"^(nats|tls)://",
     )
+    user: Text | None = setting(None, "User; without one, password is a token.", example="arqonbus")
+    password: SecretStr | None = setting(
+        None,
+        "Password of the user, or a token.",
+        example={"from": "credential", "name": "nats_password"},
+        secrecy="value",
+    )
+    tls: ClientTls = section(ClientTls, "TLS towards NATS; also switched on by tls://.")
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls.enabled or (self.url or "").startswith("tls://")
 
 
 class Datastores(Section):

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from arqonbus.bus.node import Node, Reply
+from arqonbus.bus.node import Later, Node, Reply
 from arqonbus.bus.peer import Peer
-from arqonbus.lanes import auth, history, node_status, rooms
-from arqonbus.lanes.table import Answer, Caller, Command, table
+from arqonbus.lanes import audit, auth, groups, history, node_status, projector, rooms
+from arqonbus.lanes.table import Answer, Caller, Command, Waiting, table
 from arqonbus.protocol import replies, wire_json
 from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
@@ -21,19 +22,44 @@ from arqonbus.protocol.ids import new_ulid
 
 log = logging.getLogger(__name__)
 
-COMMANDS: Mapping[str, Command] = table(node_status.COMMANDS, auth.COMMANDS, rooms.COMMANDS, history.COMMANDS)
+COMMANDS: Mapping[str, Command] = table(
+    node_status.COMMANDS,
+    auth.COMMANDS,
+    rooms.COMMANDS,
+    history.COMMANDS,
+    groups.COMMANDS,
+    projector.COMMANDS,
+    audit.COMMANDS,
+)
 
 
-async def run_command(node: Node, peer: Peer, envelope: Envelope) -> Reply:
+async def run_command(node: Node, peer: Peer, envelope: Envelope) -> Reply | Later:
     """Exactly one reply for a valid COMMAND envelope, whatever happens."""
+    return await _settled(node, envelope, _started(node, peer, envelope))
+
+
+async def _started(node: Node, peer: Peer, envelope: Envelope) -> Any:
+    command = _find(envelope.name)
+    if command.who == "admin" and peer.session.identity.role != "admin":
+        raise BusError(Code.AUTHORIZATION_ERROR, f"{command.name} is for admins of the tenant")
+    return await command.handler(Caller(node, peer, COMMANDS), _arguments(command, envelope))
+
+
+async def _waited(node: Node, envelope: Envelope, work: Callable[[], Coroutine[Any, Any, Any]]) -> Reply:
+    reply = await _settled(node, envelope, work())
+    assert isinstance(reply, Reply)
+    return reply
+
+
+async def _settled(node: Node, envelope: Envelope, work: Coroutine[Any, Any, Any]) -> Reply | Later:
+    """The reply that says how the work ended."""
     operation = envelope.name if envelope.name in COMMANDS else "unknown"
     code = Code.OK
     then = None
     try:
-        command = _find(envelope.name)
-        if command.who == "admin" and peer.session.identity.role != "admin":
-            raise BusError(Code.AUTHORIZATION_ERROR, f"{command.name} is for admins of the tenant")
-        result = await command.handler(Caller(node, peer, COMMANDS), _arguments(command, envelope))
+        result = await work
+        if isinstance(result, Waiting):
+            return Later(partial(_waited, node, envelope, result.result))
         if isinstance(result, Answer):
             result, then = result
         answer = replies.reply(envelope.id, result)

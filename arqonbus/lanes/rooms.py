@@ -14,6 +14,7 @@ from arqonbus.protocol.clocks import Position
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.names import is_name
 from arqonbus.protocol.wire_json import safe_integer
+from arqonbus.shield.grants import ACTIONS
 from arqonbus.storage.ports import Entry, RoomKey, StorageError
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
@@ -155,13 +156,7 @@ async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
         page = await caller.node.log.rooms(session.identity.tenant, arguments.after, arguments.limit)
     except StorageError as failure:
         raise unavailable(failure) from failure
-    visible = [
-        room
-        for room in page.rooms
-        if any(
-            session.may(action, room) for action in ("subscribe", "publish", "history", "presence", "manage")
-        )
-    ]
+    visible = [room for room in page.rooms if any(session.may(action, room) for action in ACTIONS)]
     result: dict[str, Any] = {"rooms": visible}
     if page.more:
         result["cursor"] = page.rooms[-1]

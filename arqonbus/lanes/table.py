@@ -5,7 +5,7 @@ A command has a name, an argument schema and who may call it; its handler gets a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -35,6 +35,12 @@ class Answer(NamedTuple):
     then: Callable[[], None]
 
 
+class Waiting(NamedTuple):
+    """A result that waits for something. The client's next commands are run meanwhile."""
+
+    result: Callable[[], Coroutine[Any, Any, Any]]
+
+
 Handler = Callable[[Caller, Any], Awaitable[Any]]
 
 
@@ -58,4 +64,4 @@ def table(*families: Iterable[Command]) -> Mapping[str, Command]:
     return found
 
 
-__all__ = ["Answer", "Caller", "Command", "Handler", "NoArguments", "table"]
+__all__ = ["Answer", "Caller", "Command", "Handler", "NoArguments", "Waiting", "table"]

@@ -12,6 +12,12 @@ APPEND_SECONDS = 0.25
 LAG_SECONDS = 0.1
 REJECTS_PER_SECOND = 1
 
+# The service levels of the projection (Continuum contract).
+PROJECTION_LAG_SECONDS = 5
+DEAD_SHARE = 0.01
+LATE_SHARE = 0.2
+REPLAY_FAILURE_SHARE = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
@@ -26,6 +32,10 @@ class AlertRule:
 
 def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
     """The alerts, with the bounds of these settings."""
+    return (*_bus_rules(settings), *_projection_rules())
+
+
+def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
     worst = settings.server.max_connections * settings.limits.send_queue_bytes
     queued = max(1, worst // 10)
     return (
@@ -66,6 +76,77 @@ def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
             "ticket",
             f"The event loop is late by more than {LAG_SECONDS:g} s; everything else is late with it.",
         ),
+    )
+
+
+def _projection_rules() -> tuple[AlertRule, ...]:
+    replays = 'arqonbus_commands_total{operation="op.continuum.projector.dlq.replay"'
+    return (
+        AlertRule(
+            "ArqonbusProjectionStalled",
+            "arqonbus_projection_store_up == 0",
+            "1m",
+            "page",
+            "A projector waits for a store. Events wait in the log, until its retention drops them.",
+        ),
+        AlertRule(
+            "ArqonbusProjectionLag",
+            "histogram_quantile(0.95, sum by (le) (rate(arqonbus_projection_lag_seconds_bucket[5m]))) "
+            f"> {PROJECTION_LAG_SECONDS}",
+            "5m",
+            "page",
+            f"One event in twenty is projected more than {PROJECTION_LAG_SECONDS} s after it was published.",
+        ),
+        AlertRule(
+            "ArqonbusProjectionMissed",
+            "increase(arqonbus_projection_missed_total[1h]) > 0",
+            "0m",
+            "page",
+            "Retention dropped events before they were projected; they have to be exported again.",
+        ),
+        AlertRule(
+            "ArqonbusProjectionBooks",
+            "arqonbus_projection_books_difference != 0",
+            "2m",
+            "page",
+            "The books of the projection do not balance: records came in and are accounted for nowhere.",
+        ),
+        AlertRule(
+            "ArqonbusProjectionLate",
+            _share('status=~"stale|duplicate"', LATE_SHARE),
+            "15m",
+            "ticket",
+            "A fifth of the events is too late or a repetition: a producer repeats, or its clock is wrong.",
+        ),
+        AlertRule(
+            "ArqonbusDeadLetters",
+            'max(arqonbus_projection_rows{kind="dead_letters"}) > 0',
+            "15m",
+            "ticket",
+            "Records that could not be projected wait for somebody to look at them.",
+        ),
+        AlertRule(
+            "ArqonbusDeadLettersGrowing",
+            _share('status="dead_lettered"', DEAD_SHARE),
+            "10m",
+            "page",
+            "One record in a hundred cannot be projected: a producer sends what is no event.",
+        ),
+        AlertRule(
+            "ArqonbusReplaysFail",
+            f'sum(rate({replays},code!="OK"}}[15m])) > {REPLAY_FAILURE_SHARE} * sum(rate({replays}}}[15m]))',
+            "5m",
+            "ticket",
+            "Most replays of dead letters are refused again.",
+        ),
+    )
+
+
+def _share(selector: str, share: float) -> str:
+    """More than this share of the records that arrived."""
+    records = "arqonbus_projection_records_total"
+    return (
+        f'sum(rate({records}{{{selector}}}[10m])) > {share:g} * sum(rate({records}{{status="arrived"}}[10m]))'
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from arqonbus.config import Resolved
 from arqonbus.preflight import runner
-from arqonbus.preflight.facts import Facts
+from arqonbus.preflight.facts import Facts, Process
 from arqonbus.preflight.intake import Intake
 from arqonbus.preflight.model import Context, Phase
 from arqonbus.preflight.receipt import ReceiptRefused, verify_receipt
@@ -37,7 +37,12 @@ class GateDecision:
 
 
 def gate(
-    resolved: Resolved, *, online: bool = True, receipt: Path | None = None, root: Path | None = None
+    resolved: Resolved,
+    *,
+    online: bool = True,
+    receipt: Path | None = None,
+    root: Path | None = None,
+    process: Process = "bus",
 ) -> GateDecision:
     """Decide about a start. With a fresh receipt that stands for it nothing else is done.
 
@@ -53,7 +58,7 @@ def gate(
             refusal = str(error)
     intake = Intake(resolved, root)
     phases = ALL_PHASES if online else (Phase.STATIC, Phase.HOST)
-    report = judge(intake, gathered(intake, phases), phases=phases)
+    report = judge(intake, gathered(intake, phases, process), phases=phases)
     strict = resolved.settings.preflight.strict
     allowed = not report.failures and not (strict and report.warnings)
     return GateDecision(allowed, report, refusal)
@@ -69,7 +74,7 @@ async def online_subset(resolved: Resolved) -> Report:
     return judge(Intake(resolved, Path.cwd()), facts, phases=(Phase.ONLINE,))
 
 
-def gathered(intake: Intake, phases: Collection[Phase]) -> Facts:
+def gathered(intake: Intake, phases: Collection[Phase], process: Process = "bus") -> Facts:
     """The facts that these phases need, seen now."""
     facts = Facts(gathered_at=time.time())
     if intake.unread:
@@ -77,7 +82,7 @@ def gathered(intake: Intake, phases: Collection[Phase]) -> Facts:
     if Phase.HOST in phases:
         from arqonbus.preflight.host import gather
 
-        facts = dataclasses.replace(facts, host=gather(intake))
+        facts = dataclasses.replace(facts, host=gather(intake, process))
     if Phase.ONLINE in phases:
         from arqonbus.preflight.probes import ask
 
@@ -102,6 +107,7 @@ def judge(
         resolved.digest,
         {key: str(fault) for key, fault in (intake.broken or {}).items()},
         intake.unread,
+        _shown(intake, intake.profile_file) if intake.profile_file else "",
     )
     # An online run alone judges no waivers file: most of what is waived does not run in it.
     waivers = (
@@ -116,8 +122,11 @@ def _waivers(intake: Intake) -> Waivers:
     if file is None:
         return Waivers()
     path = file.with_name("waivers.yaml")
-    shown = str(path.relative_to(intake.root)) if path.is_relative_to(intake.root) else str(path)
-    return read_waivers(path, shown)
+    return read_waivers(path, _shown(intake, path))
+
+
+def _shown(intake: Intake, path: Path) -> str:
+    return str(path.relative_to(intake.root) if path.is_relative_to(intake.root) else path)
 
 
 __all__ = ["GateDecision", "checks", "gate", "gathered", "judge", "online_subset"]

@@ -182,9 +182,26 @@ class Failure:
     fix: tuple[str, ...] = ()
 
 
+# Which of ours is to be started; both may run on one host.
+Process = Literal["bus", "projector"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotRange:
+    """Slots of a cluster, both ends included, and the primary that serves them."""
+
+    first: int
+    last: int
+    host: str
+    port: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValkeyAnswers:
-    """What Valkey said. None: it was not asked, or its user may not ask."""
+    """What Valkey said. None: it was not asked, or its user may not ask.
+
+    `ranges` is the map of a cluster, and `nodes` what its other primaries said.
+    """
 
     where: str
     failure: Failure | None = None
@@ -194,6 +211,8 @@ class ValkeyAnswers:
     encrypted: bool = False
     role: str = "master"
     cluster: bool = False
+    ranges: tuple[SlotRange, ...] = ()
+    nodes: tuple[ValkeyAnswers, ...] = ()
     library: int | None = None
     aof: bool | None = None
     settings: Mapping[str, str] | None = None

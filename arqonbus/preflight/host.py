@@ -36,6 +36,7 @@ from arqonbus.preflight.facts import (
     HostFacts,
     KeyFact,
     PortFact,
+    Process,
     RequirementFact,
 )
 from arqonbus.preflight.fingerprint import fingerprint
@@ -49,7 +50,7 @@ _TIME_ERROR = 5
 _TIMEX_BYTES = 256
 
 
-def gather(intake: Intake) -> HostFacts:
+def gather(intake: Intake, process: Process = "bus") -> HostFacts:
     """The facts for one profile."""
     settings, root = intake.resolved.settings, intake.root
     files = tuple(_file(key, path) for key, path in [*_named_files(settings, root), *_profile_files(intake)])
@@ -76,7 +77,7 @@ def gather(intake: Intake) -> HostFacts:
         files=files,
         certificates=tuple(_certificates(settings, root)),
         keys=tuple(_keys(settings, root)),
-        ports=tuple(_ports(settings)),
+        ports=tuple(_ports(settings, process)),
         disks=tuple(_disks(settings, root)),
         backup=_backup(root / settings.backup.directory) if settings.backup.directory else None,
         requirements=tuple(_requirements()),
@@ -93,16 +94,19 @@ def _unlimited(limit: int) -> int:
 
 
 def _named_files(settings: Settings, root: Path) -> Iterator[tuple[str, Path]]:
-    tls, valkey = settings.server.tls, settings.datastores.valkey.tls
+    tls, stores = settings.server.tls, settings.datastores
     named: list[tuple[str, Path | None]] = [
         ("server.tls.cert_file", tls.cert_file),
         ("server.tls.key_file", tls.key_file),
         ("server.tls.client_ca_file", tls.client_ca_file),
-        ("datastores.valkey.tls.cert_file", valkey.cert_file),
-        ("datastores.valkey.tls.key_file", valkey.key_file),
-        ("datastores.valkey.tls.ca_file", valkey.ca_file),
-        ("datastores.postgres.ca_file", settings.datastores.postgres.ca_file),
+        ("datastores.postgres.ca_file", stores.postgres.ca_file),
     ]
+    for store, files in (("valkey", stores.valkey.tls), ("nats", stores.nats.tls)):
+        named += [
+            (f"datastores.{store}.tls.cert_file", files.cert_file),
+            (f"datastores.{store}.tls.key_file", files.key_file),
+            (f"datastores.{store}.tls.ca_file", files.ca_file),
+        ]
     named += [("auth.jwt.public_keys", key.file) for key in settings.auth.jwt.public_keys]
     named += [("rooms", rule.schema_file) for rule in settings.rooms]
     yield from ((key, root / path) for key, path in named if path is not None)
@@ -171,7 +175,11 @@ def _keys(settings: Settings, root: Path) -> Iterator[KeyFact]:
 # -- ports
 
 
-def _ports(settings: Settings) -> Iterator[PortFact]:
+def _ports(settings: Settings, process: Process) -> Iterator[PortFact]:
+    """The ports that this process would open: beside it, on the same host, the other one has its own."""
+    if process == "projector":
+        yield _port("projector.telemetry_port", settings.telemetry.host, settings.projector.telemetry_port)
+        return
     yield _port("server.port", settings.server.host, settings.server.port)
     yield _port("telemetry.port", settings.telemetry.host, settings.telemetry.port)
 

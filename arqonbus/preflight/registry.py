@@ -20,6 +20,7 @@ FAMILIES: Mapping[str, str] = {
     "SEC": "tokens and secrets",
     "PRO": "the wire protocol",
     "STO": "what is kept, and where",
+    "PRJ": "the projection of episodes",
     "VAL": "Valkey",
     "PGS": "Postgres",
     "NAT": "NATS",

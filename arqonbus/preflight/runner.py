@@ -51,14 +51,18 @@ class Result:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run needs to know of the loading of the profile. `broken` are keys without a valid value;
-    `unread` says why there are no settings at all, or is empty."""
+    """What a run needs to know of the loading of the profile.
+
+    `broken` are keys without a valid value; `unread` says why there are no settings at all, or is empty;
+    `file` is the profile's own, as people call it.
+    """
 
     profile: str
     environment: EnvironmentName
     digest: str
     broken: Mapping[str, str] = dataclasses.field(default_factory=dict)
     unread: str = ""
+    file: str = ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ the system's random source. Sources: ULID specification; RFC 9562, sections 5.7 
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import threading
 import time
@@ -17,6 +18,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _HEX = "0123456789abcdef"
 _RANDOM_BITS = 80
 _RANDOM_MASK = (1 << _RANDOM_BITS) - 1
+_MS_MASK = (1 << 48) - 1
 _HEADROOM = 1 << 76  # a fresh random part starts below it, so that a millisecond never runs out
 _STEP = 1 << 6  # a UUIDv7 has 74 of the 80 bits, so a smaller step could give the same one twice
 
@@ -40,7 +42,16 @@ def _next_parts() -> tuple[int, int]:
 
 def new_ulid() -> str:
     """A ULID of 26 upper-case Crockford characters, greater than every id made before in this process."""
-    ms, random = _next_parts()
+    return _ulid(*_next_parts())
+
+
+def derived_ulid(born_ms: int, *parts: str | int) -> str:
+    """The one ULID that these parts give: whoever derives it from them again gets the same."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return _ulid(born_ms & _MS_MASK, int.from_bytes(digest[:10]))
+
+
+def _ulid(ms: int, random: int) -> str:
     value = (ms << _RANDOM_BITS) | random
     return "".join([_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5)])
 
@@ -92,6 +103,7 @@ __all__ = [
     "ULID_LENGTH",
     "UUID_LENGTH",
     "born_ms",
+    "derived_ulid",
     "is_message_id",
     "is_ulid",
     "is_uuid7",

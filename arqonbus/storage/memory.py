@@ -67,6 +67,7 @@ class MemoryLog:
     name = "memory"
     shared = False
     durability = Durability.MEMORY
+    groups = None  # what workers have done must not be forgotten with the process
 
     def __init__(
         self,
@@ -222,6 +223,11 @@ class MemoryLog:
         begin = bisect_right(names, after)
         end = begin + max(limit, 0)
         return RoomPage(names[begin:end], end < len(names))
+
+    async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
+        """See EventLog.tenants_of. Every name is indexed."""
+        found = sorted({key.tenant for key in self._rooms if key.room == room and key.tenant > after})
+        return found[: max(limit, 0)]
 
     async def follow(self, room: RoomKey) -> Head:
         """The head; no other node can append, so nothing will be heard."""

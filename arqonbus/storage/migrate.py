@@ -224,6 +224,7 @@ __all__ = [
     "MigrationRefused",
     "Patience",
     "apply",
+    "own_steps",
     "plan",
     "status",
 ]

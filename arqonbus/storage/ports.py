@@ -1,9 +1,9 @@
 """What the bus asks of its stores. Pure declarations: no I/O, no backend named.
 
 `EventLog` is the hot store: append with dedup and sequence, ranges, live entries from other nodes,
-presence. Every backend passes the same contract suite (tests/contract/storage); bounds, order, limits
-and errors are the same everywhere. A log stores bytes that are opaque to it and gives them back bit
-for bit.
+presence. `ConsumerGroups` hands the entries of a room to workers that share them. Every backend passes the
+same contract suite (tests/contract/storage); bounds, order, limits and errors are the same everywhere. A log
+stores bytes that are opaque to it and gives them back bit for bit.
 """
 
 from __future__ import annotations
@@ -117,12 +117,96 @@ class RoomPage(NamedTuple):
     more: bool
 
 
+class GroupKey(NamedTuple):
+    """A consumer group of one room. The name is validated as a room's is."""
+
+    room: RoomKey
+    name: str
+
+
+FROM_BEGIN = 0
+FROM_END = -1
+MAX_GROUPS = 256  # of one room
+MAX_PENDING = 100_000  # jobs of one group
+
+
+class Job(NamedTuple):
+    """One entry in a consumer's hands.
+
+    `deliveries` counts how often it was handed out, this time included. The others are of the time before:
+    `consumer` is who let its lease run out, `reason` is why it was given back; one of them is empty.
+    """
+
+    entry: Entry
+    deliveries: int
+    consumer: str
+    reason: str
+
+
+class GroupRead(NamedTuple):
+    """What a consumer was handed: jobs that came back first, then new ones in sequence.
+
+    `epoch` is the log's that the jobs are of; empty while the room does not exist. When it is another one
+    than before, the room began anew: the group gives the new log from its first entry, and what it had
+    handed out of the old one counts as missed. `missed`: entries that the log no longer held when their
+    turn came, for the first time or again, counted in this call. `due_in_us`: when nothing was handed out
+    although jobs are pending, the time until the first of them is due; else 0.
+    """
+
+    epoch: str
+    jobs: Sequence[Job]
+    missed: int
+    max_deliveries: int
+    due_in_us: int = 0
+
+
+class PendingJob(NamedTuple):
+    """A job that was handed out and not acked. Times are the engine's clock.
+
+    `consumer` holds it until `due_us`; it is empty for a job that was given back and may be handed out
+    again from `due_us` on.
+    """
+
+    sequence: int
+    consumer: str
+    deliveries: int
+    delivered_us: int
+    due_us: int
+    reason: str
+
+
+class GroupState(NamedTuple):
+    """Where a group stands in the log `epoch` of its room.
+
+    `given`: the highest sequence handed out or missed. `lag`: entries in the log behind it. `pending`: jobs
+    that consumers hold, also those whose lease ran out. `delayed`: jobs that were given back. `missed`: see
+    GroupRead, since the group was made.
+    """
+
+    name: str
+    epoch: str
+    given: int
+    lag: int
+    pending: int
+    delayed: int
+    missed: int
+    max_deliveries: int
+
+
 class StorageError(Exception):
     """The store could not do it. `outcome_unknown`: the write may or may not have happened."""
 
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
         self.outcome_unknown = outcome_unknown
+
+
+class NoSuchGroupError(StorageError):
+    """The consumer group was never made, or was deleted."""
+
+
+class TooManyGroupsError(StorageError):
+    """The room has MAX_GROUPS consumer groups already."""
 
 
 class Listener(Protocol):
@@ -160,6 +244,10 @@ class EventLog(Protocol):
     def durability(self) -> Durability:
         """The level that append reaches."""
 
+    @property
+    def groups(self) -> ConsumerGroups | None:
+        """The consumer groups of this log; None where the backend has none. Usable once the log is open."""
+
     async def open(self, listener: Listener) -> None:
         """Connect, prepare the engine, start listening. Raises StorageError with a sentence."""
 
@@ -194,10 +282,19 @@ class EventLog(Protocol):
         """
 
     async def delete_room(self, room: RoomKey) -> bool:
-        """Remove the room's log, ids and listing. The next append starts a new epoch. False if absent."""
+        """Remove the room's log, ids and listing. The next append starts a new epoch. False if absent.
+
+        Its consumer groups stay, and go on with that epoch.
+        """
 
     async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
         """Names > after of rooms that were created or written to and not deleted."""
+
+    async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
+        """Tenants > after, in ascending order, that have a room of this name; at most limit.
+
+        Only for names that the log was told at construction (`indexed_rooms`); others raise ValueError.
+        """
 
     async def follow(self, room: RoomKey) -> Head:
         """Begin to hear of entries and signals of the room. Those after the returned head will be heard."""
@@ -222,20 +319,95 @@ class EventLog(Protocol):
         """Write, read back and delete a value for real; the seconds it took."""
 
 
+class ConsumerGroups(Protocol):
+    """Workers that share the entries of a room: each entry goes to one of them, until one has acked it.
+
+    Every call is atomic and serves at least once. A job belongs to a consumer until its lease ends, by the
+    engine's clock; then it is handed out again. Retention trims the log whatever a group has yet to read.
+    Methods raise NoSuchGroupError for a group that does not exist, StorageError when the engine fails. An
+    ack, a nack or an extension for another epoch than the group's does nothing.
+    """
+
+    async def ensure(self, group: GroupKey, start: int, max_deliveries: int) -> bool:
+        """Make the group, and its room if there is none. False, and nothing is changed, if it is there.
+
+        `start`: FROM_BEGIN gives all that the log holds, FROM_END what comes from now on, a sequence what
+        comes after it. `max_deliveries` is only kept, for those who read; 0 means no bound.
+        """
+
+    async def read(
+        self, group: GroupKey, consumer: str, limit: int, lease_us: int, max_bytes: int
+    ) -> GroupRead:
+        """Hand out jobs that are due again, then new entries. At most `limit`, and no further one once
+        their data exceeds `max_bytes`. At most MAX_PENDING jobs of a group are pending at one time.
+        """
+
+    async def ack(self, group: GroupKey, epoch: str, sequences: Sequence[int]) -> int:
+        """These are done, whoever holds them now. How many of them were pending."""
+
+    async def nack(
+        self, group: GroupKey, epoch: str, consumer: str, sequence: int, delay_us: int, reason: str
+    ) -> int:
+        """Give a job back, to be handed out again after the delay. Its deliveries; 0 if it was not held by
+        the consumer, in which case nothing is changed.
+        """
+
+    async def extend(
+        self, group: GroupKey, epoch: str, consumer: str, sequences: Sequence[int], lease_us: int
+    ) -> Sequence[int]:
+        """Let the leases end `lease_us` from now. Those of the sequences that the consumer still holds."""
+
+    async def claim(
+        self,
+        group: GroupKey,
+        epoch: str,
+        consumer: str,
+        sequences: Sequence[int],
+        idle_us: int,
+        lease_us: int,
+    ) -> GroupRead:
+        """Hand these pending jobs to the consumer, whoever holds them, if their last delivery was at least
+        `idle_us` ago. It counts as a delivery.
+        """
+
+    async def pending(self, group: GroupKey, after: tuple[int, int], limit: int) -> Sequence[PendingJob]:
+        """Pending jobs by (due_us, sequence), those greater than `after`."""
+
+    async def state(self, group: GroupKey) -> GroupState: ...
+
+    async def delete(self, group: GroupKey) -> bool:
+        """Remove the group; the room stays. False if there was none."""
+
+    async def of_room(self, room: RoomKey) -> Sequence[GroupState]:
+        """All groups of a room by name; there are at most MAX_GROUPS."""
+
+
 __all__ = [
+    "FROM_BEGIN",
+    "FROM_END",
     "KEEP_NOTHING",
+    "MAX_GROUPS",
+    "MAX_PENDING",
     "Appended",
     "Batch",
+    "ConsumerGroups",
     "Durability",
     "Entry",
     "EventLog",
+    "GroupKey",
+    "GroupRead",
+    "GroupState",
     "Head",
     "Item",
+    "Job",
     "Listener",
     "Member",
+    "NoSuchGroupError",
     "Page",
+    "PendingJob",
     "Retention",
     "RoomKey",
     "RoomPage",
     "StorageError",
+    "TooManyGroupsError",
 ]

@@ -6,7 +6,7 @@ No message from here holds a password.
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -15,11 +15,19 @@ from arqonbus.config.stores import Postgres
 from arqonbus.storage.ports import StorageError
 
 CONNECT_SECONDS = 10.0
+COMMAND_SECONDS = 60.0
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError)
+
+# A plan for batches of any size is made for ten rows, and takes a million steps for a batch of a thousand.
+# Compiling plans takes longer than any of them runs.
+_PLANNING = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 
 if TYPE_CHECKING:  # generic for the type checker only
     Connection = asyncpg.Connection[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
 else:
     Connection = asyncpg.Connection
+    Pool = asyncpg.Pool
 
 
 class PostgresUnavailable(StorageError):
@@ -28,23 +36,44 @@ class PostgresUnavailable(StorageError):
 
 async def connect(store: Postgres, *, application: str, seconds: float = CONNECT_SECONDS) -> Connection:
     """Connect. Raises PostgresUnavailable with what to do."""
+    dsn, options = _options(store, application)
+    try:
+        return await asyncpg.connect(dsn, timeout=seconds, **options)
+    except _FAILURES as error:
+        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+
+
+async def open_pool(
+    store: Postgres, *, application: str, role: str, seconds: float = CONNECT_SECONDS
+) -> Pool:
+    """Connections that work as a role, at most as many as the profile says. Raises PostgresUnavailable."""
+    dsn, options = _options(store, application)
+    options["server_settings"] |= {"role": role, **_PLANNING}
+    try:
+        return await asyncpg.create_pool(
+            dsn,
+            min_size=min(store.pool.min, store.pool.max),
+            max_size=store.pool.max,
+            timeout=seconds,
+            command_timeout=COMMAND_SECONDS,
+            **options,
+        )
+    except _FAILURES as error:
+        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+
+
+def _options(store: Postgres, application: str) -> tuple[str, dict[str, Any]]:
     dsn = store.dsn()
     if dsn is None:
         raise PostgresUnavailable(
             "No Postgres is configured; set datastores.postgres.url, or ARQONBUS_POSTGRES_URL."
         )
-    password = store.password.get_secret_value() if store.password else None
-    try:
-        return await asyncpg.connect(
-            dsn,
-            user=store.user,
-            password=password,
-            ssl=_ssl(store, dsn),
-            timeout=seconds,
-            server_settings={"application_name": application},
-        )
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError) as error:
-        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+    return dsn, {
+        "user": store.user,
+        "password": store.password.get_secret_value() if store.password else None,
+        "ssl": _ssl(store, dsn),
+        "server_settings": {"application_name": application},
+    }
 
 
 def _ssl(store: Postgres, dsn: str) -> ssl.SSLContext | Literal["prefer", "require"] | bool | None:
@@ -106,4 +135,4 @@ def _role(store: Postgres, dsn: str) -> str:
     return store.user or urlsplit(dsn).username or "of this user"
 
 
-__all__ = ["CONNECT_SECONDS", "Connection", "PostgresUnavailable", "connect", "place"]
+__all__ = ["CONNECT_SECONDS", "Connection", "Pool", "PostgresUnavailable", "connect", "open_pool", "place"]

@@ -20,6 +20,7 @@ from arqonbus.storage.local_presence import LocalPresence
 from arqonbus.storage.ports import (
     Appended,
     Batch,
+    ConsumerGroups,
     Durability,
     Entry,
     Head,
@@ -31,6 +32,7 @@ from arqonbus.storage.ports import (
     RoomPage,
     StorageError,
 )
+from arqonbus.storage.sqlite_groups import SqliteGroups
 from arqonbus.storage.sqlite_rooms import Rooms
 from arqonbus.storage.sqlite_schema import FileLock, open_reader, open_writer
 from arqonbus.storage.sqlite_writer import Writer
@@ -45,6 +47,7 @@ _READ = _ENTRY + " ORDER BY sequence LIMIT ?"
 _READ_BACK = _ENTRY + " ORDER BY sequence DESC LIMIT ?"
 _TIME = "SELECT time_us FROM entries WHERE number = ? AND sequence = ?"
 _ROOMS = "SELECT room FROM rooms WHERE tenant = ? AND room > ? ORDER BY room LIMIT ?"
+_TENANTS = "SELECT tenant FROM rooms WHERE room = ? AND tenant > ? ORDER BY tenant LIMIT ?"
 
 
 class SqliteLog:
@@ -70,6 +73,8 @@ class SqliteLog:
         self.durability = durability
         self._path = Path(path)
         self._dedup = (dedup_seconds, dedup_max, clock_us)
+        self._clock_us = clock_us or (lambda: time.time_ns() // 1000)
+        self.groups: ConsumerGroups | None = None
         self._presence = LocalPresence()
         self._lock: FileLock | None = None
         self._writer: Writer | None = None
@@ -83,6 +88,7 @@ class SqliteLog:
         except OSError as error:
             raise StorageError(f"The SQLite log {self._path} cannot be opened: {error}.") from error
         self._writer = Writer(self._connection, self._rooms.forget)
+        self.groups = SqliteGroups(self._connection, self._writer, self._create_room, self._clock_us)
 
     def _open_file(self) -> None:
         self._lock = FileLock(self._path)
@@ -166,6 +172,11 @@ class SqliteLog:
             return RoomPage(names[:limit], len(names) > limit)
 
         return await self._read(list_rooms)
+
+    async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
+        """See EventLog.tenants_of. Every name is indexed."""
+        asked = (room, after, max(limit, 0))
+        return await self._read(lambda reader: [tenant for (tenant,) in reader.execute(_TENANTS, asked)])
 
     async def follow(self, room: RoomKey) -> Head:
         """The head; no other node can append, so nothing will be heard."""

@@ -1,6 +1,6 @@
-"""The tables of the SQLite log, and how its file is opened: settings, version, soundness. No room logic.
+"""How a file of SQLite's is opened (settings, version, soundness), and the tables of the log. No room logic.
 
-A file of a newer schema, a damaged file and a file that another process holds are refused with a sentence;
+A file of a newer schema, a damaged file and a log that another process holds are refused with a sentence;
 nothing is ever repaired or migrated backwards here.
 """
 
@@ -9,15 +9,32 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from arqonbus.storage.ports import Durability, StorageError
 
-SCHEMA_VERSION = 1
 
-# `entries` is clustered by room and sequence: an append touches the end of one tree, a read is one range.
+class Layout(NamedTuple):
+    """What a file holds: how sentences call it, and what each version adds to the one before."""
+
+    name: str
+    steps: Sequence[str]
+
+    @property
+    def version(self) -> int:
+        """The newest version, which a file is brought to."""
+        return len(self.steps)
+
+
+# What each version adds to the one before; a file is brought forward step by step.
+# 1: `entries` is clustered by room and sequence: an append touches the end of one tree, a read is one range.
 # `ids` keeps, for the dedup window, the ids of messages whose entries are not held any more.
-_SCHEMA = """
+# 2: `jobs` are what consumer groups handed out and nobody acked; the empty consumer means: given back. A
+# group outlives its room, so it has the names and not the room's number.
+_STEPS = (
+    """
 CREATE TABLE rooms (
     number   INTEGER PRIMARY KEY AUTOINCREMENT,
     tenant   TEXT NOT NULL,
@@ -48,7 +65,35 @@ CREATE TABLE probes (
     name     TEXT PRIMARY KEY,
     value    BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
-"""
+""",
+    """
+CREATE INDEX rooms_by_name ON rooms (room, tenant);
+CREATE TABLE groups (
+    number   INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant   TEXT NOT NULL,
+    room     TEXT NOT NULL,
+    name     TEXT NOT NULL,
+    epoch    TEXT NOT NULL,
+    given    INTEGER NOT NULL,
+    pending  INTEGER NOT NULL DEFAULT 0,
+    missed   INTEGER NOT NULL DEFAULT 0,
+    most     INTEGER NOT NULL,
+    UNIQUE (tenant, room, name)
+) STRICT;
+CREATE TABLE jobs (
+    number       INTEGER NOT NULL,
+    sequence     INTEGER NOT NULL,
+    consumer     TEXT NOT NULL,
+    deliveries   INTEGER NOT NULL,
+    delivered_us INTEGER NOT NULL,
+    due_us       INTEGER NOT NULL,
+    reason       TEXT NOT NULL,
+    PRIMARY KEY (number, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX jobs_by_due ON jobs (number, due_us, sequence);
+""",
+)
+LOG = Layout("SQLite log", _STEPS)
 
 
 class FileLock:
@@ -72,7 +117,7 @@ class FileLock:
         os.close(self._descriptor)
 
 
-def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
+def open_writer(path: Path, durability: Durability, layout: Layout = LOG) -> sqlite3.Connection:
     """The one writing connection, schema in place. Raises StorageError for a file that cannot be used."""
     connection = None
     try:
@@ -86,16 +131,16 @@ def open_writer(path: Path, durability: Durability) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size = -32768")
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise StorageError(_damaged(path, verdict))
-        _ensure_schema(connection, path)
+            raise StorageError(_damaged(path, verdict, layout))
+        _ensure_schema(connection, path, layout)
     except sqlite3.DatabaseError as error:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.OperationalError):
             raise StorageError(
-                f"The SQLite log {path} cannot be opened: {error}. Check the path and rights."
+                f"The {layout.name} {path} cannot be opened: {error}. Check the path and rights."
             ) from error
-        raise StorageError(_damaged(path, str(error))) from error
+        raise StorageError(_damaged(path, str(error), layout)) from error
     except StorageError:
         if connection is not None:
             connection.close()
@@ -111,24 +156,45 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA_VERSION:
-        raise StorageError(
-            f"The SQLite log {path} has schema {version}, and this release knows up to {SCHEMA_VERSION}. "
-            "Run the release that wrote it, or a newer one."
-        )
-    if version == 0:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-        )
+def _ensure_schema(connection: sqlite3.Connection, path: Path, layout: Layout) -> None:
+    if _version(connection) == layout.version:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(connection)  # again: another process may have been here meanwhile
+        if version > layout.version:
+            raise StorageError(
+                f"The {layout.name} {path} has schema {version}, and this release knows up to "
+                f"{layout.version}. Run the release that wrote it, or a newer one."
+            )
+        for statement in _statements("".join(layout.steps[version:])):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {layout.version}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
 
 
-def _damaged(path: Path, reason: str) -> str:
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """One at a time, because sqlite3 commits before it runs a script."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _damaged(path: Path, reason: str, layout: Layout) -> str:
     return (
-        f"The SQLite log {path} is damaged or no SQLite file ({reason}). Nothing was changed. "
-        "Restore it from a backup, or move it away to begin with an empty log."
+        f"The {layout.name} {path} is damaged or no SQLite file ({reason}). Nothing was changed. "
+        "Restore it from a backup, or move it away to begin with an empty one."
     )
 
 
-__all__ = ["SCHEMA_VERSION", "FileLock", "open_reader", "open_writer"]
+__all__ = ["LOG", "FileLock", "Layout", "open_reader", "open_writer"]

@@ -1,7 +1,7 @@
-"""The thread that writes an SQLite log: everything that waits becomes one transaction (group commit).
+"""The thread that writes an SQLite file: everything that waits becomes one transaction (group commit).
 
 A call is handed over with `submit` and answered on the event loop after the commit, so an answer is never
-earlier than the promise. One thread, one connection; nothing else writes the file.
+earlier than the promise. One thread, one connection; nothing else in this process writes the file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ class _Job(NamedTuple):
 class Writer:
     """Runs work in order on its own thread, many pieces to a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, on_rollback: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        on_rollback: Callable[[], None] = lambda: None,
+        name: str = "SQLite log",
+    ) -> None:
+        """`name`: what sentences call the file."""
+        self._name = name
         self._connection = connection
         self._on_rollback = on_rollback
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -38,10 +45,13 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result of the work once it is committed, or StorageError."""
+        """The result of the work once it is committed, or StorageError.
+
+        Work that raises StorageError itself must have changed nothing: the others are committed all the same.
+        """
         future: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
-            future.set_exception(StorageError("The SQLite log is closed; nothing was written."))
+            future.set_exception(StorageError(f"The {self._name} is closed; nothing was written."))
         else:
             self._jobs.put(_Job(work, future))
         return future
@@ -72,7 +82,7 @@ class Writer:
         answers: list[tuple[asyncio.Future[Any], Any]]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            answers = [(job.future, job.work()) for job in group]
+            answers = [(job.future, _outcome(job)) for job in group]
             committing = True
             self._connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - the thread must live, and every caller must be told
@@ -88,11 +98,18 @@ class Writer:
             error.add_note(f"The rollback failed too: {second}")
         self._on_rollback()
         return StorageError(
-            f"The SQLite log could not write: {error}. Nothing of this group was stored"
+            f"The {self._name} could not write: {error}. Nothing of this group was stored"
             + (", as far as SQLite says." if committing else ".")
             + " Check the disk's space and health.",
             outcome_unknown=committing,
         )
+
+
+def _outcome(job: _Job) -> Any:
+    try:
+        return job.work()
+    except StorageError as refusal:
+        return refusal
 
 
 def _answer(answers: list[tuple[asyncio.Future[Any], Any]]) -> None:

@@ -39,6 +39,7 @@ from arqonbus.storage.valkey_frames import (
     parse_signal,
     signal_frame,
 )
+from arqonbus.storage.valkey_groups import ValkeyGroups
 from arqonbus.storage.valkey_keys import Slotted, node_channel, probe_key, room_keys, tenant_rooms
 from arqonbus.storage.valkey_link import Access, Command, Endpoint
 from arqonbus.storage.valkey_live import Live
@@ -88,6 +89,7 @@ class ValkeyLog:
         dedup_seconds: float = 120.0,
         presence_seconds: float = 30.0,
         renew_seconds: float = 10.0,
+        indexed_rooms: frozenset[str] = frozenset(),
     ) -> None:
         if durability is Durability.MEMORY:
             raise ValueError("Valkey is never less than HOT; use MemoryLog for durability MEMORY.")
@@ -114,7 +116,8 @@ class ValkeyLog:
         self._presence = SharedPresence(
             self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
         )
-        self._registry = Registry(self._engine)
+        self._registry = Registry(self._engine, indexed_rooms)
+        self.groups = ValkeyGroups(self._engine, self._registry)
         self._appends = Appends(
             self._engine,
             self._writer,
@@ -206,6 +209,10 @@ class ValkeyLog:
         """See EventLog.rooms."""
         tenant_rooms(tenant)
         return await self._registry.rooms(tenant, after, limit)
+
+    async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
+        """See EventLog.tenants_of. A room is entered when a log that indexes its name first writes to it."""
+        return await self._registry.tenants(room, after, limit)
 
     async def follow(self, room: RoomKey) -> Head:
         """See EventLog.follow. The subscription is confirmed before the head is read."""

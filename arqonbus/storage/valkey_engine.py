@@ -17,7 +17,7 @@ from arqonbus.storage.valkey_keys import SLOTS
 from arqonbus.storage.valkey_line import Line
 from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
 
-LIBRARY_VERSION = 1  # equal to VERSION in valkey_functions.lua; a test holds them together
+LIBRARY_VERSION = 2  # equal to VERSION in valkey_functions.lua; a test holds them together
 
 _REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 # Refused before anything was done, so that the outcome is known.
@@ -33,6 +33,8 @@ _REFUSED = _REDIRECTS | frozenset(
         "NOPERM",
         "NOAUTH",
         "BUSY",
+        "NOGROUP",
+        "TOOMANYGROUPS",
     }
 )
 _REDIRECT_SECONDS = 5.0
@@ -40,6 +42,13 @@ _REFRESH_SECONDS = 5.0
 _REFRESH_PAUSE = 0.2
 
 _log = logging.getLogger(__name__)
+
+
+def library() -> str:
+    """The source of the function library: one, although it stands in two files."""
+    sources = files("arqonbus.storage")
+    names = ("valkey_functions.lua", "valkey_groups.lua")
+    return "\n".join(sources.joinpath(name).read_text("utf-8") for name in names)
 
 
 class Engine:
@@ -53,7 +62,7 @@ class Engine:
         self.seeds = tuple(endpoints)
         self.on_change: Callable[[], None] = lambda: None
         self._durable = durable
-        self._library = files("arqonbus.storage").joinpath("valkey_functions.lua").read_text("utf-8")
+        self._library = library()
         self._lines: dict[Endpoint, Line] = {}
         self._owners: list[Endpoint] = []
         self._stale = asyncio.Event()
@@ -288,4 +297,4 @@ def storage_error(failure: Exception) -> StorageError:
     return StorageError(f"{failure} Whether the write took effect is not known.", outcome_unknown=True)
 
 
-__all__ = ["LIBRARY_VERSION", "Engine", "is_redirect", "load_library", "storage_error"]
+__all__ = ["LIBRARY_VERSION", "Engine", "is_redirect", "library", "load_library", "storage_error"]

@@ -3,7 +3,7 @@
 -- replaces an older one, so a function must go on serving the nodes of the release before.
 -- Keys of a call share one hash tag. A room's `meta` hash: epoch, last (sequence), time (of the last append),
 -- oldest (no held entry is older). Its `log` stream: id <sequence>-0, fields t(ime) i(d) c(hannel) d(ata).
-local VERSION = 1
+local VERSION = 2
 
 -- unpack() has a limit of some 8000 values; commands with many arguments go in steps below it.
 local STEP = 1000

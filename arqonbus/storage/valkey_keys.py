@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from arqonbus.protocol.names import is_name
-from arqonbus.storage.ports import RoomKey, StorageError
+from arqonbus.storage.ports import GroupKey, RoomKey, StorageError
 
 SLOTS = 16384
 
@@ -27,6 +27,18 @@ class RoomKeys(NamedTuple):
     expiry: str
     names: str
     info: str
+    slot: int
+
+
+class GroupKeys(NamedTuple):
+    """The keys of one consumer group, those of its room that it needs, and the cluster slot of them all."""
+
+    log: str
+    meta: str
+    groups: str
+    state: str
+    due: str
+    held: str
     slot: int
 
 
@@ -61,9 +73,30 @@ def room_keys(room: RoomKey) -> RoomKeys:
     return RoomKeys(log, meta, ids, live, expiry, names, info, slot_of(tag))
 
 
+@lru_cache(maxsize=16384)
+def group_keys(group: GroupKey) -> GroupKeys:
+    """The keys of a consumer group. Raises StorageError for a name that is none."""
+    room = room_keys(group.room)
+    stem = f"{room.log.removesuffix('log')}group:{_checked(group.name, 'consumer group')}:"
+    state, due, held = (stem + part for part in ("state", "due", "held"))
+    return GroupKeys(room.log, room.meta, room_groups(group.room).key, state, due, held, room.slot)
+
+
+def room_groups(room: RoomKey) -> Slotted:
+    """The sorted set of the names of a room's consumer groups."""
+    keys = room_keys(room)
+    return Slotted(keys.log.removesuffix("log") + "groups", keys.slot)
+
+
 def tenant_rooms(tenant: str) -> Slotted:
     """The sorted set of a tenant's rooms."""
     return Slotted(f"tenant:{{{_checked(tenant, 'tenant')}}}:rooms", slot_of(tenant))
+
+
+def tenants_with(room: str) -> Slotted:
+    """The sorted set of the tenants that have a room of this name."""
+    tag = f"tenants/{_checked(room, 'room')}"
+    return Slotted(f"arqonbus:{{{tag}}}", slot_of(tag))
 
 
 def node_channel(node: str) -> Slotted:
@@ -80,11 +113,15 @@ def probe_key(node: str, number: int) -> Slotted:
 
 __all__ = [
     "SLOTS",
+    "GroupKeys",
     "RoomKeys",
     "Slotted",
+    "group_keys",
     "node_channel",
     "probe_key",
+    "room_groups",
     "room_keys",
     "slot_of",
     "tenant_rooms",
+    "tenants_with",
 ]

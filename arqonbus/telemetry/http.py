@@ -26,9 +26,9 @@ OnlineChecks = Callable[[], Awaitable[Report]]
 KEEP_SECONDS = 5.0  # a burst of verbose questions asks the servers once
 
 
-def app(node: Node, online_checks: OnlineChecks | None = None) -> Starlette:
+def app(node: Node, metrics: Metrics, online_checks: OnlineChecks | None = None) -> Starlette:
     """The endpoints of one node. `online_checks`: what /readyz?verbose asks of the servers behind it."""
-    health, metrics = Health(node), Metrics(node)
+    health = Health(node)
 
     async def livez(request: Request) -> Response:
         return JSONResponse({"alive": True})
@@ -72,7 +72,7 @@ def app(node: Node, online_checks: OnlineChecks | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        watch = asyncio.create_task(metrics.watch_loop())
+        watch = asyncio.create_task(metrics.watch())
         yield
         watch.cancel()
 
@@ -90,9 +90,9 @@ def app(node: Node, online_checks: OnlineChecks | None = None) -> Starlette:
 class TelemetryServer:
     """The endpoints on a bound socket, on the bus's own event loop."""
 
-    def __init__(self, node: Node, bound: socket.socket, online_checks: OnlineChecks | None) -> None:
+    def __init__(self, endpoints: Starlette, bound: socket.socket) -> None:
         config = uvicorn.Config(
-            app(node, online_checks),
+            endpoints,
             log_config=None,
             access_log=False,
             server_header=False,

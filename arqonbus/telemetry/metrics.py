@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from arqonbus import __version__
 from arqonbus.bus.node import Node, State
+from arqonbus.telemetry.projection import ProjectionMetrics
 
 LAG_INTERVAL = 0.25
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -87,9 +88,13 @@ def _by(name: str, text: str, label: str, counts: object) -> Metric:
 class Metrics:
     """Everything that /metrics shows."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self, node: Node, projection: Callable[[CollectorRegistry], ProjectionMetrics] | None = None
+    ) -> None:
+        """`projection` adds the metrics of the projector, where it runs in this process."""
         self._node = node
         self._registry = CollectorRegistry(auto_describe=False)
+        self._projection = projection(self._registry) if projection else None
         self._registry.register(_NodeCollector(node))
         self._append = Histogram(
             "arqonbus_storage_append_seconds",
@@ -111,8 +116,15 @@ class Metrics:
             self._append.observe(seconds)
         return generate_latest(self._registry)
 
-    async def watch_loop(self) -> None:
-        """Measure the loop's lag until cancelled."""
+    async def watch(self) -> None:
+        """Keep fresh what cannot be read on scrape, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_loop())
+            if self._projection is not None:
+                tasks.create_task(self._projection.watch())
+
+    async def _watch_loop(self) -> None:
+        """Measure the loop's lag."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LAG_INTERVAL

@@ -43,7 +43,7 @@ class Stack:
             f"{service.upper()}_IMAGE": f"{self.project}-{service}:test"
             for service in ("bus", "valkey", "postgres")
         }
-        _copy_repository(directory)
+        copy_repository(directory)
 
     @property
     def url(self) -> str:
@@ -138,7 +138,7 @@ class Stack:
         return done.stdout
 
 
-def _copy_repository(directory: Path) -> None:
+def copy_repository(directory: Path) -> None:
     """What a fresh clone would hold, with the changes that are not committed yet."""
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True
@@ -150,4 +150,4 @@ def _copy_repository(directory: Path) -> None:
             shutil.copy2(source, target)
 
 
-__all__ = ["ComposeFailed", "Stack"]
+__all__ = ["ComposeFailed", "Stack", "copy_repository"]

@@ -18,7 +18,7 @@ from tests.servers.processes import wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.xdist_group("compose")]
 
-LASTING = ("bus", "postgres", "valkey")
+LASTING = ("bus", "postgres", "projector", "valkey")
 ONCE = ("migrate", "secrets")
 
 
@@ -155,6 +155,7 @@ def test_only_the_bus_is_published_and_only_on_loopback(stack: Stack) -> None:
             ("9101/tcp", "127.0.0.1", stack.telemetry_port),
         ],
         "postgres": [],
+        "projector": [],
         "valkey": [],
     }
     networks = {
@@ -162,7 +163,12 @@ def test_only_the_bus_is_published_and_only_on_loopback(stack: Stack) -> None:
                   stack.container(service).attrs["NetworkSettings"]["Networks"]}
         for service in LASTING
     }  # fmt: skip
-    assert networks == {"bus": {"edge", "data"}, "postgres": {"data"}, "valkey": {"data"}}
+    assert networks == {
+        "bus": {"edge", "data"},
+        "postgres": {"data"},
+        "projector": {"data"},
+        "valkey": {"data"},
+    }
     assert stack.engine.networks.get(f"{stack.project}_data").attrs["Internal"] is True
 
 

@@ -169,9 +169,20 @@ def test_bench_prints_a_table(cli: Cli) -> None:
     assert facts["delivered"] == 3 * facts["published"] > 0
 
 
+def test_smoke_says_that_the_bus_works(cli: Cli) -> None:
+    """smoke publishes and receives, with a token that it makes from the profile."""
+    assert cli.ok("smoke").startswith("10 messages were acked (hot) in ")
+    facts = json.loads(cli.ok("smoke", "--messages", "3", "--json"))
+    assert (facts["messages"], facts["durability"]) == (3, "hot")
+    assert 0 < facts["acked_ms"] <= facts["delivered_ms"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
+        (["smoke", "--url", "ws://127.0.0.1:1/v1/ws", "--timeout", "0.3"], 1, "the bus could not be used"),
+        (["smoke", "--messages", "0"], 2, "a number from 1 to"),
+        (["smoke", "--ca-file", "/nonexistent"], 2, "no certificate"),
         (["publish", "a:b", "1"], 1, "room is not 1-128 of"),
         (["publish", "r", "{"], 2, "the payload is not JSON"),
         (["publish", "r", "1", "--header", "x"], 2, "is not KEY=VALUE"),

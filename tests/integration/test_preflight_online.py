@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
-import ipaddress
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from arqonbus.config import Resolved, load
 from arqonbus.preflight import online_subset
@@ -25,76 +19,17 @@ from arqonbus.preflight.probes.postgres import ask_postgres
 from arqonbus.preflight.probes.valkey import ask_valkey
 from arqonbus.preflight.runner import Report
 from arqonbus.storage import migrate
+from tests.servers.certificates import Authority
 from tests.servers.nats import running_nats
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.processes import free_port
-from tests.servers.valkey import ValkeyServer, running_server
+from tests.servers.valkey import ValkeyServer, running_cluster, running_server
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("preflight")]
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "Zq8mW2kT5vX1nR7pL4cY"
 USERS = (ROOT / "images/valkey/users.acl").read_text()
-
-
-class Authority:
-    """A certificate authority, and server certificates of it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir()
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
-        self._write("ca.pem", self._sign(self._name, self._key.public_key(), authority=True))
-
-    @property
-    def file(self) -> Path:
-        return self.directory / "ca.pem"
-
-    def server(self, name: str, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
-        """Certificate and key for a loopback address, valid for so many days (past, if negative)."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), address=address, days=days)
-        secret = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        (self.directory / f"{name}.key").write_bytes(secret)
-        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
-
-    def _sign(
-        self, subject: x509.Name, public: Any, *, authority: bool = False, address: str = "", days: int = 30
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        begin = now - datetime.timedelta(days=60)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(public)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(begin)
-            .not_valid_after(now + datetime.timedelta(days=days))
-            .add_extension(x509.BasicConstraints(authority, None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
-        )
-        if authority:
-            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-            builder = builder.add_extension(usage, critical=True)
-        if address:
-            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-            builder = builder.add_extension(names, critical=False)
-        return builder.sign(self._key, hashes.SHA256())
-
-    def _write(self, name: str, certificate: x509.Certificate) -> Path:
-        path = self.directory / name
-        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        return path
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +53,15 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+def certificates(authority: Authority, directory: Path) -> Iterator[tuple[str, tuple[Path, Path], Path, Any]]:
+    """A good certificate, and each wrong kind: name, files, the authority that is trusted, the failure."""
+    other = Authority(directory / "other")
+    yield "good", authority.server("good"), authority.file, None
+    yield "stranger", authority.server("stranger"), other.file, "certificate_untrusted"
+    yield "name", authority.server("name", "127.0.0.9"), authority.file, "certificate_name"
+    yield "old", authority.server("old", days=-1), authority.file, "certificate_expired"
+
+
 def resolved(*overrides: str) -> Resolved:
     return load("dev", root=ROOT, environ={}, overrides=overrides)
 
@@ -131,6 +75,11 @@ def valkey_settings(
         f"datastores.valkey.password={password}",
         *more,
     ).settings.datastores.valkey
+
+
+def nats_settings(url: str, *more: str) -> Any:
+    given = (f"datastores.nats.{each}" for each in (f"url={url}", *more))
+    return resolved(*given).settings.datastores.nats
 
 
 def postgres_settings(
@@ -183,7 +132,7 @@ Ask = Callable[[int], Any]
 ASKED: dict[str, Ask] = {
     "Valkey": lambda port: ask_valkey(valkey_settings(port), 1.0),
     "Postgres": lambda port: ask_postgres(postgres_settings(port), 1.0),
-    "NATS": lambda port: ask_nats(f"nats://127.0.0.1:{port}", 1.0),
+    "NATS": lambda port: ask_nats(nats_settings(f"nats://127.0.0.1:{port}"), 1.0),
 }
 HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
@@ -219,7 +168,7 @@ async def test_what_is_not_the_server_is_named(
 async def test_a_server_that_waits_for_a_request_is_not_nats() -> None:
     """NATS speaks first; an HTTP server waits, which is silence."""
     async with listener(HTTP) as port:
-        said = await ask_nats(f"nats://127.0.0.1:{port}", 0.5)
+        said = await ask_nats(nats_settings(f"nats://127.0.0.1:{port}"), 0.5)
     assert said.failure is not None
     assert said.failure.kind == "silent"
 
@@ -244,7 +193,7 @@ async def test_a_name_without_an_address_is_said_to_be_one(
     said: Any = {
         "Valkey": lambda: ask_valkey(settings.valkey, 5.0),
         "Postgres": lambda: ask_postgres(settings.postgres, 5.0),
-        "NATS": lambda: ask_nats(url, 5.0),
+        "NATS": lambda: ask_nats(nats_settings(url), 5.0),
     }[server]
     assert (await said()).failure.kind == "no_such_name"
 
@@ -290,14 +239,7 @@ async def test_valkey_refuses_a_wrong_password(valkey: ValkeyServer) -> None:
 
 async def test_valkey_over_tls(tmp_path: Path, authority: Authority) -> None:
     """A certificate that we can verify passes; another authority, name or age is named for what it is."""
-    other = Authority(tmp_path / "other")
-    cases = {
-        "good": (authority.server("good"), authority.file, None),
-        "stranger": (authority.server("stranger"), other.file, "certificate_untrusted"),
-        "name": (authority.server("name", "127.0.0.9"), authority.file, "certificate_name"),
-        "old": (authority.server("old", days=-1), authority.file, "certificate_expired"),
-    }
-    for name, ((cert, key), ca, kind) in cases.items():
+    for name, (cert, key), ca, kind in certificates(authority, tmp_path):
         port = free_port()
         options = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
         options += ["--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no"]
@@ -336,7 +278,7 @@ async def test_postgres_tells_everything(postgres: PostgresServer) -> None:
         store = postgres_settings(postgres.port, password=postgres.password, database=name)
         said = await ask_postgres(store, 3.0)
         assert said.failure is None
-        assert said.pending == ("0001_schema",)
+        assert said.pending == tuple(map(str, migrate.own_steps()))
         await migrate.apply(store)
         said = await ask_postgres(store, 3.0)
         assert (said.pending, said.refused, said.probe_problem) == ((), "", "")
@@ -369,16 +311,65 @@ async def test_postgres_refuses_a_wrong_password_and_an_unknown_database(postgre
     assert said.failure.kind == "no_tls"
 
 
+async def test_postgres_over_tls(tmp_path: Path, authority: Authority) -> None:
+    """Each wrong certificate is named for what it is."""
+    with running_postgres() as server:
+        for name, files, ca, kind in certificates(authority, tmp_path):
+            server.encrypt(*files)
+            store = postgres_settings(
+                server.port,
+                f"datastores.postgres.ca_file={ca}",
+                password=server.password,
+                mode="verify-full",
+            )
+            said = await ask_postgres(store, 3.0)
+            assert (said.failure.kind if said.failure else None) == kind, name
+            assert said.encrypted is (kind is None)
+
+
+async def test_every_primary_of_a_cluster_is_asked(tmp_path: Path) -> None:
+    """One that is set up otherwise, and one that is dead, are found wherever one begins."""
+    with running_cluster(tmp_path) as cluster:
+        first, second, third = cluster.servers
+        for server in cluster.servers:
+            server.ask("ACL", "SETUSER", "looking", "on", "~*", "&*", "+@all", f">{PASSWORD}")
+        store = valkey_settings(first.port, "datastores.valkey.cluster=true")
+        said = await ask_valkey(store, 3.0)
+        assert said.failure is None
+        assert sum(each.last - each.first + 1 for each in said.ranges) == 16384
+        ports = {f"Valkey at 127.0.0.1:{each.port}" for each in (second, third)}
+        assert {node.where for node in said.nodes} == ports
+        assert [(node.failure, node.probe_problem) for node in said.nodes] == [(None, "")] * 2
+        second.ask("CONFIG", "SET", "appendfsync", "everysec")
+        third.kill()
+        report = await online_subset(
+            resolved(
+                f"datastores.valkey.url=valkey://127.0.0.1:{first.port}",
+                "datastores.valkey.user=looking",
+                f"datastores.valkey.password={PASSWORD}",
+                "datastores.valkey.cluster=true",
+            )
+        )
+    texts = [seen.text for r in report.results if r.check.id == "ARQ-VAL-019" for seen in r.seen]
+    assert len(texts) == 2, texts
+    assert f"127.0.0.1:{second.port} differs in appendfsync: everysec, elsewhere always" in " ".join(texts)
+    assert f"127.0.0.1:{third.port} refuses the connection" in " ".join(texts)
+
+
 # -- NATS
 
 
 async def test_nats_greets_and_asks_who_we_are(tmp_path: Path) -> None:
     """With the right password, a wrong one, and none."""
     with running_nats(tmp_path, "--user", "bus", "--pass", PASSWORD) as server:
-        good = await ask_nats(f"nats://bus:{PASSWORD}@127.0.0.1:{server.port}", 3.0)
-        wrong = await ask_nats(f"nats://bus:wrong-password-1@127.0.0.1:{server.port}", 3.0)
-        none = await ask_nats(server.url, 3.0)
-    assert good.failure is None
+        for given in (
+            nats_settings(server.url, "user=bus", f"password={PASSWORD}"),
+            nats_settings(f"nats://bus:{PASSWORD}@127.0.0.1:{server.port}"),
+        ):
+            good = await ask_nats(given, 3.0)
+            assert good.failure is None
+        wrong = await ask_nats(nats_settings(server.url, "user=bus", "password=wrong-password-1"), 3.0)
+        none = await ask_nats(nats_settings(server.url), 3.0)
     assert (good.auth_required, good.encrypted, good.max_payload) == (True, False, 1_048_576)
     assert good.version.startswith("2.")
     assert wrong.failure is not None
@@ -388,15 +379,26 @@ async def test_nats_greets_and_asks_who_we_are(tmp_path: Path) -> None:
     assert none.failure.kind == "no_password"
 
 
+async def test_nats_takes_a_token(tmp_path: Path) -> None:
+    """A password without a user is a token."""
+    with running_nats(tmp_path, "--auth", PASSWORD) as server:
+        assert (await ask_nats(nats_settings(server.url, f"password={PASSWORD}"), 3.0)).failure is None
+        wrong = await ask_nats(nats_settings(server.url, "password=wrong-password-1"), 3.0)
+    assert wrong.failure is not None
+    assert wrong.failure.kind == "wrong_password"
+
+
 async def test_nats_over_tls(tmp_path: Path, authority: Authority) -> None:
-    """A certificate that the system's authorities did not sign is refused; no TLS at all is named."""
-    cert, key = authority.server("nats")
-    with running_nats(tmp_path / "tls", "--tls", "--tlscert", str(cert), "--tlskey", str(key)) as server:
-        said = await ask_nats(f"tls://127.0.0.1:{server.port}", 3.0)
-        assert said.failure is not None
-        assert said.failure.kind == "certificate_untrusted"
+    """Each wrong certificate is named for what it is; a server without TLS as well."""
+    for name, (cert, key), ca, kind in certificates(authority, tmp_path):
+        options = ("--tls", "--tlscert", str(cert), "--tlskey", str(key))
+        with running_nats(tmp_path / name, *options) as server:
+            store = nats_settings(f"tls://127.0.0.1:{server.port}", f"tls.ca_file={ca}")
+            said = await ask_nats(store, 3.0)
+            assert (said.failure.kind if said.failure else None) == kind, name
+            assert said.encrypted is (kind is None)
     with running_nats(tmp_path / "plain") as server:
-        said = await ask_nats(f"tls://127.0.0.1:{server.port}", 3.0)
+        said = await ask_nats(nats_settings(f"tls://127.0.0.1:{server.port}"), 3.0)
         assert said.failure is not None
         assert said.failure.kind == "no_tls"
 

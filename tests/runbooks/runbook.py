@@ -38,8 +38,8 @@ class Command:
     present: tuple[str, ...]
     absent: tuple[str, ...]
 
-    def run(self, directory: Path, environ: Mapping[str, str]) -> None:
-        """Type it. Raises Unmet."""
+    def run(self, directory: Path, environ: Mapping[str, str], seconds: float = COMMAND_SECONDS) -> str:
+        """Type it, and give what it said. Raises Unmet."""
         done = subprocess.run(
             ["bash", "-eu", "-o", "pipefail", "-c", self.script],
             cwd=directory,
@@ -47,7 +47,7 @@ class Command:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=COMMAND_SECONDS,
+            timeout=seconds,
             check=False,
         )
         said = done.stdout + done.stderr
@@ -56,6 +56,7 @@ class Command:
         faults += [f"{words!r} is there" for words in self.absent if words in said]
         if faults:
             raise Unmet(f"{self.section}: {'; '.join(faults)}\n{self.script}\n{said}")
+        return said
 
 
 @dataclass(frozen=True)

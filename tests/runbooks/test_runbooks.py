@@ -5,17 +5,20 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import stat
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from arqonbus.config import load
+from arqonbus.ops.alerts import alert_rules
+from tests.runbooks.host import REPOSITORY, program
 from tests.runbooks.runbook import RUNBOOKS, Command, Unmet, parse
+from tests.runbooks.scenes import SCENES as STAGED
 from tests.unit.preflight.deployment import NOW, Deployment
 
-REPOSITORY = RUNBOOKS.parent
 FILES = {file.stem: file for file in sorted(RUNBOOKS.rglob("*.md"))}
 SECTIONS = ("Meaning", "Impact", "Diagnose", "Mitigate", "Verify", "Escalate", "Prevent")
 
@@ -33,12 +36,6 @@ EDITOR = """#!{python}
 import pathlib, sys
 pathlib.Path(sys.argv[1]).write_text(pathlib.Path({corrected!r}).read_text())
 """
-
-
-def program(file: Path, text: str) -> None:
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
-    file.chmod(stat.S_IRWXU)
 
 
 def faulty_production(root: Path) -> dict[str, str]:
@@ -67,11 +64,42 @@ def faulty_production(root: Path) -> dict[str, str]:
 
 
 SCENES: dict[str, Callable[[Path], dict[str, str]]] = {"production-preflight": faulty_production}
+# Typed where their hosts are, by the tests of the directory.
+ELSEWHERE = {"first-rollout": "tests/infra"}
 
 
 def test_every_runbook_has_a_scene() -> None:
     """There is none whose commands nobody ever typed."""
-    assert set(FILES) == set(SCENES)
+    assert set(FILES) == {*SCENES, *STAGED, *ELSEWHERE}
+    for name, directory in ELSEWHERE.items():
+        assert any(f"{name}.md" in each.read_text() for each in (REPOSITORY / directory).glob("*.py"))
+
+
+def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:
+    """Whoever is woken by one finds the runbook by its name; a page is critical, a ticket is high."""
+    rules = alert_rules(load("prod", root=REPOSITORY, environ={}, secrets_of=()).settings)
+    found = {
+        file.stem: parse(file.read_text("utf-8")).about["severity"]
+        for file in (RUNBOOKS / "alerts").glob("*.md")
+    }
+    assert found == {rule.name: {"page": "critical", "ticket": "high"}[rule.severity] for rule in rules}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*FILES} & {file.stem for file in (RUNBOOKS / "alerts").glob("*.md")})
+)
+def test_the_runbook_of_an_alert_looks_at_the_metrics_of_the_alert(name: str) -> None:
+    """Each metric of the expression stands in a command of Diagnose, as it is or by its distinct part."""
+    rules = alert_rules(load("prod", root=REPOSITORY, environ={}, secrets_of=()).settings)
+    (expression,) = [rule.expression for rule in rules if rule.name == name]
+    typed = "".join(
+        command.script
+        for command in parse(FILES[name].read_text("utf-8")).commands
+        if command.section == "Diagnose"
+    )
+    for metric in set(re.findall(r"arqonbus_\w+", expression)):
+        distinct = metric.removeprefix("arqonbus_").removeprefix("projection_").removeprefix("storage_")
+        assert distinct.removesuffix("_total") in typed or metric in typed
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -87,7 +115,7 @@ def test_a_runbook_is_complete(name: str) -> None:
     assert {"Diagnose", "Mitigate", "Verify"} <= {command.section for command in runbook.commands}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", SCENES)
 def test_the_commands_do_what_the_runbook_says(name: str, tmp_path: Path) -> None:
     """From top to bottom, beginning with the fault and ending without it."""
     environ = SCENES[name](tmp_path)

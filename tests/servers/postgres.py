@@ -27,14 +27,16 @@ ROLE = "arqonbus"
 class PostgresServer:
     """One cluster. It keeps its port and its files over a restart."""
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
+        """`options` go after our own, so that they hold."""
+        self._options = options
         self._binaries = _binaries()
         self.port = free_port()
         self.password = secrets.token_urlsafe(16)
         self._owner = _unprivileged()
         # Not below pytest's directories: those are closed to other users.
         self._directory = Path(mkdtemp(prefix="arqonbus-postgres-", dir="/tmp"))
-        self._log = self._directory / "server.log"
+        self.log = self._directory / "server.log"
         self._child: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
@@ -55,25 +57,43 @@ class PostgresServer:
         command = [
             str(self._binaries / "postgres"), "-D", str(self._directory / "data"), "-p", str(self.port),
             "-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._directory}",
-            "-c", "fsync=off", "-c", "max_connections=40",
+            "-c", "fsync=off", "-c", "max_connections=40", *self._options,
         ]  # fmt: skip
-        with self._log.open("ab") as output:
+        with self.log.open("ab") as output:
+            before = output.tell()
             child = self._child = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **self._as_owner()
             )
 
         def ready() -> bool:
             if child.poll() is not None:
-                raise RuntimeError(self._log.read_text()[-2000:])
+                raise RuntimeError(self.log.read_text()[-2000:])
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return b"ready to accept connections" in self._log.read_bytes()
+                return b"ready to accept connections" in self.log.read_bytes()[before:]
             return False
 
         wait_until(ready, f"postgres on port {self.port}")
 
+    def encrypt(self, certificate: Path, key: Path) -> None:
+        """Speak TLS with these files from now on; connections that exist stay as they are."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            target = self._directory / "data" / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)
+            if self._owner is not None:
+                os.chown(target, self._owner.pw_uid, self._owner.pw_gid)
+        self.ask("ALTER SYSTEM SET ssl = on")
+        self.stop()
+        self.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._child is not None and self._child.poll() is None
+
     def stop(self) -> None:
         """End it at once; its child processes end with it."""
-        if self._child is not None and self._child.poll() is None:
+        if self._child is not None and self.running:
             self._child.send_signal(signal.SIGQUIT)
             self._child.wait(10)
 
@@ -87,10 +107,10 @@ class PostgresServer:
         return self._run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", statement, self._dsn(database))
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """An empty database for the time of a with block."""
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """A copy of a database, by default an empty one, for the time of a with block."""
         name = f"test_{secrets.token_hex(4)}"
-        self.ask(f"CREATE DATABASE {name}")
+        self.ask(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield name
         finally:
@@ -155,9 +175,9 @@ def _unprivileged() -> pwd.struct_passwd | None:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(*options: str) -> Iterator[PostgresServer]:
     """A server for the time of a with block."""
-    server = PostgresServer()
+    server = PostgresServer(*options)
     try:
         server.create()
         yield server

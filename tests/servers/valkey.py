@@ -29,6 +29,11 @@ class ValkeyServer:
         """Where it listens."""
         return f"valkey://127.0.0.1:{self.port}"
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.running
+
     def start(self) -> None:
         """Start it, and return when it answers."""
         arguments = [

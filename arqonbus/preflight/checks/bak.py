@@ -55,7 +55,9 @@ def place_can_be_read(context: Context) -> Outcome:
     backup = _backup(context)
     bad = backup.state != "directory"
     return verdict(
-        [f"{backup.path} is {backup.state}"] if bad else [], expected="a directory that we may read"
+        [f"{backup.path} is {backup.state}"] if bad else [],
+        expected="a directory that we may read",
+        fix=[f"install -d -o arqonbus -m 0750 {backup.path}"],
     )
 
 
@@ -136,7 +138,11 @@ def drill_succeeded(context: Context) -> Outcome:
 def backups_are_private(context: Context) -> Outcome:
     backup = _backup(context)
     shared = backup.mode & 0o007
-    return verdict([f"{backup.path} has mode {backup.mode:04o}"] if shared else [], expected="0750 or less")
+    return verdict(
+        [f"{backup.path} has mode {backup.mode:04o}"] if shared else [],
+        expected="0750 or less",
+        fix=[f"chmod 0750 {backup.path}"],
+    )
 
 
 @check(

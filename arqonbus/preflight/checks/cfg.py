@@ -65,7 +65,9 @@ FAULT_CHECKS: Mapping[Fault, _FaultCheck] = {
         "Of two values one would hold, and a reader cannot know which.",
         ("$EDITOR FILE   # keep one of the two lines",),
     ),
-    Fault.UNKNOWN_KEY: _FaultCheck("ARQ-CFG-006", "Every key is a setting", _LOST, (_SHOW,)),
+    Fault.UNKNOWN_KEY: _FaultCheck(
+        "ARQ-CFG-006", "Every key is a setting", _LOST, ("$EDITOR FILE   # the key as it is meant", _SHOW)
+    ),
     Fault.BAD_VALUE: _FaultCheck(
         "ARQ-CFG-007",
         "Every value is one that its setting can take",
@@ -113,7 +115,10 @@ FAULT_CHECKS: Mapping[Fault, _FaultCheck] = {
         "Every secret can be read, by its owner only",
         "Without its secret the bus lets nobody in, or cannot reach its store; a secret that all may read "
         "is none.",
-        ("chmod 0640 FILE", "systemctl cat arqonbus@   # LoadCredential=NAME:FILE"),
+        (
+            "$EDITOR FILE   # where the secret really is",
+            "systemctl cat arqonbus@   # LoadCredential=NAME:PATH",
+        ),
     ),
     Fault.ENVIRONMENT_MISMATCH: _FaultCheck(
         "ARQ-CFG-015",
@@ -128,13 +133,14 @@ def judge_fault(fault: Fault, *, expected: str) -> Judge:
     """A judge that shows the findings of this code."""
 
     def judge(context: Context) -> Outcome:
+        found = [finding for finding in context.findings if finding.code is fault]
         return verdict(
             (
                 Remark(finding.message, (finding.key,) if finding.key else (), finding.location or _NOWHERE)
-                for finding in context.findings
-                if finding.code is fault
+                for finding in found
             ),
             expected=expected,
+            fix=dict.fromkeys(command for finding in found for command in finding.fix),
         )
 
     return judge

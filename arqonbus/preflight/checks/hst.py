@@ -85,7 +85,10 @@ def clock_is_synchronised(context: Context) -> Outcome:
     state = context.host.clock_synchronised
     if state is None:
         return skipped("this host does not tell")
-    return verdict([] if state else ["the kernel says that it is not"], expected="a clock that follows NTP")
+    return verdict(
+        [] if state else ["the kernel says that the clock follows nobody"],
+        expected="a clock that follows NTP",
+    )
 
 
 @check(
@@ -180,7 +183,9 @@ def libraries_fit(context: Context) -> Outcome:
     fix=("systemctl edit arqonbus@   # User=arqonbus",),
 )
 def is_not_root(context: Context) -> Outcome:
-    return verdict(["this is the user root"] if context.host.uid == 0 else [], expected="a user of its own")
+    return verdict(
+        ["the bus would run as root"] if context.host.uid == 0 else [], expected="a user of its own"
+    )
 
 
 @check(

@@ -137,7 +137,8 @@ def secret_is_long(context: Context) -> Outcome:
         return skipped("tokens are not verified with a secret")
     length = len(secret.encode())
     return verdict(
-        [f"it has {length} bytes"] if length < LEAST_BYTES else [], expected=f"{LEAST_BYTES} or more"
+        [f"auth.jwt.secret has {length} bytes"] if length < LEAST_BYTES else [],
+        expected=f"{LEAST_BYTES} or more",
     )
 
 
@@ -263,6 +264,8 @@ def passwords_are_long(context: Context) -> Outcome:
         given.append(("datastores.valkey.password", stores.valkey.password))
     if stores.postgres.configured and not has_password(stores.postgres.url or ""):
         given.append(("datastores.postgres.password", stores.postgres.password))
+    if stores.nats.url is not None and not has_password(stores.nats.url):
+        given.append(("datastores.nats.password", stores.nats.password))
     remarks = []
     for key, secret in given:
         if secret is None:
@@ -327,4 +330,5 @@ def secret_files_are_owned(context: Context) -> Outcome:
     ]
     strange = [file for file in held if file.owner not in (0, host.uid)]
     remarks = [f"{file.path} belongs to the user {file.owner}" for file in strange]
-    return verdict(remarks, expected="root, or the user that the bus runs as")
+    fix = [f"chown root:arqonbus {file.path} && chmod 0640 {file.path}" for file in strange]
+    return verdict(remarks, expected="root, or the user that the bus runs as", fix=fix)

@@ -23,6 +23,7 @@ from arqonbus.preflight.registry import check
 DAY = 86_400.0
 EXPIRY_DAYS = 21
 
+_SETTINGS = ("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file", "datastores.nats.tls")
 _CERT, _KEY, _CA = "server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file"
 _FILES = "ARQ-TLS-003"
 _READABLE = (_FILES, "ARQ-TLS-004")
@@ -77,16 +78,19 @@ def mtls_has_an_authority(context: Context) -> Outcome:
     severity=EVERYWHERE,
     why="The bus opens them at its start and does not start without them.",
     fix=("ls -l FILE", "chown root:arqonbus FILE && chmod 0640 FILE"),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
 )
 def files_can_be_read(context: Context) -> Outcome:
-    bad = [f for f in context.host.files if f.key.endswith(("cert_file", "key_file", "ca_file"))]
-    remarks = [
-        Remark(f"{file.path} {file.reason or 'is no regular file'}", (file.key,))
+    named = [f for f in context.host.files if f.key.endswith(("cert_file", "key_file", "ca_file"))]
+    bad = [file for file in named if file.state != "file"]
+    remarks = [Remark(f"{file.path} {file.reason or 'is no regular file'}", (file.key,)) for file in bad]
+    fix = [
+        f"install -o root -g arqonbus -m 0640 YOURS {file.path}   # PEM"
+        if file.state == "missing"
+        else f"chown root:arqonbus {file.path} && chmod 0640 {file.path}"
         for file in bad
-        if file.state != "file"
     ]
-    return verdict(remarks, expected="regular files that the user of the bus may read")
+    return verdict(remarks, expected="regular files that the user of the bus may read", fix=fix)
 
 
 def _certificates(context: Context, *keys: str) -> list[CertificateFact]:
@@ -104,7 +108,7 @@ def _keys(context: Context) -> list[KeyFact]:
     severity=EVERYWHERE,
     why="Switched or damaged files stop the start, and a key in the place of a certificate may be sent out.",
     fix=("head -1 FILE", "$EDITOR FILE   # switch cert_file and key_file"),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
     requires=(_FILES,),
 )
 def files_hold_what_they_should(context: Context) -> Outcome:
@@ -168,7 +172,7 @@ def _dated(context: Context, certificates: Iterable[CertificateFact]) -> Outcome
     severity=EVERYWHERE,
     why="Clients refuse an expired certificate: to them the bus is down.",
     fix=("openssl x509 -in CERT -noout -enddate", "see the runbook certificate renewal"),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
     requires=_READABLE,
 )
 def certificates_are_current(context: Context) -> Outcome:
@@ -188,7 +192,7 @@ def certificates_are_current(context: Context) -> Outcome:
     severity=WARNING_EVERYWHERE,
     why="A renewal that failed shows here while there is time to do it by hand.",
     fix=("openssl x509 -in CERT -noout -enddate", "see the runbook certificate renewal"),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
     requires=(*_READABLE, "ARQ-TLS-007"),
 )
 def certificates_last(context: Context) -> Outcome:
@@ -207,7 +211,7 @@ def certificates_last(context: Context) -> Outcome:
     severity=EVERYWHERE,
     why="A certificate of the future is refused; mostly it is the clock of this host that is wrong.",
     fix=("date -u", "openssl x509 -in CERT -noout -startdate"),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
     requires=_READABLE,
 )
 def certificates_have_begun(context: Context) -> Outcome:
@@ -338,7 +342,7 @@ def certificate_is_for_servers(context: Context) -> Outcome:
     severity=EVERYWHERE,
     why="A certificate that may not sign verifies nobody: every connection through it fails.",
     fix=("openssl x509 -in CA -noout -ext basicConstraints   # must say CA:TRUE",),
-    reads=("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file"),
+    reads=_SETTINGS,
     requires=_READABLE,
 )
 def authorities_may_sign(context: Context) -> Outcome:
@@ -363,7 +367,7 @@ def valkey_is_encrypted(context: Context) -> Outcome:
     valkey = context.settings.datastores.valkey
     if valkey.url is None:
         return skipped("no Valkey is configured")
-    encrypted = valkey.tls.enabled or valkey.url.startswith(("valkeys://", "rediss://"))
+    encrypted = valkey.encrypted
     plain = not encrypted and not valkey.url.startswith("unix:")
     remarks = [Remark("Valkey is reached without TLS", ("datastores.valkey.url",))] if plain else []
     return verdict(remarks, expected="valkeys://, or datastores.valkey.tls.enabled")
@@ -397,15 +401,14 @@ def postgres_is_verified(context: Context) -> Outcome:
     severity=OUTSIDE_DEV,
     why="Messages would cross the network in the clear.",
     fix=("$EDITOR FILE   # datastores: {nats: {url: tls://nats.your-domain:4222}}",),
-    reads=("datastores.nats.url",),
+    reads=("datastores.nats.url", "datastores.nats.tls.enabled"),
     tags=("encryption",),
 )
 def nats_is_encrypted(context: Context) -> Outcome:
-    url = context.settings.datastores.nats.url
-    if url is None:
+    if context.settings.datastores.nats.url is None:
         return skipped("no NATS is configured")
-    plain = not url.startswith(("tls://", "wss://"))
-    return verdict(["NATS is reached without TLS"] if plain else [], expected="tls://")
+    encrypted = context.settings.datastores.nats.encrypted
+    return verdict([] if encrypted else ["NATS is reached without TLS"], expected="tls://")
 
 
 @check(

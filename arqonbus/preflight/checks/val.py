@@ -18,6 +18,7 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import check
+from arqonbus.storage.valkey_keys import SLOTS
 
 LEAST_VERSION = (8, 0)
 SLOW_MS, TOO_SLOW_MS = 50.0, 250.0
@@ -363,3 +364,81 @@ def may_be_looked_at(context: Context) -> Outcome:
 def may_do_its_work(context: Context) -> Outcome:
     refused = [command for command in _answers(context).refused if command not in ("INFO", "CONFIG GET")]
     return verdict([f"our user may not use {command}" for command in refused], expected="the bus's commands")
+
+
+@check(
+    "ARQ-VAL-018",
+    "Every slot of the cluster is served",
+    phase=Phase.ONLINE,
+    severity=EVERYWHERE,
+    why="A room whose slot nobody serves refuses every publish, while its neighbours work.",
+    fix=("valkey-cli --cluster check HOST:6379", "valkey-cli --cluster fix HOST:6379"),
+    reads=(_STORE,),
+    requires=(_FIRST, "ARQ-VAL-014"),
+)
+def serves_every_slot(context: Context) -> Outcome:
+    said = _answers(context)
+    if not said.cluster:
+        return skipped("it is no cluster")
+    served = sum(each.last - each.first + 1 for each in said.ranges)
+    return verdict(
+        [f"{SLOTS - served} of {SLOTS} slots are served by nobody"] if served < SLOTS else [],
+        expected="all slots served",
+    )
+
+
+@check(
+    "ARQ-VAL-019",
+    "Every primary of the cluster answers, and is set up alike",
+    phase=Phase.ONLINE,
+    severity=EVERYWHERE,
+    why="Each of them has rooms of its own: what is wrong with one is wrong for all messages of its rooms.",
+    fix=(
+        "valkey-cli --cluster call HOST:6379 CONFIG GET '*'",
+        "valkey-cli --cluster call HOST:6379 ACL LIST",
+    ),
+    reads=(_STORE,),
+    requires=(_FIRST, "ARQ-VAL-014"),
+)
+def primaries_are_alike(context: Context) -> Outcome:
+    said = _answers(context)
+    if not said.cluster:
+        return skipped("it is no cluster")
+    return verdict(
+        [remark for node in said.nodes for remark in _unlike(node, said)],
+        expected=f"every primary as {said.where}",
+    )
+
+
+def _unlike(node: ValkeyAnswers, first: ValkeyAnswers) -> list[str]:
+    """What sets a primary apart from the one whose settings the other checks judge."""
+    if node.failure is not None:
+        return [node.failure.text]
+    if node.probe_problem:
+        return [f"{node.where}: {node.probe_problem}"]
+    pairs = {
+        "version": (node.version, first.version),
+        "function library": (node.library, first.library),
+        "append-only file": (node.aof, first.aof),
+        "TLS": (node.encrypted, first.encrypted),
+        "open to everybody": (node.anonymous, first.anonymous),
+        "commands refused to us": (node.refused, first.refused),
+    }
+    pairs |= {
+        name: ((node.settings or {}).get(name), (first.settings or {}).get(name))
+        for name in ("maxmemory-policy", "appendfsync", "maxmemory")
+    }
+    return [
+        f"{node.where} differs in {name}: {_said(theirs)}, elsewhere {_said(ours)}"
+        for name, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
+
+
+def _said(value: object) -> str:
+    """A value in words."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value) if value not in (None, "") else "none"

@@ -40,12 +40,11 @@ async def _postgres(settings: Settings, seconds: float) -> PostgresAnswers | Non
 
 
 async def _nats(settings: Settings, seconds: float) -> NatsAnswers | None:
-    url = settings.datastores.nats.url
-    if url is None or url.startswith(("ws://", "wss://")):
+    if settings.datastores.nats.url is None:
         return None
     from arqonbus.preflight.probes.nats import ask_nats
 
-    return await ask_nats(url, seconds)
+    return await ask_nats(settings.datastores.nats, seconds)
 
 
 __all__ = ["DEADLINE", "ask"]

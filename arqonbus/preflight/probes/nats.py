@@ -9,17 +9,27 @@ import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from arqonbus.config.stores import Nats
 from arqonbus.preflight.facts import NatsAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, opened, wrong_protocol
+from arqonbus.preflight.probes.reach import (
+    Server,
+    Unusable,
+    Way,
+    failure_of,
+    opened,
+    unusable_files,
+    wrong_protocol,
+)
+from arqonbus.storage.client_tls import client_context
 
 _SECTION = "datastores.nats"
 
 
-async def ask_nats(url: str, seconds: float) -> NatsAnswers:
-    """The answers of the server at the URL. Never raises for what the server does."""
-    parts = urlsplit(url)
+async def ask_nats(store: Nats, seconds: float) -> NatsAnswers:
+    """The answers of the profile's server. Never raises for what the server does."""
+    parts = urlsplit(store.url or "")
     server = Server("NATS", _SECTION, parts.hostname or "localhost", parts.port or 4222)
-    asking = _Asking(url, server)
+    asking = _Asking(store, server)
     try:
         async with asyncio.timeout(seconds):
             return await asking.answers()
@@ -32,16 +42,21 @@ async def ask_nats(url: str, seconds: float) -> NatsAnswers:
 class _Asking:
     """One round of questions."""
 
-    def __init__(self, url: str, server: Server) -> None:
-        self._parts = urlsplit(url)
+    def __init__(self, store: Nats, server: Server) -> None:
+        parts = urlsplit(store.url or "")
+        self._store = store
         self._server = server
+        self._user = store.user or unquote(parts.username or "")
+        self._password = (
+            store.password.get_secret_value() if store.password else unquote(parts.password or "")
+        )
         self.way = Way()
 
     async def answers(self) -> NatsAnswers:
         began = time.perf_counter()
         async with opened(self._server, None, self.way) as (reader, writer):
             info = self._greeting(await _line(reader))
-            encrypted = self._parts.scheme == "tls" or bool(info.get("tls_required"))
+            encrypted = self._store.encrypted or bool(info.get("tls_required"))
             if encrypted and not (info.get("tls_required") or info.get("tls_available")):
                 raise Unusable(
                     self._server.failure(
@@ -50,7 +65,7 @@ class _Asking:
                 )
             if encrypted:
                 self.way.stage = "tls"
-                await writer.start_tls(ssl.create_default_context(), server_hostname=self._server.host)
+                await writer.start_tls(self._tls(), server_hostname=self._server.host)
             self.way.stage = "talk"
             writer.write(b"CONNECT " + json.dumps(self._introduction()).encode() + b"\r\nPING\r\n")
             self._judge(await _line(reader))
@@ -62,6 +77,12 @@ class _Asking:
                 max_payload=int(info.get("max_payload", 0)),
                 probe_ms=(time.perf_counter() - began) * 1000,
             )
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return client_context(self._store.tls)
+        except OSError as error:
+            raise Unusable(unusable_files(self._server, error)) from error
 
     def _greeting(self, line: bytes) -> dict[str, Any]:
         if not line:
@@ -76,23 +97,25 @@ class _Asking:
 
     def _introduction(self) -> dict[str, Any]:
         introduction: dict[str, Any] = {"verbose": False, "pedantic": False, "name": "arqonbus preflight"}
-        if self._parts.username and self._parts.password is None:
-            return introduction | {"auth_token": unquote(self._parts.username)}
-        if self._parts.username:
-            return introduction | {
-                "user": unquote(self._parts.username),
-                "pass": unquote(self._parts.password or ""),
-            }
+        if self._user and self._password:
+            return introduction | {"user": self._user, "pass": self._password}
+        if self._user or self._password:
+            return introduction | {"auth_token": self._user or self._password}
         return introduction
 
     def _judge(self, line: bytes) -> None:
         if line.startswith(b"PONG"):
             return
         if b"uthoriz" in line or b"uthentic" in line:
-            kind = "wrong_password" if self._parts.username else "no_password"
-            text = "refuses our user and password" if self._parts.username else "wants a user and a password"
-            fix = "$EDITOR FILE   # nats: {url: nats://USER:PASSWORD@HOST:4222}"
-            raise Unusable(self._server.failure(kind, text, fix))  # type: ignore[arg-type]
+            fix = (
+                f"$EDITOR FILE   # {_SECTION}: "
+                "{user: arqonbus, password: {from: credential, name: nats_password}}"
+            )
+            if self._user or self._password:
+                failure = self._server.failure("wrong_password", "refuses our user and password", fix)
+            else:
+                failure = self._server.failure("no_password", "wants a user and a password", fix)
+            raise Unusable(failure)
         if not line:
             raise Unusable(failure_of(EOFError(), self._server, self.way))
         text = line.decode("utf-8", "replace").strip()

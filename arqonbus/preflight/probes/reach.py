@@ -176,6 +176,12 @@ async def speaks_tls(server: Server, seconds: float) -> bool:
         return False
 
 
+def unusable_files(server: Server, error: OSError) -> Failure:
+    """For TLS files of ours that cannot be read, or are none."""
+    text = f"cannot be asked: the TLS files of {server.section}.tls cannot be used ({error})"
+    return server.failure("other", text, "ls -l FILE")
+
+
 def wrong_protocol(server: Server, first: bytes) -> Failure:
     """For a server that said something that no server of its kind says."""
     guess = "an HTTP server" if first.startswith(b"HTTP/") else "something else"
@@ -188,4 +194,13 @@ def wrong_protocol(server: Server, first: bytes) -> Failure:
     )
 
 
-__all__ = ["Server", "Unusable", "Way", "failure_of", "opened", "speaks_tls", "wrong_protocol"]
+__all__ = [
+    "Server",
+    "Unusable",
+    "Way",
+    "failure_of",
+    "opened",
+    "speaks_tls",
+    "unusable_files",
+    "wrong_protocol",
+]

@@ -7,17 +7,18 @@ import contextlib
 import secrets
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
 from arqonbus.config.stores import Valkey
-from arqonbus.preflight.facts import Failure, ValkeyAnswers
+from arqonbus.preflight.facts import Failure, SlotRange, ValkeyAnswers
 from arqonbus.preflight.probes.reach import (
     Server,
     Unusable,
@@ -25,8 +26,10 @@ from arqonbus.preflight.probes.reach import (
     failure_of,
     opened,
     speaks_tls,
+    unusable_files,
     wrong_protocol,
 )
+from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.valkey_keys import probe_key
 
 _SECTION = "datastores.valkey"
@@ -36,18 +39,35 @@ _SLOT_TRIES = 64
 
 
 async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
-    """The answers of the server at the profile's URL. Never raises for what the server does."""
+    """The answers of the server at the profile's URL, and of the other primaries of its cluster.
+
+    Never raises for what a server does.
+    """
     parts = urlsplit(store.url or "")
-    server = Server("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
-    asking = _Asking(store, server, seconds)
+    seed = Server("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
+    deadline = asyncio.get_running_loop().time() + seconds
+    said = await _ask(store, seed, deadline)
+    others = [Server("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
+    asked = await asyncio.gather(*(_ask(store, server, deadline) for server in others))
+    return replace(said, nodes=tuple(asked))
+
+
+async def _ask(store: Valkey, server: Server, deadline: float) -> ValkeyAnswers:
+    asking = _Asking(store, server, max(0.0, deadline - asyncio.get_running_loop().time()))
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout_at(deadline):
             return await asking.answers()
     except Unusable as error:
         return ValkeyAnswers(where=server.where, failure=error.failure)
     except TimeoutError as error:
         failure = failure_of(error, server, asking.way)
         return ValkeyAnswers(where=server.where, failure=failure)
+
+
+def _primaries(ranges: Sequence[SlotRange], seed: Server) -> Sequence[tuple[str, int]]:
+    """Where the primaries are that were not asked yet. One that does not know its own host is the seed's."""
+    found = {(each.host or seed.host, each.port) for each in ranges}
+    return sorted(found - {(seed.host, seed.port)})
 
 
 class _Asking:
@@ -80,17 +100,12 @@ class _Asking:
                 await client.aclose()
 
     def _tls(self) -> ssl.SSLContext | None:
-        tls = self._store.tls
-        if not tls.enabled and not (self._store.url or "").startswith(("valkeys://", "rediss://")):
+        if not self._store.encrypted:
             return None
         try:
-            context = ssl.create_default_context(cafile=tls.ca_file)
-            if tls.cert_file is not None:
-                context.load_cert_chain(tls.cert_file, tls.key_file)
+            return client_context(self._store.tls)
         except OSError as error:
-            text = f"cannot be asked: the TLS files of {_SECTION}.tls cannot be used ({error})"
-            raise Unusable(self._server.failure("other", text, "ls -l FILE")) from error
-        return context
+            raise Unusable(unusable_files(self._server, error)) from error
 
     async def _first_words(self, tls: ssl.SSLContext | None) -> bool:
         """PING without a password: is this Valkey at all, and does it let everybody in?"""
@@ -151,6 +166,7 @@ class _Asking:
         info = await self._info(client)
         settings = _mapping(await self._said(client, "CONFIG", "GET", *_SETTINGS))
         problem, milliseconds = await self._probe(client)
+        in_cluster = hello.get("mode") == "cluster"
         return ValkeyAnswers(
             where=self._server.where,
             version=str((info or {}).get("valkey_version") or hello.get("version", "")),
@@ -158,7 +174,8 @@ class _Asking:
             anonymous=anonymous,
             encrypted=encrypted,
             role=str(hello.get("role", "master")),
-            cluster=hello.get("mode") == "cluster",
+            cluster=in_cluster,
+            ranges=await self._ranges(client) if in_cluster else (),
             library=await self._library(client),
             aof=await self._aof(client, settings),
             settings=settings or None,
@@ -185,6 +202,14 @@ class _Asking:
             return {str(key): str(value) for key, value in reply.items()}
         lines = (line.partition(":") for line in str(reply).splitlines() if ":" in line)
         return {key: value for key, _, value in lines}
+
+    async def _ranges(self, client: Any) -> tuple[SlotRange, ...]:
+        """Which primary serves which slots, by this server's map (valkey.io: CLUSTER SLOTS)."""
+        reply = await self._said(client, "CLUSTER", "SLOTS") or ()
+        return tuple(
+            SlotRange(first=int(first), last=int(last), host=str(primary[0] or ""), port=int(primary[1]))
+            for first, last, primary, *_ in reply
+        )
 
     async def _library(self, client: Any) -> int | None:
         try:
@@ -217,9 +242,9 @@ class _Asking:
                 await client.execute_command("DEL", key)
             except NoPermissionError as error:
                 return f"our user may not write: {error}", None
+            except MovedError:
+                continue  # another node of the cluster serves that key
             except ResponseError as error:
-                if str(error).startswith("MOVED"):
-                    continue  # another node of the cluster serves that key
                 return f"a write is refused: {error}", None
             milliseconds = (time.perf_counter() - began) * 1000
             return ("" if back == value else "it gave back something else than was written"), milliseconds

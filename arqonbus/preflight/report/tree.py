@@ -103,9 +103,13 @@ def _for_here(command: str, seen: Seen, report: Report) -> str:
     if seen.key:
         command = command.replace(" KEY ", f" {seen.key} ")
     place = seen.place
-    if place is not None and place.line and command.startswith("$EDITOR FILE"):
-        return command.replace("$EDITOR FILE", f"$EDITOR +{place.line} {place.source}", 1)
-    return command
+    if not command.startswith("$EDITOR FILE"):
+        return command
+    if place is not None and place.line:
+        return command.replace("FILE", f"+{place.line} {place.source}", 1)
+    if place is not None and place.layer == "environment":
+        command = f"unset {place.source}; {command}"
+    return command.replace("FILE", report.loaded.file or "FILE", 1)
 
 
 def _end(report: Report, paint: Paint) -> Iterable[str]:

@@ -34,6 +34,7 @@ from arqonbus.storage.valkey import ValkeyLog  # noqa: E402
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server  # noqa: E402
 
 EVERYTHING = Retention(0, 0)
+INDEXED = "indexed"  # a room name for which tenants are looked up
 _numbers = itertools.count(1)
 
 
@@ -62,8 +63,9 @@ class Ear:
 class Bench:
     """Opens logs of one backend and closes them at the end of the test."""
 
-    def __init__(self, make: Callable[..., EventLog], *, survives: bool) -> None:
+    def __init__(self, make: Callable[..., EventLog], *, survives: bool, shared: bool = False) -> None:
         self._make = make
+        self.shared = shared  # several logs can be open at one time
         self.survives = survives  # what was stored is there for a log that is opened later
         self.logs: list[EventLog] = []
         self.tenant = f"tenant-{next(_numbers)}"
@@ -123,9 +125,10 @@ def _valkey_cluster(request: pytest.FixtureRequest) -> Bench:
 
 def valkey_bench(urls: Sequence[str], **always: object) -> Bench:
     def make(**options: object) -> EventLog:
-        return ValkeyLog(urls, **{"node_id": f"node-{next(_numbers)}", **always, **options})  # type: ignore[arg-type]
+        usual = {"node_id": f"node-{next(_numbers)}", "indexed_rooms": frozenset({INDEXED})}
+        return ValkeyLog(urls, **{**usual, **always, **options})  # type: ignore[arg-type]
 
-    return Bench(make, survives=True)
+    return Bench(make, survives=True, shared=True)
 
 
 _SERVERS = pytest.mark.servers
@@ -139,6 +142,9 @@ _ALL = [
     pytest.param(_valkey_durable, id="valkey-durable", marks=_SERVERS),
     *_SHARED,
 ]
+
+
+with_groups = [pytest.param(_sqlite, id="sqlite"), *_SHARED]
 
 
 @pytest.fixture(params=_ALL)

@@ -10,7 +10,17 @@ from pathlib import Path
 import hiredis
 import pytest
 
-from arqonbus.storage.ports import Appended, Batch, Durability, EventLog, Member, RoomKey, StorageError
+from arqonbus.storage.ports import (
+    FROM_BEGIN,
+    Appended,
+    Batch,
+    Durability,
+    EventLog,
+    GroupKey,
+    Member,
+    RoomKey,
+    StorageError,
+)
 from arqonbus.storage.valkey_engine import LIBRARY_VERSION
 from arqonbus.storage.valkey_keys import room_keys
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server
@@ -272,6 +282,38 @@ async def test_slot_moves_under_load(cluster: ValkeyCluster) -> None:
     await heard(lambda: room in ear.resyncs, "the resync of the moved room")
     await stored(log, room, "last")
     await heard(lambda: any(entry.id == "last" for _, _, entry in ear.entries), "the last entry")
+    await bench.close()
+
+
+async def test_slot_moves_under_workers(cluster: ValkeyCluster) -> None:
+    """While a room's slot moves, its consumer group hands out every entry, none to two workers at a time."""
+    bench = valkey_bench(cluster.urls, cluster=True)
+    log, room = await bench.log(), bench.room()
+    group = GroupKey(room, "workers")
+    groups = log.groups
+    assert groups is not None
+    await groups.ensure(group, FROM_BEGIN, 0)
+    await append(log, room, *(f"{number:06d}" for number in range(3000)))
+    done: list[int] = []
+
+    async def work(consumer: str) -> None:
+        while len(done) < 3000:
+            given = await groups.read(group, consumer, 3, 60_000_000, 1 << 20)
+            assert all(job.deliveries == 1 for job in given.jobs)
+            sequences = [job.entry.sequence for job in given.jobs]
+            assert await groups.ack(group, given.epoch, sequences or [1]) == len(sequences)
+            done.extend(sequences)
+
+    workers = [asyncio.create_task(work(f"worker-{number}")) for number in range(3)]
+    await heard(lambda: len(done) > 50, "work before the move")
+    slot = room_keys(room).slot
+    source = cluster.owner(slot)
+    target = next(server for server in cluster.servers if server is not source)
+    await asyncio.to_thread(cluster.move_slot, slot, source, target)
+    await asyncio.wait_for(asyncio.gather(*workers), 60)
+    assert sorted(done) == list(range(1, 3001))
+    state = await groups.state(group)
+    assert (state.lag, state.pending, state.missed) == (0, 0, 0)
     await bench.close()
 
 

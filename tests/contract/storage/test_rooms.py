@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from arqonbus.storage.ports import EventLog, Member, RoomKey
 
-from .conftest import Bench, append
+from .conftest import INDEXED, Bench, append
 
 
 async def test_rooms_in_pages(bench: Bench, log: EventLog) -> None:
@@ -51,6 +53,29 @@ async def test_other_node_deletes(shared_bench: Bench) -> None:
     after = await append(one, room, "a")
     assert after.epoch != before.epoch
     assert (await one.rooms(room.tenant, "", 10)).rooms == [room.room]
+
+
+async def test_tenants_of_a_room(bench: Bench, log: EventLog) -> None:
+    """The tenants that have a room of an indexed name are found in order, until they delete it."""
+    tenants = [f"{bench.tenant}-{letter}" for letter in "cab"]
+    for tenant in tenants:
+        await append(log, RoomKey(tenant, INDEXED), "id")
+        await append(log, RoomKey(tenant, "other"), "id")
+    await log.create_room(RoomKey(f"{bench.tenant}-d", INDEXED))
+    found = [f"{bench.tenant}-{letter}" for letter in "abcd"]
+    assert list(await log.tenants_of(INDEXED, f"{bench.tenant}-", 4)) == found
+    assert list(await log.tenants_of(INDEXED, f"{bench.tenant}-", 2)) == found[:2]
+    assert list(await log.tenants_of(INDEXED, found[1], 2)) == found[2:]
+    assert list(await log.tenants_of(INDEXED, "", 0)) == []
+    await log.delete_room(RoomKey(found[1], INDEXED))
+    assert list(await log.tenants_of(INDEXED, f"{bench.tenant}-", 3)) == [found[0], *found[2:]]
+
+
+async def test_tenants_of_a_name_without_index(shared_bench: Bench) -> None:
+    """Where an index is kept, a name that has none is refused rather than answered with nobody."""
+    log = await shared_bench.log()
+    with pytest.raises(ValueError, match="was not told to index the rooms named 'other'"):
+        await log.tenants_of("other", "", 10)
 
 
 async def test_presence(log: EventLog, room: RoomKey) -> None:

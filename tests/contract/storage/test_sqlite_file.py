@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from arqonbus.storage.ports import Durability, Retention, RoomKey, StorageError
+from arqonbus.storage.ports import FROM_BEGIN, Durability, GroupKey, Retention, RoomKey, StorageError
 from arqonbus.storage.sqlite import SqliteLog
-from arqonbus.storage.sqlite_schema import SCHEMA_VERSION
+from arqonbus.storage.sqlite_schema import LOG
 
 from .conftest import ROOT, Ear, append, ids_in
 
@@ -106,10 +106,47 @@ async def test_newer_schema(tmp_path: Path) -> None:
     """A file of a newer release is refused with both schema numbers."""
     path = tmp_path / "log.sqlite"
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        connection.execute(f"PRAGMA user_version = {LOG.version + 1}")
     connection.close()
-    with pytest.raises(StorageError, match=f"has schema {SCHEMA_VERSION + 1}, and this release knows up to"):
+    with pytest.raises(StorageError, match=f"has schema {LOG.version + 1}, and this release knows up to"):
         await SqliteLog(path).open(Ear())
+
+
+_VERSION_1 = """
+CREATE TABLE rooms (number INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL, room TEXT NOT NULL,
+    epoch TEXT NOT NULL DEFAULT '', first INTEGER NOT NULL DEFAULT 1, last INTEGER NOT NULL DEFAULT 0,
+    time_us INTEGER NOT NULL DEFAULT 0, UNIQUE (tenant, room)) STRICT;
+CREATE TABLE entries (number INTEGER NOT NULL, sequence INTEGER NOT NULL, time_us INTEGER NOT NULL,
+    id TEXT NOT NULL, channel TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (number, sequence))
+    STRICT, WITHOUT ROWID;
+CREATE TABLE ids (number INTEGER NOT NULL, sequence INTEGER NOT NULL, time_us INTEGER NOT NULL,
+    id TEXT NOT NULL, PRIMARY KEY (number, sequence)) STRICT, WITHOUT ROWID;
+CREATE TABLE probes (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO rooms VALUES (1, 't', 'room', '01JD0000000000000000000000', 2, 3, 1700000000000003);
+INSERT INTO entries VALUES (1, 2, 1700000000000002, 'b', '', x'62'), (1, 3, 1700000000000003, 'c', '', x'63');
+PRAGMA user_version = 1;
+"""
+
+
+async def test_file_of_version_1(tmp_path: Path) -> None:
+    """A file of the first schema is brought forward: its messages stay, and groups can be made in it."""
+    path, room = tmp_path / "log.sqlite", RoomKey("t", "room")
+    connection = sqlite3.connect(path)
+    connection.executescript(_VERSION_1)
+    connection.close()
+    for _ in range(2):
+        log = SqliteLog(path)
+        await log.open(Ear())
+        assert await log.head(room) == ("01JD0000000000000000000000", 2, 3)
+        assert await ids_in(log, room) == ["b", "c"]
+        assert list(await log.tenants_of("room", "", 10)) == ["t"]
+        assert log.groups is not None
+        await log.groups.ensure(GroupKey(room, "group"), FROM_BEGIN, 5)
+        assert (await log.groups.state(GroupKey(room, "group"))).lag == 2
+        await log.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (LOG.version,)
+    connection.close()
 
 
 async def test_directory_is_missing(tmp_path: Path) -> None:

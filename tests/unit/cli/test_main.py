@@ -56,6 +56,17 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     assert "name a command first; its options come after it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("wrong", ["eyJhbGciOi.canary.c2ln", "--tokn=canary"])
+def test_what_nothing_takes_is_not_repeated(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be a secret in the wrong place."""
+    with pytest.raises(SystemExit) as ended:
+        main(["status", wrong])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "canary" not in said
+    assert "see --help" in said
+
+
 def test_no_command_shows_the_help_and_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     """A script that forgot the command does not go on."""
     assert main([]) == 2

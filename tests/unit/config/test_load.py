@@ -67,11 +67,11 @@ def test_everything_that_is_wrong_is_found_in_one_pass(deployment: Any) -> None:
     )
     found = deployment.findings(
         environ={"ARQONBUS_SERVER_HSOT": "x", "ARQONBUS_TELEMETRY_PORT": ""},
-        overrides=["telemetry.log_level=loud", "nonsense", "projector=1", "srver.port=1"],
+        overrides=["telemetry.log_level=loud", "nonsense", "preflight=1", "srver.port=1"],
     )
     assert found == [
         "BAD_OVERRIDE --set: --set takes key=value, such as --set server.port=9100",
-        "BAD_OVERRIDE --set projector: --set projector names a section; set one of projector.phase",
+        "BAD_OVERRIDE --set preflight: --set preflight names a section; set one of preflight.strict",
         "BAD_OVERRIDE --set srver.port: --set srver.port names no setting; "
         "did you mean server.port or telemetry.port or datastores.postgres.port?",
         "BAD_VALUE --set telemetry.log_level: telemetry.log_level is not one of 'debug', 'info', "
@@ -202,6 +202,19 @@ def test_an_overlay_must_be_declared_and_there(deployment: Any) -> None:
         "FILE_UNREADABLE local.yaml: the file cannot be read (No such file or directory); "
         "correct its path or its permissions"
     ]
+
+
+def test_a_profile_without_a_base_is_found(deployment: Any) -> None:
+    """The one beside us is meant, not that of the package, whether or not there is a base.yaml."""
+    deployment.write("dev/profile.yaml", "server: {port: 9107}\n")
+    (deployment.root / "profiles/base.yaml").unlink(missing_ok=True)
+    assert deployment.load().settings.server.port == 9107
+
+
+def test_an_overlay_that_is_the_profile_itself_ends(deployment: Any) -> None:
+    """It is told, not read in a circle."""
+    deployment.write("dev/profile.yaml", "host_overlay: profiles/dev/profile.yaml\n")
+    assert "host_overlay stands in an overlay" in deployment.findings()[0]
 
 
 def test_an_unknown_profile_says_which_there_are(deployment: Any) -> None:

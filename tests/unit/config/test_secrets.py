@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from arqonbus.config import ConfigError, Redactor, with_dev_key
-from arqonbus.config.redaction import MASK
+from arqonbus.config.field import MASK
 from arqonbus.config.stores import has_password
 
 SECRET = "canary-" + "k" * 40
@@ -91,6 +91,9 @@ def test_other_files_of_the_secrets_directory_are_left_alone(deployment: Any) ->
         ("{from: command, argv: [no-such-command-here]}", "which cannot run (No such file or directory)"),
         ("{from: command, argv: ['false']}", "which ended with code 1"),
         ("{from: command, argv: ['true']}", "whose output is empty"),
+        ("{from: credential, name: circle}", "where another reference stands; a reference is followed once"),
+        ("{from: env, name: CIRCLE}", "where another reference stands"),
+        ("'{from: env, name: CIRCLE}'", "is given the text of a reference where the secret has to stand"),
         ("{from: command, argv: 'echo x'}", "has a argv of the wrong type; write a list of words"),
     ],
 )
@@ -102,12 +105,13 @@ def test_a_secret_that_cannot_be_read_gets_a_sentence(deployment: Any, reference
     os.mkfifo(place / "pipe", 0o600)
     deployment.secret("open", SECRET, mode=0o644)
     deployment.secret("empty", "")
+    deployment.secret("circle", "{from: credential, name: circle}\n")
     deployment.secret("blank", " \n")
     deployment.secret("huge", SECRET * 2000)
     (place / "binary").write_bytes(b"\xff\xfe")
     (place / "binary").chmod(0o600)
     refer(deployment, reference.replace("%s", str(place)))
-    found = deployment.findings(environ={"EMPTY": ""})
+    found = deployment.findings(environ={"EMPTY": "", "CIRCLE": ' {"from": "env", "name": "CIRCLE"}'})
     assert len(found) == 1
     assert "profiles/dev/profile.yaml:4:5: auth.jwt.secret " in found[0]
     assert sentence in found[0]
@@ -119,6 +123,15 @@ def test_a_command_that_does_not_end_is_ended(deployment: Any, monkeypatch: pyte
     monkeypatch.setattr("arqonbus.config.secrets.COMMAND_SECONDS", 0.05)
     refer(deployment, "{from: command, argv: [tail, -f, /dev/null]}")
     assert "which did not end within 0.05 s" in deployment.findings()[0]
+
+
+def test_a_reference_in_a_layer_of_plain_texts_is_refused(deployment: Any) -> None:
+    """A variable, an option and the file that is named for a setting hold secrets, not references."""
+    text = "{from: env, name: JWT_SECRET}"
+    for given in ({"environ": {"JWT_SECRET": text}}, {"overrides": [f"auth.jwt.secret={text}"]}):
+        assert "is given the text of a reference" in deployment.findings(**given)[0]
+    deployment.secret("jwt_secret", text)
+    assert "is given the text of a reference" in deployment.findings()[0]
 
 
 def test_a_secrets_directory_that_is_a_file_gets_a_sentence(deployment: Any) -> None:
@@ -162,6 +175,15 @@ def test_a_profile_can_be_looked_at_where_its_secrets_are_not(deployment: Any) -
     assert unread.digest == deployment.load().digest
     assert unread.explain("auth.jwt.secret").value == MASK
     assert unread.explain("auth.jwt.secret").overridden[0].value is None
+
+
+def test_what_is_not_followed_is_not_opened(deployment: Any) -> None:
+    """Where secrets are of no interest, a file of the secrets directory that is unfit is none either."""
+    deployment.secret("auth.jwt.secret", SECRET, mode=0o644)
+    assert deployment.findings()
+    unread = deployment.load(secrets_of=())
+    assert unread.explain("auth.jwt.secret").value == MASK
+    assert str(unread.location("auth.jwt.secret")).endswith("auth.jwt.secret")
 
 
 def test_the_digest_follows_settings_and_not_secrets(deployment: Any) -> None:

@@ -17,7 +17,7 @@ from arqonbus.cli.profile import _TARGETS
 from arqonbus.config import Resolved, load
 from arqonbus.ops.alerts import alert_rules
 from arqonbus.ops.render import TARGETS, Unrenderable, render
-from arqonbus.telemetry import metrics
+from arqonbus.telemetry import metrics, projection
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -57,7 +57,8 @@ def test_the_unit_starts_nothing_before_preflight() -> None:
     gate, program = unit["ExecStartPre"][0], unit["ExecStart"][0]
     assert re.search(r"/arqonbus preflight --profile prod --receipt (\S+)$", gate)
     assert program == gate.replace(" preflight ", " serve ")
-    assert unit["Type"] == ["exec"]
+    assert unit["Type"] == ["notify"]
+    assert 0 < float(unit["WatchdogSec"][0].removesuffix("s")) <= 60
 
 
 def test_the_unit_loads_the_credentials_of_the_profile() -> None:
@@ -136,11 +137,15 @@ def test_what_would_break_out_of_the_unit_is_refused(state: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize(
+    ("target", "file"),
+    [("systemd", "arqonbus@.service"), ("systemd-projector", "arqonbus-projector.service")],
+)
 @pytest.mark.parametrize("name", ["dev", "prod"])
-def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
+def test_systemd_takes_the_unit(tmp_path: Path, name: str, target: str, file: str) -> None:
     """Without a word, and finds little to expose."""
-    unit = tmp_path / "arqonbus@.service"
-    text = render("systemd", profile(name)).replace("/opt/arqonbus/current/bin/arqonbus", "/bin/true")
+    unit = tmp_path / file
+    text = render(target, profile(name)).replace("/opt/arqonbus/current/bin/arqonbus", "/bin/true")
     unit.write_text(text)
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -151,6 +156,18 @@ def test_systemd_takes_the_unit(tmp_path: Path, name: str) -> None:
         timeout=60,
     )
     assert judged.returncode == 0, judged.stdout
+
+
+def test_the_projector_has_the_rights_of_the_bus_and_the_same_gate() -> None:
+    """What hardens one hardens the other; both pass preflight first, with a receipt of their own."""
+    bus, projector = (directives(render(each, profile())) for each in ("systemd", "systemd-projector"))
+    for name in HARDENING:
+        assert projector[name] == bus[name], name
+    assert (
+        "preflight --process projector --profile prod --receipt %S/arqonbus/projector/receipt.json"
+        in projector["ExecStartPre"][0]
+    )
+    assert "projector run --profile prod" in projector["ExecStart"][0]
 
 
 def test_compose_reads_every_variable() -> None:
@@ -208,7 +225,7 @@ def rules(**options: Any) -> list[dict[str, Any]]:
 
 def test_alerts_ask_for_metrics_that_exist() -> None:
     """Each name in an expression is one that /metrics shows, but for Prometheus' own `up`."""
-    source = Path(metrics.__file__).read_text()
+    source = Path(metrics.__file__).read_text() + Path(projection.__file__).read_text()
     shown = set(re.findall(r'"(arqonbus_[a-z_]+)"', source))
     for rule in rules():
         asked = set(re.findall(r"arqonbus_[a-z_]+", rule["expr"]))

@@ -17,6 +17,7 @@ from arqonbus.preflight.fingerprint import fingerprint
 from arqonbus.preflight.intake import Intake, Source, take_in
 from arqonbus.preflight.model import Phase, Severity
 from arqonbus.preflight.runner import Report
+from arqonbus.storage.valkey_engine import LIBRARY_VERSION
 
 CORPUS = Path(__file__).parent / "corpus"
 REPOSITORY = Path(__file__).parents[3]
@@ -123,6 +124,10 @@ class Deployment:
         return take_in(self.write())
 
     def captured(self) -> Facts:
+        """The facts; a Valkey has the library of this version, where nothing else is said."""
+        first = self.facts.get("valkey") or {}
+        for said in (first, *first.get("nodes", ())):
+            said.setdefault("library", LIBRARY_VERSION)
         return _FACTS.validate_json(json.dumps({"gathered_at": NOW, **self.facts}))
 
     def report(self, **options: Any) -> Report:

@@ -15,7 +15,7 @@ from tests.unit.preflight.deployment import Deployment, corpus, failed_ids
 FAULTS = corpus("faults")
 EDGES = corpus("edges")
 COMBINED = corpus("combined")
-BY_ID = {fault["id"]: fault for fault in FAULTS}
+BY_ID = {fault["id"]: fault for fault in [*FAULTS, *EDGES]}
 
 
 @cache
@@ -25,8 +25,10 @@ def _good(root: Path, kind: str) -> Report:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
-    """The reports of deployments in which nothing is wrong, and of one with a waiver that holds."""
+    """Reports of deployments in which nothing is wrong; one with a cluster, a projector, a waiver."""
     reports = [Deployment(tmp_path_factory.mktemp(kind), kind).report() for kind in ("prod", "keys", "dev")]
+    for kind, number in (("cluster", 1064), ("projector", 1065)):
+        reports.append(Deployment(tmp_path_factory.mktemp(kind)).put_in(BY_ID[number]).report())
     return [*reports, Deployment(tmp_path_factory.mktemp("waived")).put_in(BY_ID[858]).report()]
 
 
@@ -45,7 +47,7 @@ def test_every_check_passes_somewhere_and_fails_somewhere(id: str, good: list[Re
 
 def test_nothing_is_wrong_where_nothing_is_wrong(good: list[Report]) -> None:
     """Good deployments have no failed check, no warning, and no waiver that is not needed."""
-    assert [failed_ids(report) for report in good] == [set(), set(), set(), {"ARQ-PRO-001"}]
+    assert [failed_ids(report) for report in good] == [*[set()] * 5, {"ARQ-PRO-001"}]
     assert all(not report.failures and not report.warnings for report in good)
 
 
@@ -61,6 +63,25 @@ def test_one_fault_is_found_as_exactly_what_it_is(fault: dict[str, Any], tmp_pat
             assert result.seen
             assert result.outcome.expected
             assert all(seen.text and not seen.text.endswith(".") for seen in result.seen)
+
+
+@pytest.mark.parametrize(
+    ("whole", "id"),
+    {
+        "10 MB": ("policy: {blocked_keys: [" + "a, " * 3_500_000 + "a]}\n", "ARQ-CFG-004"),
+        "deep": ("a: " + "{a: " * 5_000 + "1" + "}" * 5_000 + "\n", "ARQ-CFG-004"),
+        "no text": ("\0\1\2", "ARQ-CFG-003"),
+        "norway": ("environment: no\nserver: {port: 1:30}\n", "ARQ-CFG-007"),
+        "octal": ("server: {port: 0o22}\n", "ARQ-CFG-007"),
+        "date": ("server: {drain_seconds: 2026-01-01}\n", "ARQ-CFG-007"),
+    }.values(),
+    ids=("10 MB", "deep", "no text", "norway", "octal", "date"),
+)
+def test_a_hostile_profile_is_a_finding(whole: str, id: str, tmp_path: Path) -> None:
+    """Size, depth, bytes and the surprises of YAML 1.1 end as one of its ids, and at once."""
+    report = Deployment(tmp_path).put_in({"whole": whole}).report()
+    assert id in failed_ids(report)
+    assert not [r for r in report.results if r.outcome.status is Status.ERRORED]
 
 
 @pytest.mark.parametrize("case", COMBINED, ids=lambda case: "+".join(map(str, case["faults"])))

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arqonbus.protocol import ids
-from arqonbus.protocol.ids import born_ms, is_message_id, is_ulid, is_uuid7, new_ulid, new_uuid7
+from arqonbus.protocol.ids import (
+    born_ms,
+    derived_ulid,
+    is_message_id,
+    is_ulid,
+    is_uuid7,
+    new_ulid,
+    new_uuid7,
+)
 
 MAKERS = [new_ulid, new_uuid7]
 ULID = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -131,3 +139,13 @@ def test_accepted(text: str) -> None:
 def test_ulid_alphabet(text: str) -> None:
     """A text of 26 is a ULID if it has no I, L, O or U and fits 128 bits."""
     assert is_ulid(text) == (not set(text) & set("ILOU") and text[0] in "01234567")
+
+
+def test_derived_ulid() -> None:
+    """An id that is derived is the same each time, another one for other parts, and tells its birth."""
+    derived = derived_ulid(1_700_000_000_000, "room", "a", 12)
+    assert derived == derived_ulid(1_700_000_000_000, "room", "a", 12)
+    assert is_ulid(derived)
+    assert born_ms(derived) == 1_700_000_000_000
+    others = [derived_ulid(1_700_000_000_000, *parts) for parts in (("room", "a1", 2), ("rooma", 12), ())]
+    assert len({derived, *others}) == 4

@@ -89,7 +89,7 @@ def test_a_claim_comes_back_from_the_grants_that_it_gave() -> None:
         ({"a": []}, "has actions that are not a list of words"),
         ({"a": [5]}, "has actions that are not a list of words"),
         ({"a": None}, "has actions that are not a list of words"),
-        ({"a": ["fly"]}, "has an action that is none of history, manage, presence, publish, subscribe"),
+        ({"a": ["fly"]}, "has an action that is none of consume, history, manage, presence, publish, "),
         ({"a": ["*", "fly"]}, "has an action that is none of"),
         ({"a": ""}, "has an action that is none of"),
         ({f"a{number}": ["publish"] for number in range(MAX_GRANTS + 1)}, "has more than 256 entries"),

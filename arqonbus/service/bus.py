@@ -1,7 +1,6 @@
-"""Puts one bus together from a profile and runs it until it is told to stop.
+"""The bus as a process: the engine behind the log, the node, its port and the telemetry port.
 
-The only place that knows which rooms of the house belong together: the engine behind the log, the node,
-its port, and the telemetry port.
+Where the log belongs to this one process, the projector runs in it too.
 """
 
 from __future__ import annotations
@@ -10,30 +9,34 @@ import asyncio
 import gc
 import logging
 import os
-import secrets
 import signal
-import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 
 from arqonbus import __version__
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
+from arqonbus.bus.session import Gate
 from arqonbus.bus.upgrade import local_url
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
-from arqonbus.config.stores import ClientTls
+from arqonbus.continuum.events import ROOM
+from arqonbus.continuum.gate import EpisodeGate
+from arqonbus.continuum.projector import Projector
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.preflight import online_subset
+from arqonbus.service.engines import event_log, node_name, projection_store
+from arqonbus.service.projector import boundary, make_projector, open_store
 from arqonbus.shield.tokens import Verifier
-from arqonbus.storage.ports import Durability, EventLog
-from arqonbus.telemetry.http import OnlineChecks, TelemetryServer
+from arqonbus.storage.ports import StorageError
+from arqonbus.storage.projection import ProjectionStore
+from arqonbus.telemetry.http import OnlineChecks, TelemetryServer, app
+from arqonbus.telemetry.metrics import Metrics
+from arqonbus.telemetry.projection import ProjectionMetrics
+from arqonbus.telemetry.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
-
-_NODE_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-"
 
 
 def refuse_unavailable(settings: Settings) -> None:
@@ -48,7 +51,6 @@ def refuse_unavailable(settings: Settings) -> None:
         "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
         "auth.service_mtls": settings.auth.service_mtls,
         "policy.mode: enforce": settings.policy.mode == "enforce",
-        "projector.phase": settings.projector.phase != "emit_only",
         "rooms[].schema": any(rule.schema_file is not None for rule in rooms),
         "rooms[].signature": any(rule.signature for rule in rooms),
         "rooms[].durability": any(rule.durability is not None for rule in rooms),
@@ -56,58 +58,6 @@ def refuse_unavailable(settings: Settings) -> None:
     found = [name for name, is_asked in asked.items() if is_asked]
     if found:
         raise ValueError(f"this version does not have {', '.join(found)} yet; leave out what names it")
-
-
-def node_name() -> str:
-    """A name that no other node has: this host and four random bytes."""
-    host = "".join(c for c in socket.gethostname().lower() if c in _NODE_ALPHABET)[:40] or "node"
-    return f"{host}-{secrets.token_hex(4)}"
-
-
-def event_log(settings: Settings, node: str) -> EventLog:
-    """The engine that the profile names, not yet opened."""
-    storage = settings.storage
-    durability = Durability[storage.durability.upper()]
-    # Imported here: only the chosen engine's library is loaded.
-    if storage.backend == "memory":
-        from arqonbus.storage.memory import MemoryLog
-
-        return MemoryLog(dedup_seconds=storage.dedup_window)
-    if storage.backend == "sqlite":
-        from arqonbus.storage.sqlite import SqliteLog
-
-        path = settings.sqlite_path
-        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SqliteLog(path, max(durability, Durability.HOT), dedup_seconds=storage.dedup_window)
-    return _valkey_log(settings, node)
-
-
-def _valkey_log(settings: Settings, node: str) -> EventLog:
-    from arqonbus.storage.valkey import ValkeyLog
-
-    storage, valkey = settings.storage, settings.datastores.valkey
-    if valkey.url is None:
-        raise ValueError("storage.backend is valkey and datastores.valkey.url is not set")
-    return ValkeyLog(
-        [valkey.url],
-        node_id=node,
-        durability=max(Durability[storage.durability.upper()], Durability.HOT),
-        cluster=valkey.cluster,
-        username=valkey.user or "",
-        password=valkey.password.get_secret_value() if valkey.password else "",
-        tls=_client_tls(valkey.tls, valkey.url),
-        dedup_seconds=storage.dedup_window,
-    )
-
-
-def _client_tls(tls: ClientTls, url: str) -> ssl.SSLContext | None:
-    """TLS towards a data store: verified against the profile's authority, or the system's."""
-    if not tls.enabled and not url.startswith(("valkeys://", "rediss://")):
-        return None
-    context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.cert_file is not None:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
 
 
 class Service:
@@ -122,6 +72,9 @@ class Service:
         self.name = name or node_name()
         self.node: Node
         self._telemetry: TelemetryServer
+        self._store: ProjectionStore | None = None
+        self._projecting: asyncio.Task[None] | None = None
+        self.projector: Projector | None = None
 
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
@@ -134,15 +87,18 @@ class Service:
             name=self.name,
             verify=Verifier(self.settings).verify,
             run_command=run_command,
+            gates=_gates(self.settings),
         )
         await self.node.start()
         try:
+            await self._start_projection()
             self._listening = await listen(self.node)
-        except PortTaken:
+        except (PortTaken, StorageError):
             bound.close()
+            await self._stop_projection()
             await self.node.close()
             raise
-        self._telemetry = TelemetryServer(self.node, bound, self._online_checks)
+        self._telemetry = TelemetryServer(app(self.node, self._metrics(), self._online_checks), bound)
         await self._telemetry.start()
         log.info(
             "the bus is up",
@@ -156,6 +112,37 @@ class Service:
                 "durability": self.node.log.durability.name.lower(),
             },
         )
+
+    async def _start_projection(self) -> None:
+        """Open the store that commands read, and project here where the log is of this process alone."""
+        if self.settings.projector.phase == "emit_only":
+            return
+        if self.node.log.groups is None:
+            log.warning(
+                "nothing is projected: the engine has no consumer groups",
+                extra={"storage": self.node.log.name},
+            )
+            return
+        self._store = self.node.projection = projection_store(self.settings, self.name)
+        await open_store(self._store)
+        if not self.node.log.shared:
+            self.projector = make_projector(
+                self.settings, self.node.log, self._store, self.name, self.node.follower.watch
+            )
+            self.node.projector = self.projector.counters
+            self._projecting = asyncio.create_task(self.projector.run(), name="projector")
+
+    async def _stop_projection(self) -> None:
+        if self.projector is not None and self._projecting is not None:
+            self.projector.stop()
+            await asyncio.wait([self._projecting])
+        if self._store is not None:
+            await self._store.close()
+
+    def _metrics(self) -> Metrics:
+        if self.projector is None or self._store is None:
+            return Metrics(self.node)
+        return Metrics(self.node, partial(ProjectionMetrics, self.projector, self._store))
 
     @property
     def version(self) -> str:
@@ -171,6 +158,9 @@ class Service:
         """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
         refuse_unavailable(settings)
         self.node.reconfigure(settings, Verifier(settings).verify)
+        self.node.gates.update(_gates(settings))
+        if self.projector is not None:
+            self.projector.boundary = boundary(settings)
         self.settings = settings
         logging.getLogger().setLevel(settings.telemetry.log_level.upper())
 
@@ -178,9 +168,15 @@ class Service:
         """Drain as the profile says, then close everything."""
         await self.node.drain()
         self._listening.close()
+        await self._stop_projection()
         await self.node.close()
         await self._telemetry.stop()
         log.info("the bus is down", extra={"node": self.name})
+
+
+def _gates(settings: Settings) -> dict[str, Gate]:
+    """What judges messages before they are published, by room."""
+    return {ROOM: EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))}
 
 
 def _calm_garbage_collector() -> None:
@@ -226,8 +222,10 @@ async def run(
     loop.add_signal_handler(signal.SIGHUP, on_reload)
     _calm_garbage_collector()
     on_up(service)
-    await stopping.wait()
-    await service.stop()
+    async with Supervisor(os.environ) as supervisor:
+        await stopping.wait()
+        supervisor.stopping()
+        await service.stop()
 
 
 def reload(service: Service, running: Resolved, load_again: Callable[[], Resolved]) -> Resolved:
@@ -255,4 +253,4 @@ def reload(service: Service, running: Resolved, load_again: Callable[[], Resolve
     return new
 
 
-__all__ = ["Service", "event_log", "node_name", "reload", "run"]
+__all__ = ["Service", "reload", "run"]

@@ -1,0 +1,44 @@
+"""`arqonbus drill`: restore the newest backup elsewhere, and see whether it could be lived on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from arqonbus.cli.backup import add_backup_options, directory_of, sentences
+from arqonbus.cli.profile_options import load_profile
+
+SUMMARY = "Restore a backup to a server of its own, and judge it."
+
+EPILOG = """examples:
+  arqonbus drill --profile prod
+  arqonbus drill --profile prod --backup base-20261121T020000Z --json
+
+The books have to balance, every audit has to hold and still have the rows that it had, and the episodes have
+to be what their events say. The receipt, drill.json beside the backups, is what preflight reads. It needs
+the programs of a PostgreSQL server on this host.
+exit codes: 0 passed, 1 failed, 2 wrong usage, 3 unreadable profile"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backup", metavar="NAME", help="default: the newest")
+    add_backup_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from arqonbus.ops.drill import drill
+
+    directory = directory_of(args, load_profile(args, secrets_of=()).settings)
+    with sentences():
+        result = drill(directory, args.backup)
+    if args.json:
+        print(json.dumps(asdict(result)))
+    else:
+        counts = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in result.counts.items())
+        print(
+            f"{result.backup} {'passed' if result.passed else 'failed'} in {result.seconds:.1f} s: {counts}"
+        )
+        for fault in result.faults:
+            print(f"  {fault}")
+    return 0 if result.passed else 1

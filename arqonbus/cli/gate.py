@@ -1,0 +1,60 @@
+"""The gate before every process that serves: outside dev, preflight passed or a fresh receipt says so."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arqonbus.cli import Failure
+
+if TYPE_CHECKING:
+    from arqonbus.config import Resolved
+    from arqonbus.preflight.facts import Process
+
+log = logging.getLogger(__name__)
+
+
+def add_gate_options(parser: argparse.ArgumentParser) -> None:
+    """Add --receipt and --break-glass."""
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="fresh receipt of a passing preflight, instead of running it",
+    )
+    parser.add_argument(
+        "--break-glass", metavar="REASON", help="start although preflight does not pass; logged and counted"
+    )
+
+
+def pass_gate(resolved: Resolved, args: argparse.Namespace, process: Process) -> bool:
+    """Outside dev no socket is bound before preflight passed. True if the glass was broken instead."""
+    from arqonbus.preflight import gate
+
+    if resolved.settings.environment == "dev":
+        return False
+    decision = gate(resolved, receipt=args.receipt, process=process)
+    if decision.refusal:
+        log.warning("the receipt did not count", extra={"reason": decision.refusal})
+    if decision.allowed:
+        return False
+    if args.break_glass:
+        assert decision.report is not None
+        failed = [result.check.id for result in decision.report.failures]
+        log.critical(
+            "starting although preflight failed", extra={"reason": args.break_glass, "failed": failed}
+        )
+        return True
+    from arqonbus.preflight.report import tree
+
+    assert decision.report is not None
+    print(tree.render(decision.report, tree.unpainted), end="", file=sys.stderr)
+    raise Failure(
+        f"the {process} did not start: preflight did not pass; correct what it names and start again"
+    )
+
+
+__all__ = ["add_gate_options", "pass_gate"]

@@ -1,0 +1,178 @@
+"""`arqonbus projector`: the projection of Continuum's episodes, and the process that makes it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+from arqonbus.cli import Failure
+from arqonbus.cli.backfill import add_backfill_options, run_backfill
+from arqonbus.cli.gate import add_gate_options, pass_gate
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.store_options import Opened, add_store_options, positive, run_on_store
+from arqonbus.cli.table import print_table, printable, styled
+
+if TYPE_CHECKING:
+    from arqonbus.config import Settings
+
+SUMMARY = "Project episodes, and look at what was projected."
+
+EPILOG = """examples:
+  arqonbus projector run --profile prod
+  arqonbus projector status --tenant acme
+  arqonbus projector list --tenant acme --agent agent-1
+  arqonbus projector get agent-1 01KM0000000000000000000000 --json
+  arqonbus projector backfill --from 2026-03-01T00:00:00Z --to 2026-04-01T00:00:00Z --dry-run
+  arqonbus projector rebuild --tenant acme
+  arqonbus projector rebuild --from-cursor acme:agent-1:01KM0000000000000000000000
+
+`run` needs Valkey: with the embedded engine, `arqonbus serve` projects by itself. Any number of them
+share the work. The others work on the store that the profile names and need no running bus. A backfill
+projects a window of events again, in which older ones never win; a rebuild makes episodes anew from all of
+their events, whatever stood there. Both can be interrupted, and say how to go on.
+exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile, 130 interrupted"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+
+    def action(name: str, summary: str) -> argparse.ArgumentParser:
+        return actions.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    run_ = action("run", "Project until it is told to stop.")
+    run_.add_argument("--json", action="store_true", help="say in JSON where its health is, and log in JSON")
+    add_gate_options(run_)
+    add_profile_options(run_)
+    add_store_options(action("status", "Show how much is there, and the books."), every_tenant=True)
+    get = action("get", "Show one episode.")
+    get.add_argument("agent")
+    get.add_argument("episode")
+    add_store_options(get)
+    listing = action("list", "List episodes, by agent and id.")
+    listing.add_argument("--agent", metavar="ID", help="only this agent's")
+    listing.add_argument("--deleted", action="store_true", help="with tombstones")
+    listing.add_argument("--limit", type=positive, default=50, metavar="N", help="default: 50")
+    listing.add_argument("--cursor", default="", help="that of the page before")
+    add_store_options(listing)
+    add_backfill_options(action("backfill", "Project a window of events again; older ones never win."))
+    add_backfill_options(action("rebuild", "Make episodes anew from all of their events."))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.action == "run":
+        return _run(args)
+    return run_on_store(args, lambda opened: _ON_STORE[args.action](opened, args))
+
+
+def _run(args: argparse.Namespace) -> int:
+    from arqonbus.bus.server import PortTaken
+    from arqonbus.service import run_projector
+    from arqonbus.storage.ports import StorageError
+    from arqonbus.telemetry import logs
+
+    resolved = load_profile(args)
+    settings = resolved.settings
+    logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
+    try:
+        pass_gate(resolved, args, "projector")
+        asyncio.run(run_projector(resolved, lambda up: _announce(up, as_json=args.json)))
+    except (PortTaken, StorageError, ValueError) as error:
+        raise Failure(f"the projector did not start: {error}") from error
+    return 0
+
+
+def _announce(settings: Settings, *, as_json: bool) -> None:
+    host, port = settings.telemetry.host, settings.projector.telemetry_port
+    facts = {"health": f"http://{host}:{port}/readyz", "metrics": f"http://{host}:{port}/metrics"}
+    if as_json:
+        print(json.dumps(facts), flush=True)
+        return
+    lines = [styled("The projector is up", "bold"), *(f"  {name:8} {value}" for name, value in facts.items())]
+    print("\n".join(lines), flush=True)
+
+
+async def _status(opened: Opened, args: argparse.Namespace) -> int:
+    from arqonbus.continuum.view import books_view
+
+    store, tenant = opened.store, opened.tenant
+    facts = {"held": dict(await store.counts(tenant)), "books": books_view(await store.books(tenant))}
+    if args.json:
+        print(json.dumps({"store": store.name, "tenant": tenant} | facts, indent=2))
+        return 0
+    print(f"store         {store.name}\ntenant        {tenant or 'all of them'}")
+    for heading, numbers in facts.items():
+        print(f"\n{styled(heading, 'bold')}")
+        for name, number in numbers.items():
+            wrong = name == "difference" and number
+            print(styled(f"  {name:12}{number:>14,}", "red") if wrong else f"  {name:12}{number:>14,}")
+    return 0
+
+
+async def _get(opened: Opened, args: argparse.Namespace) -> int:
+    from arqonbus.continuum.view import episode_view
+    from arqonbus.storage.projection import Subject
+
+    episode = await opened.store.episode(Subject(opened.one_tenant, args.agent, args.episode))
+    if episode is None:
+        raise Failure(f"there is no such episode in the tenant {opened.tenant}")
+    shown = episode_view(episode)
+    if args.json:
+        print(json.dumps(shown, indent=2))
+        return 0
+    for name, value in shown.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        print(f"{styled(f'{name:14}', 'bold')}{printable(text)}")
+    return 0
+
+
+async def _list(opened: Opened, args: argparse.Namespace) -> int:
+    from arqonbus.continuum.control import format_cursor, parse_cursor
+    from arqonbus.continuum.view import episode_view
+    from arqonbus.storage.projection import Subject
+
+    found = await opened.store.episodes(
+        opened.one_tenant, args.agent, parse_cursor(args.cursor), args.limit + 1, deleted=args.deleted
+    )
+    page = found[: args.limit]
+    last = page[-1] if page else None
+    cursor = format_cursor(Subject(last.tenant, last.agent, last.episode)) if last else ""
+    more = len(found) > len(page)
+    if args.json:
+        shown: dict[str, Any] = {"episodes": [episode_view(episode) for episode in page]}
+        print(json.dumps(shown | ({"cursor": cursor} if more else {}), indent=2))
+    elif not page:
+        print("There is none.")
+    else:
+        rows = [
+            (
+                each.agent,
+                each.episode,
+                f"{each.source_ts:%Y-%m-%d %H:%M:%SZ}",
+                each.type.removeprefix("episode."),
+                each.content_ref,
+                " ".join(each.tags),
+            )
+            for each in page
+        ]
+        print_table(("AGENT", "EPISODE", "AT", "STATE", "CONTENT", "TAGS"), rows)
+        if more:
+            print(styled(f"there is more: --cursor {cursor}", "dim"))
+    return 0
+
+
+async def _backfill(opened: Opened, args: argparse.Namespace) -> int:
+    return await run_backfill(opened, args, rebuild=args.action == "rebuild")
+
+
+_ON_STORE = {"status": _status, "get": _get, "list": _list, "backfill": _backfill, "rebuild": _backfill}
+
+__all__ = ["EPILOG", "SUMMARY", "configure", "run"]

@@ -1,0 +1,62 @@
+"""What is done to an event before it enters the log: redacted, or refused.
+
+Refused is memory itself where a reference belongs, and another tenant's name. Everything else that may be
+wrong with an event is not the publisher's to wait for: it enters the log, and the projector puts it to the
+dead letters, where it can be seen, corrected and replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from arqonbus.continuum.reflex import Boundary
+from arqonbus.protocol.envelope import Envelope
+from arqonbus.protocol.errors import BusError, Code
+
+MOST_NAMED = 5
+
+
+REDACTED = "[redacted]"
+
+
+class EpisodeGate:
+    """Judges what is published to the room of episodes. Raises POLICY_BLOCKED or TENANT_MISMATCH."""
+
+    def __init__(self, boundary: Boundary, redacted_keys: Set[str] = frozenset()) -> None:
+        self._boundary = boundary
+        self._redacted_keys = redacted_keys
+
+    def __call__(self, tenant: str, envelope: Envelope) -> bytes | None:
+        """The payload that is published instead, where something in it had to be redacted."""
+        try:
+            event = msgspec.json.decode(envelope.payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        if isinstance(event, dict) and event.get("tenant_id", tenant) != tenant:
+            raise BusError(Code.TENANT_MISMATCH, "tenant_id is not the tenant of the token")
+        faults = list(islice(self._boundary.faults(event, "event"), MOST_NAMED))
+        if faults:
+            raise BusError(Code.POLICY_BLOCKED, "; ".join(faults))
+        return msgspec.json.encode(event) if self._redact(event) else None
+
+    def _redact(self, value: Any) -> bool:
+        """Replace values of redacted keys, at any depth. Whether there were any."""
+        found = False
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key in self._redacted_keys and inner != REDACTED:
+                    value[key] = REDACTED
+                    found = True
+                else:
+                    found |= self._redact(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                found |= self._redact(inner)
+        return found
+
+
+__all__ = ["REDACTED", "EpisodeGate"]

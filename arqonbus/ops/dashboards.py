@@ -1,0 +1,196 @@
+"""The dashboards for Grafana, as code: rows of panels, each one question that an operator asks. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 8, 7
+PER_ROW = 24 // WIDTH
+SCHEMA_VERSION = 39  # Grafana 10 and later
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One graph. `queries` are expressions by legend; `unit` is Grafana's name of it."""
+
+    title: str
+    queries: Mapping[str, str]
+    unit: str = "short"
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """One page. `uid` never changes, because links name it."""
+
+    uid: str
+    title: str
+    panels: Sequence[Panel]
+
+
+def _rate(metric: str, *by: str, selector: str = "") -> str:
+    grouped = f" by ({', '.join(by)})" if by else ""
+    return f"sum{grouped} (rate({metric}{selector}[$__rate_interval]))"
+
+
+def _quantile(share: float, metric: str, *by: str) -> str:
+    grouped = ", ".join((*by, "le"))
+    return f"histogram_quantile({share}, sum by ({grouped}) (rate({metric}_bucket[$__rate_interval])))"
+
+
+_RECORDS = "arqonbus_projection_records_total"
+
+BUS = Dashboard(
+    "arqonbus-bus",
+    "ArqonBus: the bus",
+    (
+        Panel("Ready nodes", {"ready": "sum(arqonbus_ready)", "up": 'count(up{job="arqonbus"} == 1)'}),
+        Panel("Connections", {"{{instance}}": "arqonbus_connections"}),
+        Panel("Messages in", {"{{instance}}": _rate("arqonbus_messages_in_total", "instance")}, "cps"),
+        Panel("Deliveries", {"{{instance}}": _rate("arqonbus_deliveries_total", "instance")}, "cps"),
+        Panel(
+            "Time to store",
+            {
+                "p50": _quantile(0.5, "arqonbus_storage_append_seconds"),
+                "p99": _quantile(0.99, "arqonbus_storage_append_seconds"),
+            },
+            "s",
+            "From handing a tick's messages to the log to its answer; every ack waits for it.",
+        ),
+        Panel(
+            "Lateness of the event loop",
+            {"p99": _quantile(0.99, "arqonbus_loop_lag_seconds", "instance")},
+            "s",
+        ),
+        Panel("Acks by durability", {"{{durability}}": _rate("arqonbus_acks_total", "durability")}, "cps"),
+        Panel("Refused, by code", {"{{code}}": _rate("arqonbus_rejects_total", "code")}, "cps"),
+        Panel(
+            "Upgrades refused, by code",
+            {"{{code}}": _rate("arqonbus_connections_refused_total", "code")},
+            "cps",
+        ),
+        Panel(
+            "Connections ended, by code",
+            {"{{code}}": _rate("arqonbus_connections_closed_total", "code")},
+            "cps",
+        ),
+        Panel(
+            "Bytes that wait for clients",
+            {"{{instance}}": "arqonbus_send_queue_bytes"},
+            "bytes",
+            "What slow readers have not taken yet.",
+        ),
+        Panel(
+            "Dropped and repeated",
+            {
+                "dropped for slow readers": _rate("arqonbus_dropped_messages_total"),
+                "known already": _rate("arqonbus_duplicates_total"),
+                "repairs from the log": _rate("arqonbus_repairs_total"),
+            },
+            "cps",
+        ),
+        Panel(
+            "Bytes", {"in": _rate("arqonbus_bytes_in_total"), "out": _rate("arqonbus_bytes_out_total")}, "Bps"
+        ),
+        Panel("Commands", {"{{operation}}": _rate("arqonbus_commands_total", "operation")}, "cps"),
+        Panel("Started past preflight", {"{{instance}}": "arqonbus_preflight_bypassed"}),
+    ),
+)
+
+PROJECTION = Dashboard(
+    "arqonbus-projection",
+    "ArqonBus: the projection of episodes",
+    (
+        Panel(
+            "Lag",
+            {
+                "p50": _quantile(0.5, "arqonbus_projection_lag_seconds"),
+                "p95": _quantile(0.95, "arqonbus_projection_lag_seconds"),
+                "p99": _quantile(0.99, "arqonbus_projection_lag_seconds"),
+            },
+            "s",
+            "From an event's entry into the log to the commit of its projection. Promised: p95 below 5 s.",
+        ),
+        Panel("Records, by what became of them", {"{{status}}": _rate(_RECORDS, "status")}, "cps"),
+        Panel(
+            "Books difference",
+            {"difference": "max(abs(arqonbus_projection_books_difference))"},
+            "short",
+            "What the books do not account for. Anything but 0 is a defect.",
+        ),
+        Panel("Open dead letters", {"open": 'max(arqonbus_projection_rows{kind="dead_letters"})'}),
+        Panel("Rows", {"{{kind}}": "max by (kind) (arqonbus_projection_rows)"}),
+        Panel(
+            "Dropped unread",
+            {"missed": "sum(increase(arqonbus_projection_missed_total[1h]))"},
+            "short",
+            "Events that retention dropped before they were projected, in the last hour.",
+        ),
+        Panel("Projectors whose stores work", {"{{instance}}": "arqonbus_projection_store_up"}),
+        Panel(
+            "Attempts that a store failed",
+            {"{{instance}}": _rate("arqonbus_projection_store_failures_total", "instance")},
+            "cps",
+        ),
+        Panel("Batches", {"{{instance}}": _rate("arqonbus_projection_batches_total", "instance")}, "cps"),
+        Panel(
+            "Replays of dead letters, by outcome",
+            {
+                "{{code}}": _rate(
+                    "arqonbus_commands_total",
+                    "code",
+                    selector='{operation="op.continuum.projector.dlq.replay"}',
+                )
+            },
+            "cps",
+        ),
+        Panel("Tenants with events", {"{{instance}}": "arqonbus_projection_tenants"}),
+        Panel(
+            "Seconds since the last commit",
+            {"{{instance}}": "time() - (arqonbus_projection_last_time_seconds > 0)"},
+            "s",
+        ),
+    ),
+)
+
+DASHBOARDS = (BUS, PROJECTION)
+
+
+def text(dashboard: Dashboard) -> str:
+    """The JSON that Grafana imports or is provisioned with."""
+    model: dict[str, Any] = {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "tags": ["arqonbus"],
+        "schemaVersion": SCHEMA_VERSION,
+        "editable": False,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {"list": [{"name": "source", "type": "datasource", "query": "prometheus"}]},
+        "panels": [_panel(number, panel) for number, panel in enumerate(dashboard.panels)],
+    }
+    return json.dumps(model, indent=2) + "\n"
+
+
+def _panel(number: int, panel: Panel) -> dict[str, Any]:
+    row, column = divmod(number, PER_ROW)
+    source = {"type": "prometheus", "uid": "${source}"}
+    return {
+        "id": number + 1,
+        "type": "timeseries",
+        "title": panel.title,
+        "description": panel.description,
+        "datasource": source,
+        "gridPos": {"x": column * WIDTH, "y": row * HEIGHT, "w": WIDTH, "h": HEIGHT},
+        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "targets": [
+            {"refId": chr(ord("A") + position), "datasource": source, "expr": query, "legendFormat": legend}
+            for position, (legend, query) in enumerate(panel.queries.items())
+        ],
+    }
+
+
+__all__ = ["BUS", "DASHBOARDS", "PROJECTION", "Dashboard", "Panel", "text"]

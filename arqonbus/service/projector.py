@@ -1,0 +1,196 @@
+"""The projector as a process of its own: the log in, the projection out, health and metrics beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from prometheus_client import CollectorRegistry, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from arqonbus import __version__
+from arqonbus.bus.server import bind
+from arqonbus.config import Resolved, Settings
+from arqonbus.continuum.events import ROOM
+from arqonbus.continuum.projector import Projector, Watch
+from arqonbus.continuum.reflex import Boundary
+from arqonbus.service.engines import event_log, node_name, projection_store
+from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
+from arqonbus.storage.postgres_access import PostgresUnavailable
+from arqonbus.storage.projection import ProjectionStore
+from arqonbus.telemetry.http import TelemetryServer
+from arqonbus.telemetry.metrics import CONTENT_TYPE
+from arqonbus.telemetry.projection import ProjectionMetrics
+from arqonbus.telemetry.supervisor import Supervisor
+
+PROBE_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+def make_projector(
+    settings: Settings, events: EventLog, store: ProjectionStore, consumer: str, watch: Watch
+) -> Projector:
+    """A projector as the profile describes it. Raises StorageError for an engine without groups."""
+    return Projector(
+        events,
+        store,
+        consumer=consumer,
+        watch=watch,
+        clock_us=lambda: time.time_ns() // 1000,
+        batch=settings.projector.batch,
+        retention=timedelta(seconds=settings.projector.retention) if settings.projector.retention else None,
+        boundary=boundary(settings),
+    )
+
+
+def boundary(settings: Settings) -> Boundary:
+    """The Reflex boundary as the profile draws it."""
+    policy = settings.policy
+    return Boundary(frozenset(policy.blocked_keys), policy.max_value_bytes)
+
+
+async def open_store(store: ProjectionStore) -> None:
+    """Open it, or leave it for later where its server is away. Raises StorageError for what stays wrong."""
+    try:
+        await store.open()
+    except PostgresUnavailable as error:
+        log.warning("the store of the projection is away and is tried again: %s", error)
+
+
+class _Wakes:
+    """The log's listener: tells of entries in the rooms that are watched."""
+
+    def __init__(self) -> None:
+        self._calls: dict[RoomKey, Callable[[], None]] = {}
+
+    async def watch(self, events: EventLog, key: RoomKey, call: Callable[[], None]) -> None:
+        self._calls[key] = call
+        await events.follow(key)
+
+    def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
+        if room in self._calls:
+            self._calls[room]()
+
+    def on_signal(self, room: RoomKey, data: bytes) -> None:
+        pass
+
+    def on_direct(self, data: bytes) -> None:
+        pass
+
+    def on_resync(self, rooms: Sequence[RoomKey]) -> None:
+        for room in rooms:
+            if room in self._calls:
+                self._calls[room]()
+
+
+async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -> None:
+    """Project until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises PortTaken, StorageError or ValueError, each a sentence, where it cannot start.
+    """
+    settings = resolved.settings
+    if settings.projector.phase == "emit_only":
+        raise ValueError(
+            "projector.phase is emit_only, so nothing is to be projected; set it to shadow or later"
+        )
+    if settings.storage.backend != "valkey":
+        raise ValueError(
+            f"storage.backend is {settings.storage.backend}, which belongs to one process: there "
+            "`arqonbus serve` projects by itself"
+        )
+    name = node_name()
+    bound = bind(settings.telemetry.host, settings.projector.telemetry_port, "telemetry of the projector")
+    wakes, events, store = _Wakes(), event_log(settings, name), projection_store(settings, name)
+    await open_store(store)
+    await events.open(wakes)
+    projector = make_projector(
+        settings, events, store, name, lambda key, call: wakes.watch(events, key, call)
+    )
+    telemetry = TelemetryServer(_app(projector, events, store, name), bound)
+    await telemetry.start()
+    stop = _stop_signal(projector)
+    async with Supervisor(os.environ) as supervisor:
+        log.info("the projector is up", extra={"version": __version__, "name_": name, "room": ROOM})
+        on_up(settings)
+        running = asyncio.create_task(projector.run())
+        await asyncio.wait({running, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        supervisor.stopping()
+        await running
+    await telemetry.stop()
+    await events.close()
+    await store.close()
+    log.info("the projector is down")
+
+
+def _stop_signal(projector: Projector) -> asyncio.Event:
+    stopping = asyncio.Event()
+
+    def on_stop() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+        projector.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_stop)
+    return stopping
+
+
+def _app(projector: Projector, events: EventLog, store: ProjectionStore, name: str) -> Starlette:
+    registry = CollectorRegistry(auto_describe=False)
+    metrics = ProjectionMetrics(projector, store, registry)
+
+    async def livez(request: Request) -> Response:
+        return JSONResponse({"alive": True})
+
+    async def readyz(request: Request) -> Response:
+        reasons = [
+            reason
+            for what, probe in (
+                (f"log {events.name}", events.probe),
+                (f"projection {store.name}", store.probe),
+            )
+            if (reason := await _fault(what, probe))
+        ]
+        return JSONResponse({"ready": not reasons, "reasons": reasons, "name": name}, 503 if reasons else 200)
+
+    async def scrape(request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE)
+
+    async def version(request: Request) -> Response:
+        return JSONResponse({"version": __version__, "name": name})
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        watching = asyncio.create_task(metrics.watch())
+        yield
+        watching.cancel()
+
+    paths = {"/livez": livez, "/readyz": readyz, "/metrics": scrape, "/version": version}
+    return Starlette(routes=[Route(path, answer) for path, answer in paths.items()], lifespan=lifespan)
+
+
+async def _fault(what: str, probe: Callable[[], Awaitable[float]]) -> str:
+    """Why the probe did not succeed, or nothing."""
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            await probe()
+    except TimeoutError:
+        return f"{what} did not answer within {PROBE_SECONDS:g} s"
+    except StorageError as error:
+        return f"{what}: {error}"
+    return ""
+
+
+__all__ = ["boundary", "make_projector", "open_store", "run_projector"]

@@ -1,0 +1,19 @@
+"""TLS towards the servers behind the bus: verified against the profile's authority, or the system's."""
+
+from __future__ import annotations
+
+import ssl
+
+from arqonbus.config.stores import ClientTls
+
+
+def client_context(tls: ClientTls) -> ssl.SSLContext:
+    """What a connection is made with. Raises OSError for files that cannot be used."""
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if tls.cert_file is not None:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    return context
+
+
+__all__ = ["client_context"]

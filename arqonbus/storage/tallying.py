@@ -1,0 +1,85 @@
+"""What became of the records of a batch, told from what the store found. Pure, the same for every backend."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from arqonbus.storage.projection import Arrival, DeadLetter, Event, Projected, Tally
+
+Key = tuple[str, str, str]
+Rank = tuple[datetime, str]
+
+
+class Fresh(NamedTuple):
+    """A new event: whether the episode moved on in this batch, and where it stood before."""
+
+    applied: bool
+    prior: Rank | None
+
+
+def distinct(arrivals: Iterable[Arrival]) -> Sequence[Arrival]:
+    """The first arrival of each event. A store that was given one twice in a statement would refuse both."""
+    once: dict[Key, Arrival] = {}
+    for arrival in arrivals:
+        once.setdefault(arrival.event.key, arrival)
+    return list(once.values())
+
+
+def newest(arrivals: Iterable[Arrival]) -> Mapping[Key, Arrival]:
+    """The greatest event of each episode."""
+    found: dict[Key, Arrival] = {}
+    for arrival in arrivals:
+        held = found.get(arrival.event.subject)
+        if held is None or held.event.rank < arrival.event.rank:
+            found[arrival.event.subject] = arrival
+    return found
+
+
+def tally(
+    arrivals: Sequence[Arrival],
+    dead: Sequence[DeadLetter],
+    fresh: Mapping[Key, Fresh],
+    buried: Collection[str],
+) -> Projected:
+    """Count a batch as if its records had come one by one, in their order.
+
+    `fresh` are the events that the store did not know, `buried` the ids of dead letters that it did not
+    know. A dead letter that it knew, or one that stands in the batch twice, is a duplicate.
+    """
+    counts: dict[str, Counter[str]] = {}
+    stale: list[Event] = []
+    left = dict(fresh)
+    reached: dict[Key, Rank] = {}
+    for arrival in arrivals:
+        event = arrival.event
+        counter = counts.setdefault(event.tenant, Counter())
+        counter["arrived"] += 1
+        found = left.pop(event.key, None)
+        if found is None:
+            counter["duplicate"] += 1
+            continue
+        standing = max(filter(None, (found.prior, reached.get(event.subject))), default=None)
+        if not found.applied or (standing is not None and event.rank < standing):
+            counter["stale"] += 1
+            stale.append(event)
+        else:
+            counter["projected"] += 1
+            reached[event.subject] = event.rank
+    unburied = set(buried)
+    new: list[DeadLetter] = []
+    for letter in dead:
+        counter = counts.setdefault(letter.tenant, Counter())
+        counter["arrived"] += 1
+        if letter.id in unburied:
+            unburied.discard(letter.id)
+            counter["dead_lettered"] += 1
+            new.append(letter)
+        else:
+            counter["duplicate"] += 1
+    return Projected({tenant: Tally(**counter) for tenant, counter in counts.items()}, stale, new)
+
+
+__all__ = ["Fresh", "distinct", "newest", "tally"]

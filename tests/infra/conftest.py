@@ -1,0 +1,81 @@
+"""Three bare hosts for all tests here, and the deployment that is rolled out to them.
+
+What happens to a deployment happens in an order: that of the files, and within a file that of its tests. The
+end of the run shows the seconds of each step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docker import DockerClient
+
+from tests.e2e.conftest import engine
+from tests.infra.hosts import PLAY_SECONDS, Hosts
+from tests.infra.releases import Releases
+from tests.runbooks.runbook import RUNBOOKS, parse
+
+# What is refused is refused on bare hosts; what a host is, is looked at before it is changed again.
+FILES = ("test_refusals.py", "test_hosts.py", "test_rollout.py")
+_SECONDS = pytest.StashKey[dict[str, float]]()
+
+
+@pytest.fixture(scope="session")
+def hosts(
+    engine: DockerClient,
+    tmp_path_factory: pytest.TempPathFactory,
+    pytestconfig: pytest.Config,
+) -> Iterator[Hosts]:
+    """Three hosts on which nothing is installed yet."""
+    made = Hosts(engine, tmp_path_factory.mktemp("rollout"))
+    pytestconfig.stash[_SECONDS] = made.seconds
+    try:
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
+    """Where releases come from."""
+    return Releases(tmp_path_factory.mktemp("releases"))
+
+
+@pytest.fixture(scope="session")
+def deployment(hosts: Hosts) -> Hosts:
+    """The hosts, from nothing to verified, as the runbook says."""
+    runbook = parse((RUNBOOKS / "operations" / "first-rollout.md").read_text("utf-8"))
+    began = time.monotonic()
+    for command in runbook.commands:
+        said = command.run(hosts.clone, hosts.environ(), seconds=PLAY_SECONDS)
+        hosts.refuse_secrets(said)
+        what = next(line for line in reversed(command.script.splitlines()) if line)
+        hosts.seconds[f"runbook: {what[:40].strip()}"] = round(time.monotonic() - began, 1)
+        began = time.monotonic()
+    return hosts
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # pytest-randomly has shuffled them before.
+    here = Path(__file__).parent
+    ours = [index for index, item in enumerate(items) if item.path.parent == here]
+    in_order = sorted(
+        (items[index] for index in ours),
+        key=lambda item: (FILES.index(item.path.name), item.location[1] or 0),
+    )
+    for index, item in zip(ours, in_order, strict=True):
+        items[index] = item
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if seconds := config.stash.get(_SECONDS, None):
+        steps = "  ".join(f"{step} {taken:g}" for step, taken in seconds.items())
+        terminalreporter.write_line(f"seconds of the rollout:  {steps}")
+
+
+__all__ = ["deployment", "engine", "hosts", "releases"]

@@ -1,0 +1,76 @@
+"""A certificate authority for the time of a test, and certificates of servers on loopback addresses."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+
+class Authority:
+    """A certificate authority, and server certificates of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
+        self._write("ca.pem", self._sign(self._name, self._key.public_key(), authority=True))
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "ca.pem"
+
+    def server(self, name: str, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
+        """Certificate and key for a loopback address, valid for so many days (past, if negative)."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(subject, key.public_key(), address=address, days=days)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.directory / f"{name}.key").write_bytes(secret)
+        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
+
+    def _sign(
+        self, subject: x509.Name, public: Any, *, authority: bool = False, address: str = "", days: int = 30
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        begin = now - datetime.timedelta(days=60)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(now + datetime.timedelta(days=days))
+            .add_extension(x509.BasicConstraints(authority, None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
+        )
+        if authority:
+            usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+            builder = builder.add_extension(usage, critical=True)
+        if address:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+            builder = builder.add_extension(names, critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _write(self, name: str, certificate: x509.Certificate) -> Path:
+        path = self.directory / name
+        path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+
+__all__ = ["Authority"]
