@@ -44,6 +44,7 @@ PUBLIC = f"bus.{DOMAIN}"
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "AUDIT_CONTROL"]
 
 PLAY_SECONDS = 420
+_FAILURE = re.compile(r"^(?:fatal|failed):", re.MULTILINE)
 _RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s", re.MULTILINE)
 
 
@@ -226,7 +227,7 @@ class Hosts:
         self.seconds[step or verb] = seconds
         self.refuse_secrets(output)
         if (done.returncode != 0) is not fails:
-            raise PlayFailed(f"{verb} {' '.join(options)} ended with {done.returncode}\n{output[-12000:]}")
+            raise PlayFailed(f"{verb} {' '.join(options)} ended with {done.returncode}\n{why(output)}")
         return Played(done.returncode, output, changes(output), seconds)
 
     def environ(self) -> dict[str, str]:
@@ -305,6 +306,14 @@ class Hosts:
             + "".join(f"sed -i -E '{line}' \"$1\"\n" for line in lines)
         )
         editor.chmod(0o755)
+
+
+def why(output: str) -> str:
+    """The tasks of a playbook that failed, and what follows them; all of it where none says so."""
+    _, task, rest = output.partition("\nTASK ")
+    while task and not _FAILURE.search(rest.partition(task)[0]):
+        _, task, rest = rest.partition("\nTASK ")
+    return (rest or output)[:8000]
 
 
 def changes(output: str) -> dict[str, int]:
