@@ -14,8 +14,9 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -36,33 +37,33 @@ _RFC3339 = re.compile(
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')
 
 
-class _Fields(msgspec.Struct, forbid_unknown_fields=False):
-    """The JSON form of an envelope, read strictly: no type is converted into another."""
+class _Fields(msgspec.Struct, forbid_unknown_fields=False, omit_defaults=True):
+    """The JSON form of an envelope, in the order it is written. No type is converted into another."""
 
-    id: str = ""
     kind: str = ""
+    id: str = ""
     tenant: str = ""
     room: str = ""
     channel: str = ""
     sender: str = ""
     name: str = ""
+    epoch: str = ""
+    content_type: str = ""
+    reply_to: str = ""
+    recipient: str = ""
+    cause: str = ""
+    trace: str = ""
     time: str | None = None
     server_time: str | None = None
     sequence: int | str = 0
-    epoch: str = ""
-    content_type: str = ""
     payload: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     payload_b64: str | msgspec.UnsetType = msgspec.UNSET
     headers: dict[str, str] = {}
-    reply_to: str = ""
-    recipient: str = ""
     clock: dict[str, int | str] = {}
-    cause: str = ""
-    trace: str = ""
     signature: str = ""
-    status: dict[str, Any] | None = None
     durability: str = ""
     duplicate: bool = False
+    status: dict[str, Any] | None = None
 
 
 KNOWN_KEYS: Final = frozenset(field.name for field in msgspec.structs.fields(_Fields))
@@ -82,6 +83,9 @@ _PLAIN_TEXT: Final = (
 )
 _read_fields: Callable[[bytes], _Fields] = msgspec.json.Decoder(_Fields).decode
 _write: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+_read: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+_KINDS: Final[dict[int, str]] = {number: name if number else "" for name, number in pb.Kind.items()}
+_DURABILITIES: Final[dict[int, str]] = {number: name.lower() for name, number in pb.Durability.items()}
 
 
 class Line(NamedTuple):
@@ -284,43 +288,54 @@ def parse_time(field: str, text: str) -> int:
 
 def format_time(time_us: int) -> str:
     """RFC 3339 in UTC with six decimals."""
-    moment = _EPOCH + timedelta(microseconds=time_us)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment.year > 999 else moment.isoformat()
+    seconds, fraction = divmod(time_us, 1_000_000)
+    return f"{_format_second(seconds)}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _format_second(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def encode(envelope: Envelope) -> bytes:
     """The envelope as one line without its newline. Unset fields are left out."""
-    fields: dict[str, Any] = {}
-    if envelope.kind:
-        fields["kind"] = _enum_name(pb.Kind, envelope.kind)
-    for name in _PLAIN_TEXT:
-        value = getattr(envelope, name)
-        if value:
-            fields[name] = value
-    if envelope.time_us:
-        fields["time"] = format_time(envelope.time_us)
-    if envelope.server_time_us:
-        fields["server_time"] = format_time(envelope.server_time_us)
-    if envelope.sequence:
-        fields["sequence"] = safe_integer(envelope.sequence)
+    fields = _Fields(
+        _name_in(_KINDS, envelope.kind),
+        envelope.id,
+        envelope.tenant,
+        envelope.room,
+        envelope.channel,
+        envelope.sender,
+        envelope.name,
+        envelope.epoch,
+        envelope.content_type,
+        envelope.reply_to,
+        envelope.recipient,
+        envelope.cause,
+        envelope.trace,
+        format_time(time_us) if (time_us := envelope.time_us) else None,
+        format_time(time_us) if (time_us := envelope.server_time_us) else None,
+        safe_integer(envelope.sequence),
+    )
     _write_payload(envelope, fields)
     if envelope.headers:
-        fields["headers"] = dict(envelope.headers)
+        fields.headers = dict(envelope.headers)
     if envelope.clock:
-        fields["clock"] = {actor: safe_integer(counter) for actor, counter in envelope.clock.items()}
+        fields.clock = {actor: safe_integer(counter) for actor, counter in envelope.clock.items()}
     if envelope.signature:
-        fields["signature"] = base64.b64encode(envelope.signature).decode()
+        fields.signature = base64.b64encode(envelope.signature).decode()
     if envelope.durability:
-        fields["durability"] = _enum_name(pb.Durability, envelope.durability).lower()
+        fields.durability = _name_in(_DURABILITIES, envelope.durability)
     if envelope.duplicate:
-        fields["duplicate"] = True
+        fields.duplicate = True
     if envelope.HasField("status"):
-        fields["status"] = _status(envelope.status)
+        fields.status = _status(envelope.status)
     return _write(fields)
 
 
-def _enum_name(enum: Any, number: int) -> str:
-    return str(enum.Name(number)) if number in enum.values() else str(number)
+def _name_in(names: Mapping[int, str], number: int) -> str:
+    """What is unknown keeps its number; 0 is nothing."""
+    return names[number] if number in names else str(number)
 
 
 def safe_integer(value: int) -> int | str:
@@ -339,15 +354,15 @@ def _status(status: pb.Status) -> dict[str, Any]:
     return fields
 
 
-def _write_payload(envelope: Envelope, fields: dict[str, Any]) -> None:
+def _write_payload(envelope: Envelope, fields: _Fields) -> None:
     payload = envelope.payload
-    if is_json(envelope.content_type):
+    if is_json(fields.content_type):
         text = one_line_json(payload)
         if text is not None and (text == payload == payload.strip() or not envelope.signature):
-            fields["payload"] = msgspec.Raw(text)
+            fields.payload = msgspec.Raw(text)
             return
     if payload:
-        fields["payload_b64"] = base64.b64encode(payload).decode()
+        fields.payload_b64 = base64.b64encode(payload).decode()
 
 
 def one_line_json(payload: bytes) -> bytes | None:
@@ -359,13 +374,28 @@ def one_line_json(payload: bytes) -> bytes | None:
     """
     try:
         text = payload.decode()
-        if nesting_exceeds(text, MAX_DEPTH - 1):
-            return None
-        _read_digits(text)
+        if not _is_flat(text, payload):
+            if nesting_exceeds(text, MAX_DEPTH - 1):
+                return None
+            _read_digits(text)
         formatted: bytes = msgspec.json.format(payload, indent=-1)
     except (ValueError, msgspec.DecodeError, _RepeatedKey):
         return None
     return formatted if b"\n" in payload or b"\r" in payload else payload
+
+
+def _is_flat(text: str, payload: bytes) -> bool:
+    """Whether it is one object without another container in it and without a key twice: seen at a glance.
+
+    Every key is followed by a colon. Where there are no more colons than different keys, none stands twice.
+    """
+    if "[" in text or text.count("{") != 1:
+        return False
+    try:
+        members = _read(payload)
+    except msgspec.DecodeError:  # a number that no double holds, or no JSON: looked at closely
+        return False
+    return isinstance(members, dict) and len(members) == text.count(":")
 
 
 def frame_of(envelopes: Iterable[Envelope]) -> bytes:
