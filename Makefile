@@ -68,6 +68,10 @@ bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (abou
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.report
 
+.PHONY: faults
+faults: setup servers ## Break buses and engines under load for FAULTS_MINUTES (default 15), write benchmarks/FAULTS.md
+	$(BIN)/python -m tests.faults --minutes $${FAULTS_MINUTES:-15} $${FAULTS_SEED:+--seed $$FAULTS_SEED}
+
 .PHONY: fuzz
 fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.lock

@@ -1,7 +1,7 @@
 """A link that is made again, for ever, whenever it breaks.
 
-Tries its endpoints in turn with a growing, jittered pause. It repeats no command; it only
-offers the next link.
+Tries its endpoints in turn with a growing, jittered pause; or, where a finder knows, the one that is the
+primary now, and leaves one that is it no more. It repeats no command; it only offers the next link.
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ class Line:
         self._task: asyncio.Task[None] | None = None
 
     def __str__(self) -> str:
-        return ", ".join(map(str, self.endpoints))
+        finder = self._access.finder
+        return str(finder) if finder is not None else ", ".join(map(str, self.endpoints))
 
     def start(self) -> None:
         """Begin to connect, in the background."""
+        if self._access.finder is not None:
+            self._access.finder.add(self._on_primary)
         self._task = asyncio.create_task(self._run(), name=f"valkey line {self}")
 
     def usable(self) -> Link:
@@ -73,6 +76,8 @@ class Line:
         task, self._task = self._task, None
         if task is None:
             return
+        if self._access.finder is not None:
+            self._access.finder.remove(self._on_primary)
         link, self.link = self.link, None
         self.reason = "the log was closed"
         if link is not None:
@@ -84,9 +89,8 @@ class Line:
         pause = _FIRST_PAUSE
         turn = 0
         while True:
-            endpoint = self.endpoints[turn % len(self.endpoints)]
+            link = await self._try(self.endpoints[turn % len(self.endpoints)])
             turn += 1
-            link = await self._try(endpoint)
             if link is None:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
                 pause = min(pause * 2, _LONGEST_PAUSE)
@@ -107,6 +111,8 @@ class Line:
     async def _try(self, endpoint: Endpoint) -> Link | None:
         link = None
         try:
+            if self._access.finder is not None:
+                endpoint = await self._access.finder.primary()
             link = await Link.connect(endpoint, self._access, self._on_push)
             async with asyncio.timeout(self._access.connect_timeout):
                 await self._prepare(link)
@@ -121,6 +127,10 @@ class Line:
                 link.abort("the log was closed")
             raise
         return link
+
+    def _on_primary(self, primary: Endpoint) -> None:
+        if self.link is not None and self.link.endpoint != primary:
+            self.link.abort(f"the primary is {primary} now")
 
 
 __all__ = ["Line"]

@@ -11,7 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from ssl import SSLContext
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 
@@ -36,14 +36,27 @@ class Endpoint(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
+class Finder(Protocol):
+    """Knows where the primary is, how many replicas could follow it, and tells when it is another one."""
+
+    async def primary(self) -> Endpoint: ...
+
+    def replicas(self) -> int: ...
+
+    def add(self, listener: Callable[[Endpoint], None]) -> None: ...
+
+    def remove(self, listener: Callable[[Endpoint], None]) -> None: ...
+
+
 class Access(NamedTuple):
-    """How to get in, and how long to wait. Times are seconds."""
+    """How to get in, and how long to wait. Times are seconds. `finder`: asked where, before each attempt."""
 
     username: str = ""
     password: str = ""
     tls: SSLContext | None = None
     connect_timeout: float = 5.0
     reply_timeout: float = 10.0
+    finder: Finder | None = None
 
 
 class ReplyError(Exception):
@@ -185,6 +198,8 @@ class Link(asyncio.Protocol):
         if len(replies) == count:
             self._waiting.popleft()
             on_replies(replies)
+        if isinstance(reply, ReplyError) and reply.code == "READONLY":
+            self.abort("it is no primary any more")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the event loop: tell everyone who waits."""
@@ -212,4 +227,4 @@ class Link(asyncio.Protocol):
         self._beat = self._loop.call_later(_BEAT_SECONDS, self._on_beat)
 
 
-__all__ = ["Access", "Command", "Endpoint", "Link", "LinkLost", "NotSent", "OnPush", "ReplyError"]
+__all__ = ["Access", "Command", "Endpoint", "Finder", "Link", "LinkLost", "NotSent", "OnPush", "ReplyError"]

@@ -17,6 +17,7 @@ class ArqonBusProcess:
     """`arqonbus <command> --json` with overrides of the dev profile. Keeps them over a restart."""
 
     command: tuple[str, ...] = ()
+    prefix: tuple[str, ...] = ()  # before the command, such as what enters a network namespace
 
     def __init__(self, log: Path, *overrides: str) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ class ArqonBusProcess:
         environ["PYTHONPATH"] = str(REPOSITORY)
         with self.log.open("a") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "arqonbus", *self.command, "--json", *flags],
+                [*self.prefix, sys.executable, "-m", "arqonbus", *self.command, "--json", *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=environ,

@@ -1,0 +1,93 @@
+"""The long run: `make faults`, or `python -m tests.faults --minutes 15 --seed 7`.
+
+Rounds on every stack in turn until the time or the number of faults is reached. Ends with a table, and writes
+it as benchmarks/FAULTS.md. Exit codes: 0 the bus kept its word, 1 it did not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults.report import markdown, table
+from tests.faults.rounds import Outcome, Size, run_round
+from tests.faults.stacks import STACKS, Plan
+
+REPORT = Path(__file__).resolve().parents[2] / "benchmarks" / "FAULTS.md"
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
+    plan = Plan(mode=options.mode, durability=options.durability)
+    size = Size(faults=options.faults_per_round, window=options.window)
+    print(f"seed {seed}; the same again: python -m tests.faults --seed {seed}", flush=True)
+    began = time.monotonic()
+    outcomes: list[Outcome] = []
+    stuck: list[str] = []
+    while _goes_on(options, outcomes, stuck, began):
+        number = len(outcomes) + len(stuck)
+        name = options.stacks[number % len(options.stacks)]
+        try:
+            outcomes.append(_round(name, plan, seed + number, size, began))
+        except* (TimeoutError, RuntimeError) as errors:
+            stuck.append(f"{name}, seed {seed + number}: {errors.exceptions[0]}")
+            print(f"  STUCK {stuck[-1]}", flush=True)
+    print("\n".join(table(outcomes)))
+    command = "python -m tests.faults " + " ".join(
+        [*arguments, *([] if options.seed else [f"--seed {seed}"])]
+    )
+    text = markdown(outcomes, plan, command, seed, time.monotonic() - began, stuck)
+    options.report.write_text(text, "utf-8")
+    return 1 if stuck or any(outcome.findings for outcome in outcomes) else 0
+
+
+def _goes_on(options: argparse.Namespace, outcomes: list[Outcome], stuck: list[str], began: float) -> bool:
+    if options.rounds:
+        return len(outcomes) + len(stuck) < options.rounds
+    return time.monotonic() - began < options.minutes * 60
+
+
+def _round(name: str, plan: Plan, seed: int, size: Size, began: float) -> Outcome:
+    directory = Path(tempfile.mkdtemp(prefix="arqonbus-faults-"))
+
+    def say(text: str) -> None:
+        print(f"  {time.monotonic() - began:6.1f} s  {name}: {text}", flush=True)
+
+    say(f"round with seed {seed}")
+    outcome = asyncio.run(run_round(name, directory / "run", plan, seed, size, say))
+    say(f"{outcome.published['acked']} acked, {len(outcome.findings)} findings")
+    for finding in outcome.findings[:5]:
+        say(f"{finding.fault}, {finding.room}: {finding.sentence}")
+    if not outcome.findings:
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        say(f"what the servers said is kept in {directory}")
+    return outcome
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--seed", type=int, help="the same faults at the same places")
+    parser.add_argument("--minutes", type=float, default=15.0, help="how long to go on (default 15)")
+    parser.add_argument("--rounds", type=int, default=0, help="this many rounds instead of minutes")
+    parser.add_argument(
+        "--stacks", nargs="+", choices=STACKS, default=list(STACKS), help="which stacks, in turn"
+    )
+    parser.add_argument("--faults-per-round", type=int, default=14)
+    parser.add_argument("--window", type=int, default=64, help="publishes outstanding per producer")
+    parser.add_argument("--mode", choices=("strict", "degraded"), default="strict")
+    parser.add_argument("--durability", choices=("hot", "durable"), default="durable")
+    parser.add_argument("--report", type=Path, default=REPORT, help="file to write")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,36 @@
+"""Faults under load, briefly: every stack once, with the seed printed. The long run is `make faults`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.faults.network import why_not
+from tests.faults.rounds import Size, run_round
+from tests.faults.stacks import Plan
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(110)]
+
+SMALL = Size(faults=4, rooms=2, producers=2, consumers=4, window=8)
+
+
+@pytest.mark.parametrize("stack", ["sqlite", "valkey", "sentinel", "cluster"])
+async def test_faults_under_load(stack: str, tmp_path: Path) -> None:
+    """Whatever is killed, stopped, cut off or filled up: what was acked is there, once and in order."""
+    seed = int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
+    print(f"the same again: FAULTS_SEED={seed} pytest {__file__} -k {stack}")
+    outcome = await run_round(stack, tmp_path / "run", Plan(), seed, SMALL, print)
+    assert outcome.findings == []
+    assert outcome.published["acked"] > 100
+    assert len(outcome.struck) == SMALL.faults
+
+
+def test_hosts_can_be_made() -> None:
+    """As root, which CI is, network cuts are real: never left out in silence."""
+    reason = why_not()
+    if os.geteuid() != 0:
+        pytest.skip(reason)
+    assert reason == ""
