@@ -1,10 +1,12 @@
-"""`arqonbus history`: what a room holds, a window at a time."""
+"""`arqonbus history`: what a room holds, or all rooms that a pattern names."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from arqonbus.cli import message_view
 from arqonbus.cli.connect_options import add_connect_options, run_client
@@ -20,17 +22,23 @@ EPILOG = """examples:
   arqonbus history orders --limit 5 --oldest-first
   arqonbus history orders --from 2030-01-31T12:00:00Z --to 2030-01-31T13:00:00Z --all --json
   arqonbus history orders --strict-sequence --all
+  arqonbus history 'orders.*' --all --json > orders.ndjson
 
+A room may be a pattern: then each room of the tenant that it matches is read, in the order of their names.
 The window is half-open: from <= t < to. exit codes: 0 done, 1 refused, no bus, or a hole in the log with
 --strict-sequence, 2 wrong usage"""
 
+ROOMS_AT_ONCE = 1000
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("room", help="room to read")
+    parser.add_argument("room", help="room to read; * in it stands for any characters")
     parser.add_argument("--channel", default="", metavar="NAME", help="only this channel")
-    parser.add_argument("--from", dest="from_", metavar="TIME", help="RFC 3339 with a zone")
-    parser.add_argument("--to", metavar="TIME", help="RFC 3339 with a zone; itself not included")
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="messages; default: 20")
+    parser.add_argument("--from", dest="begin", type=_moment, metavar="TIME", help="RFC 3339 with a zone")
+    parser.add_argument(
+        "--to", dest="end", type=_moment, metavar="TIME", help="RFC 3339 with a zone; itself not included"
+    )
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="messages of a room; default: 20")
     parser.add_argument("--all", action="store_true", help="everything in the window, page after page")
     parser.add_argument("--oldest-first", action="store_true", help="default: newest first")
     parser.add_argument("--strict-sequence", action="store_true", help="oldest first, and fail at a hole")
@@ -41,38 +49,66 @@ def run(args: argparse.Namespace) -> int:
     return run_client(args, lambda client: _read(client, args))
 
 
+def _moment(text: str) -> datetime:
+    from arqonbus.protocol.errors import Invalid
+    from arqonbus.protocol.wire_json import parse_time
+
+    try:
+        parse_time("it", text)
+    except Invalid as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+    return datetime.fromisoformat(text)
+
+
 async def _read(client: Client, args: argparse.Namespace) -> int:
-    replay = args.oldest_first or args.strict_sequence
-    operation = "op.history.replay" if replay else "op.history.get"
-    arguments: dict[str, Any] = {"room": args.room, "channel": args.channel}
-    if args.from_:
-        arguments["from"] = args.from_
-    if args.to:
-        arguments["to"] = args.to
-    if args.strict_sequence:
-        arguments["strict_sequence"] = True
-    shown = 0
-    while True:
-        arguments["limit"] = 500 if args.all else max(1, min(1000, args.limit - shown))
-        page = await client.command(operation, arguments)
-        for fields in page["messages"]:
-            _print(fields, args)
-        shown += len(page["messages"])
-        cursor = page.get("cursor")
-        if cursor is None or (not args.all and shown >= args.limit):
-            break
-        arguments["cursor"] = cursor
+    shown = rooms = 0
+    more = False
+    async with aclosing(_rooms(client, args.room)) as named:
+        async for room in named:
+            count, cut = await _read_room(client, room, args)
+            shown += count
+            rooms += 1
+            more = more or cut
     if not args.json:
-        more = "" if cursor is None else "; there is more: --limit or --all"
-        print(styled(f"{shown} message{'' if shown == 1 else 's'}{more}", "dim"))
+        messages = f"{shown} message{'' if shown == 1 else 's'}"
+        where = f" in {rooms} room{'' if rooms == 1 else 's'}" if "*" in args.room else ""
+        print(styled(f"{messages}{where}{'; there is more: --limit or --all' if more else ''}", "dim"))
     return 0
 
 
-def _print(fields: dict[str, Any], args: argparse.Namespace) -> None:
-    from arqonbus.client import Message
-    from arqonbus.protocol import wire_json
+async def _read_room(client: Client, room: str, args: argparse.Namespace) -> tuple[int, bool]:
+    """How many messages were shown, and whether there are more."""
+    shown = 0
+    messages = client.history(
+        room,
+        channel=args.channel,
+        begin=args.begin,
+        end=args.end,
+        newest_first=not (args.oldest_first or args.strict_sequence),
+        strict_sequence=args.strict_sequence,
+        page=1000 if args.all else max(1, min(1000, args.limit + 1)),
+    )
+    async with aclosing(messages):
+        async for message in messages:
+            if shown == args.limit and not args.all:
+                return shown, True
+            shown += 1
+            print(message_view.as_json(message) if args.json else message_view.line(message))
+    return shown, False
 
-    text = json.dumps(fields)
-    envelope = wire_json.decode(text)[0].envelope
-    if envelope is not None:
-        print(wire_json.encode(envelope).decode() if args.json else message_view.line(Message(envelope)))
+
+async def _rooms(client: Client, pattern: str) -> AsyncGenerator[str, None]:
+    """The rooms that are meant. Names come a page at a time, however many there are."""
+    from arqonbus.config.globs import Glob
+
+    if "*" not in pattern:
+        yield pattern
+        return
+    glob = Glob(pattern)
+    after: str | None = ""
+    while after is not None:
+        page = await client.command("op.rooms.list", {"after": after, "limit": ROOMS_AT_ONCE}, again=True)
+        for room in page["rooms"]:
+            if glob.matches(room):
+                yield room
+        after = page.get("cursor")

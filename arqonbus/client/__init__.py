@@ -1,6 +1,7 @@
 """The asyncio SDK: one client that connects, publishes, subscribes, commands and comes back by itself."""
 
 from arqonbus.client.client import Client, Token
+from arqonbus.client.clock import Order, VectorClock, order
 from arqonbus.client.errors import (
     ClientError,
     Closed,
@@ -25,8 +26,11 @@ __all__ = [
     "Job",
     "Message",
     "MessagesLost",
+    "Order",
     "Position",
     "Rejected",
     "Subscription",
     "Token",
+    "VectorClock",
+    "order",
 ]

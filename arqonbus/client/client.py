@@ -14,23 +14,21 @@ import contextlib
 import inspect
 import json
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Literal
-
-import msgspec
 
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.errors import ClientError, Closed, ConnectionRefused, Disconnected, Rejected
 from arqonbus.client.group import Group
+from arqonbus.client.history import history
 from arqonbus.client.link import Link, TryAgain, WireName, open_link
-from arqonbus.client.message import Ack, Message, Payload, message_envelope
+from arqonbus.client.message import Ack, Message, Payload, command_envelope, error_of, message_envelope
 from arqonbus.client.subscription import OnLost, Subscription
 from arqonbus.protocol.clocks import Position
-from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, REPLY, SIGNAL, Envelope
-from arqonbus.protocol.errors import BusError, Code
-from arqonbus.protocol.ids import new_ulid
-from arqonbus.protocol.replies import now_us
+from arqonbus.protocol.envelope import MESSAGE, REPLY, SIGNAL, Envelope
+from arqonbus.protocol.errors import Code
 
 Token = str | Callable[[], str | Awaitable[str]]
 
@@ -154,10 +152,33 @@ class Client:
         `again`: ask again after a lost connection or a busy bus, which may run the operation twice.
         """
         result = await self._result(operation, arguments or {}, again=again)
-        return json.loads(result) if result else None
+        return json.loads(result.payload) if result.payload else None
 
-    async def _result(self, operation: str, arguments: Mapping[str, Any], *, again: bool) -> bytes:
-        return (await self._ask(_command(operation, arguments), again=again)).payload
+    async def _result(self, operation: str, arguments: Mapping[str, Any], *, again: bool) -> Envelope:
+        return await self._ask(command_envelope(operation, arguments), again=again)
+
+    def history(
+        self,
+        room: str,
+        *,
+        channel: str = "",
+        begin: datetime | None = None,
+        end: datetime | None = None,
+        newest_first: bool = False,
+        strict_sequence: bool = False,
+        page: int = 1000,
+    ) -> AsyncGenerator[Message, None]:
+        """What a room holds of begin <= t < end, page after page. Raises Rejected; see history."""
+        return history(
+            self._result,
+            room,
+            channel=channel,
+            begin=begin,
+            end=end,
+            newest_first=newest_first,
+            strict_sequence=strict_sequence,
+            page=page,
+        )
 
     async def subscribe(
         self,
@@ -228,7 +249,7 @@ class Client:
             status = reply.status
             if status.code == Code.OK:
                 return reply
-            error = _error_of(envelope, reply)
+            error = error_of(envelope, reply)
             wait = backoff.next(status.retry_after_ms / 1000)
             if not (again and status.retry_after_ms) or loop.time() + wait >= deadline:
                 raise Rejected(error)
@@ -262,7 +283,7 @@ class Client:
 
     def _join_envelope(self, subscription: Subscription) -> Envelope:
         """A join whose reply puts the subscription in place before anything behind it is read."""
-        envelope = _command("op.rooms.join", subscription.join_arguments())
+        envelope = command_envelope("op.rooms.join", subscription.join_arguments())
         self._joins[envelope.id] = subscription
         return envelope
 
@@ -371,7 +392,7 @@ class Client:
         envelope = self._join_envelope(subscription)
         reply = await self._exchange(envelope, asyncio.get_running_loop().time() + self._timeout)
         if reply.status.code != Code.OK:
-            raise Rejected(_error_of(envelope, reply))
+            raise Rejected(error_of(envelope, reply))
 
     async def _refresh_token(self) -> None:
         with contextlib.suppress(Disconnected, Rejected):
@@ -395,28 +416,6 @@ class Client:
             if not (isinstance(error, Closed) and error.code == 1000):
                 for subscription in self._subscriptions:
                     subscription.fail(error)
-
-
-def _command(operation: str, arguments: Mapping[str, Any]) -> Envelope:
-    return Envelope(
-        id=new_ulid(),
-        kind=COMMAND,
-        name=operation,
-        time_us=now_us(),
-        content_type=JSON_CONTENT,
-        payload=msgspec.json.encode(arguments),
-    )
-
-
-def _error_of(request: Envelope, reply: Envelope) -> BusError:
-    status = reply.status
-    known = status.code in Code.__members__.values()
-    return BusError(
-        Code(status.code) if known else Code.INTERNAL_ERROR,
-        status.message or f"the bus refused {request.name or 'the message'}",
-        retry_after_ms=status.retry_after_ms,
-        details=dict(status.details),
-    )
 
 
 __all__ = ["Client", "ConnectionRefused", "Token", "is_final"]

@@ -13,13 +13,13 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.errors import ClientError, Disconnected, Rejected
-from arqonbus.client.message import Message
+from arqonbus.client.message import Ask, Message
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.errors import Code
 
@@ -28,12 +28,6 @@ MAX_AT_ONCE = 500
 MOST_PER_CALL = 1000
 
 log = logging.getLogger(__name__)
-
-
-class Ask(Protocol):
-    """Runs an operation and gives its result as JSON."""
-
-    def __call__(self, operation: str, arguments: dict[str, Any], *, again: bool) -> Awaitable[bytes]: ...
 
 
 class _GivenJob(msgspec.Struct):
@@ -287,7 +281,7 @@ class Group:
         asked = {"consumer": self._consumer, "lease": self._lease, "wait": self._wait}
         limit = min(self._concurrency - len(self._held), MAX_AT_ONCE)
         answer = await self._ask("op.groups.read", {**self._place, **asked, "limit": limit}, again=False)
-        given = msgspec.json.decode(answer, type=_Given)
+        given = msgspec.json.decode(answer.payload, type=_Given)
         self.missed += int(given.missed)
         for one in given.jobs:
             [line] = wire_json.decode(bytes(one.message).decode())
@@ -321,7 +315,7 @@ class Group:
                 answer = await self._ask(
                     "op.groups.extend", {**self._place, **asked, "sequences": sequences}, again=False
                 )
-                extended = set(map(int, msgspec.json.decode(answer, type=_Extended).extended))
+                extended = set(map(int, msgspec.json.decode(answer.payload, type=_Extended).extended))
                 for job in some:
                     job.lost = job.message.sequence not in extended
 

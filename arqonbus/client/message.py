@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from arqonbus.protocol import arqonbus_pb2 as pb
-from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
+from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, Envelope
+from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 
 _encode = msgspec.json.Encoder().encode
 
 Payload = bytes | str | int | float | bool | None | list[Any] | dict[str, Any]
+
+
+class Ask(Protocol):
+    """Runs an operation and gives the successful reply. Raises Rejected, or Disconnected if none came."""
+
+    def __call__(self, operation: str, arguments: dict[str, Any], *, again: bool) -> Awaitable[Envelope]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +138,28 @@ def message_envelope(
     )
 
 
-__all__ = ["Ack", "Message", "Payload", "message_envelope"]
+def command_envelope(operation: str, arguments: Mapping[str, Any]) -> Envelope:
+    """A command with its arguments as JSON."""
+    return Envelope(
+        id=new_ulid(),
+        kind=COMMAND,
+        name=operation,
+        time_us=now_us(),
+        content_type=JSON_CONTENT,
+        payload=_encode(arguments),
+    )
+
+
+def error_of(request: Envelope, reply: Envelope) -> BusError:
+    """What a reply that is none of success says about its request."""
+    status = reply.status
+    known = status.code in Code.__members__.values()
+    return BusError(
+        Code(status.code) if known else Code.INTERNAL_ERROR,
+        status.message or f"the bus refused {request.name or 'the message'}",
+        retry_after_ms=status.retry_after_ms,
+        details=dict(status.details),
+    )
+
+
+__all__ = ["Ack", "Ask", "Message", "Payload", "command_envelope", "error_of", "message_envelope"]

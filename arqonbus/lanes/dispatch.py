@@ -14,7 +14,7 @@ import msgspec
 from arqonbus.bus.node import Later, Node, Reply
 from arqonbus.bus.peer import Peer
 from arqonbus.lanes import audit, auth, groups, history, node_status, projector, rooms
-from arqonbus.lanes.table import Answer, Caller, Command, Waiting, table
+from arqonbus.lanes.table import Answer, Caller, Command, Frame, Waiting, table
 from arqonbus.protocol import replies, wire_json
 from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
@@ -62,7 +62,10 @@ async def _settled(node: Node, envelope: Envelope, work: Coroutine[Any, Any, Any
             return Later(partial(_waited, node, envelope, result.result))
         if isinstance(result, Answer):
             result, then = result
-        answer = replies.reply(envelope.id, result)
+        if isinstance(result, Frame):
+            answer = replies.frame_reply(envelope.id, *result)
+        else:
+            answer = replies.reply(envelope.id, result)
     except BusError as error:
         code = error.code
         node.counters.rejected[code] += 1

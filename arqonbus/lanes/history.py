@@ -7,17 +7,17 @@ cursor; neither end of the window is ever dropped in silence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
 from arqonbus.bus.follow import unavailable
-from arqonbus.lanes.table import Caller, Command
+from arqonbus.lanes.table import Caller, Command, Frame
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.ids import is_ulid
-from arqonbus.protocol.wire_protobuf import stamped
+from arqonbus.protocol.wire_protobuf import stamped, stamped_frame
 from arqonbus.storage.ports import Entry, EventLog, Head, RoomKey, StorageError
 
 PAGE = 500
@@ -25,10 +25,14 @@ MAX_SCANNED = 20_000  # entries looked at for one page; a rare channel then goes
 MAX_PAGE_BYTES = 256 * 1024
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Form = Literal["json", "protobuf"]
 
 
 class GetArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
-    """Newest first. `from` and `to` are RFC 3339; `cursor` is the previous page's."""
+    """Newest first. `from` and `to` are RFC 3339; `cursor` is the previous page's.
+
+    `form`: of the messages, either JSON in the result, or a frame of envelopes, which costs a tenth.
+    """
 
     room: str
     channel: str = ""
@@ -36,6 +40,7 @@ class GetArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": 
     to: str | None = None
     limit: Limit = 50
     cursor: str | None = None
+    form: Form = "json"
 
 
 class ReplayArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
@@ -47,6 +52,7 @@ class ReplayArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_
     to: str | None = None
     limit: Limit = 100
     cursor: str | None = None
+    form: Form = "json"
     strict_sequence: bool = False
 
 
@@ -58,7 +64,7 @@ class _Window(NamedTuple):
     last: int
 
 
-async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any]:
+async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
     log = caller.node.log
     try:
@@ -86,10 +92,10 @@ async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any]:
                 break
     except StorageError as failure:
         raise unavailable(failure) from failure
-    return _result(arguments.room, window, found, before if before > window.first else None)
+    return _result(arguments, window, found, before if before > window.first else None)
 
 
-async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any]:
+async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
     log = caller.node.log
     try:
@@ -122,7 +128,7 @@ async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any]:
                     size += len(entry.data)
     except StorageError as failure:
         raise unavailable(failure) from failure
-    return _result(arguments.room, window, found, after if after < window.last else None)
+    return _result(arguments, window, found, after if after < window.last else None)
 
 
 def check_sequence(after: int, entries: Sequence[Entry]) -> None:
@@ -169,16 +175,20 @@ def _position(cursor: str | None, head: Head, default: int) -> int:
     return int(number)
 
 
-def _result(room: str, window: _Window, entries: Sequence[Entry], position: int | None) -> dict[str, Any]:
+def _result(
+    arguments: GetArguments | ReplayArguments, window: _Window, entries: Sequence[Entry], position: int | None
+) -> dict[str, Any] | Frame:
     epoch = window.head.epoch
+    facts = {"room": arguments.room, "epoch": epoch}
+    if position is not None:
+        facts["cursor"] = f"{epoch}:{position}"
+    if arguments.form == "protobuf":
+        return Frame(stamped_frame(epoch, entries), facts)
     messages = [
         msgspec.Raw(wire_json.encode(Envelope.FromString(stamped(e.data, epoch, e.time_us, e.sequence))))
         for e in entries
     ]
-    result: dict[str, Any] = {"room": room, "epoch": epoch, "messages": messages}
-    if position is not None:
-        result["cursor"] = f"{epoch}:{position}"
-    return result
+    return {**facts, "messages": messages}
 
 
 COMMANDS = (

@@ -35,6 +35,13 @@ class Answer(NamedTuple):
     then: Callable[[], None]
 
 
+class Frame(NamedTuple):
+    """A result that is envelopes, as they stand in a binary frame, with what is known about them."""
+
+    envelopes: bytes
+    facts: Mapping[str, str]
+
+
 class Waiting(NamedTuple):
     """A result that waits for something. The client's next commands are run meanwhile."""
 
@@ -64,4 +71,4 @@ def table(*families: Iterable[Command]) -> Mapping[str, Command]:
     return found
 
 
-__all__ = ["Answer", "Caller", "Command", "Handler", "NoArguments", "Waiting", "table"]
+__all__ = ["Answer", "Caller", "Command", "Frame", "Handler", "NoArguments", "Waiting", "table"]

@@ -31,6 +31,7 @@ MAX_HEADER_BYTES = 4096
 MAX_TIME_US = 253_402_300_800_000_000  # the first microsecond of the year 10000
 SIGNATURE_BYTES = 64
 JSON_CONTENT = "application/json"
+FRAME_CONTENT = "application/vnd.arqonbus.frame"  # envelopes as they stand in a binary frame
 
 _KNOWN_NUMBERS = frozenset(Envelope.DESCRIPTOR.fields_by_number)
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -158,6 +159,7 @@ def is_json(content_type: str) -> bool:
 
 __all__ = [
     "COMMAND",
+    "FRAME_CONTENT",
     "JSON_CONTENT",
     "MAX_HEADERS",
     "MAX_HEADER_BYTES",

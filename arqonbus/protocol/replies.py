@@ -14,7 +14,7 @@ import msgspec
 
 from arqonbus.protocol import arqonbus_pb2 as pb
 from arqonbus.protocol import wire_json
-from arqonbus.protocol.envelope import JSON_CONTENT, REPLY, SIGNAL, Envelope
+from arqonbus.protocol.envelope import FRAME_CONTENT, JSON_CONTENT, REPLY, SIGNAL, Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.wire_protobuf import length_prefix, log_stamp, sequence_field, varint
 
@@ -98,6 +98,19 @@ def reply(message_id: str, result: Any = None) -> Envelope:
     return envelope
 
 
+def frame_reply(message_id: str, envelopes: bytes, facts: Mapping[str, str]) -> Envelope:
+    """A successful REPLY whose payload is a frame of envelopes; its headers say what is known of them."""
+    return Envelope(
+        kind=REPLY,
+        reply_to=message_id,
+        server_time_us=now_us(),
+        status=pb.Status(code=Code.OK),
+        content_type=FRAME_CONTENT,
+        payload=envelopes,
+        headers=facts,
+    )
+
+
 def status_of(error: BusError) -> pb.Status:
     """The error as it stands in an envelope."""
     return pb.Status(
@@ -132,4 +145,14 @@ def signal(name: str, facts: Mapping[str, Any], room: str = "") -> Envelope:
     )
 
 
-__all__ = ["AckWriter", "error_signal", "now_text", "now_us", "refusal", "reply", "signal", "status_of"]
+__all__ = [
+    "AckWriter",
+    "error_signal",
+    "frame_reply",
+    "now_text",
+    "now_us",
+    "refusal",
+    "reply",
+    "signal",
+    "status_of",
+]

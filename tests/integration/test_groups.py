@@ -399,8 +399,8 @@ async def test_worker_keeps_its_lease(bus: Bus) -> None:
     """A job that takes longer than its lease is not handed to another worker meanwhile."""
     client, other = await bus.client(), await bus.client("other")
     await publish(client, 1)
-    async with client.group("orders", "billing", lease=0.3, wait=0.1) as group, await anext(group) as job:
-        assert (await asyncio.wait_for(read(other, "thief", wait=1.0), 5))["jobs"] == []
+    async with client.group("orders", "billing", lease=1.5, wait=0.1) as group, await anext(group) as job:
+        assert (await asyncio.wait_for(read(other, "thief", wait=3.0), 10))["jobs"] == []
         assert not job.lost
     assert await is_done(client)
 

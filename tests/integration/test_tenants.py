@@ -102,63 +102,6 @@ async def test_a_deleted_room_tells_its_members(bus: Bus) -> None:
     assert len(lost) == 1
 
 
-async def test_history_pages_in_both_directions(bus: Bus) -> None:
-    """get goes back from the newest, replay forward from the oldest; cursors lose and repeat nothing."""
-    client = await bus.client()
-    acks = [await client.publish("h", n, channel="even" if n % 2 == 0 else "odd") for n in range(25)]
-
-    async def pages(operation: str, **arguments: object) -> list[int]:
-        found: list[int] = []
-        while True:
-            page = await client.command(operation, {"room": "h", "limit": 4, **arguments})
-            assert page["epoch"] == acks[0].epoch
-            found += [message["payload"] for message in page["messages"]]
-            if "cursor" not in page:
-                return found
-            arguments["cursor"] = page["cursor"]
-
-    assert await pages("op.history.get") == list(range(24, -1, -1))
-    assert await pages("op.history.replay", strict_sequence=True) == list(range(25))
-    assert await pages("op.history.replay", channel="odd") == list(range(1, 25, 2))
-    assert await pages("op.history.get", channel="even") == list(range(24, -1, -2))
-
-
-async def test_history_windows_are_half_open(bus: Bus) -> None:
-    """from <= t < to, by the server's time."""
-    client = await bus.client()
-    times = []
-    for n in range(4):
-        await client.publish("w", n)
-        page = await client.command("op.history.get", {"room": "w", "limit": 1})
-        times.append(page["messages"][0]["server_time"])
-        await asyncio.sleep(0.002)
-    window = {"room": "w", "from": times[1], "to": times[3]}
-    found = await client.command("op.history.replay", window)
-    assert [m["payload"] for m in found["messages"]] == [1, 2]
-    found = await client.command("op.history.get", window)
-    assert [m["payload"] for m in found["messages"]] == [2, 1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        ({"cursor": "x"}, "VALIDATION_ERROR"),
-        ({"cursor": "01ARZ3NDEKTSV4RRFFQ69G5FAV:1"}, "POSITION_LOST"),
-        ({"from": "2026-01-31T12:00:00"}, "VALIDATION_ERROR"),
-        ({"limit": 0}, "VALIDATION_ERROR"),
-        ({"limit": True}, "VALIDATION_ERROR"),
-        ({"limit": "5"}, "VALIDATION_ERROR"),
-        ({"strict_sequence": "false"}, "VALIDATION_ERROR"),
-    ],
-    ids=str,
-)
-async def test_bad_arguments_of_a_replay(bus: Bus, arguments: dict, code: str) -> None:
-    """Each wrong argument is refused with its code."""
-    client = await bus.client()
-    await client.publish("h", 1)
-    assert await refused(client.command("op.history.replay", {"room": "h", **arguments})) == code
-
-
 async def test_joining_twice_and_in_two_ways(bus: Bus) -> None:
     """A second join of the same place is answered; the room and a channel of it at once is a conflict."""
     client = await bus.client()

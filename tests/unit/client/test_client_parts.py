@@ -6,12 +6,14 @@ import asyncio
 
 import pytest
 
-from arqonbus.client import ConnectionRefused, MessagesLost, Position
+from arqonbus.client import ConnectionRefused, MessagesLost, Order, Position, VectorClock, order
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.client import Client, is_final
 from arqonbus.client.message import Ack, Message, message_envelope
 from arqonbus.client.subscription import MAX_WAITING, Subscription
+from arqonbus.protocol.clocks import MAX_ENTRIES
 from arqonbus.protocol.envelope import Envelope, check
+from arqonbus.protocol.errors import Invalid
 
 
 @pytest.mark.parametrize(
@@ -135,3 +137,32 @@ def test_a_message_reads_its_payload_as_json() -> None:
     assert Message(Envelope(payload=b'{"a":1}')).json() == {"a": 1}
     with pytest.raises(ValueError, match="Expecting value"):
         Message(Envelope(payload=b"x")).json()
+
+
+def test_a_clock_tells_cause_from_coincidence() -> None:
+    """What an actor has seen comes before what it says; what neither has seen of the other is concurrent."""
+    alice, bob, carol = VectorClock("alice"), VectorClock("bob"), VectorClock("carol")
+    first = Message(message_envelope(1, room="r", clock=alice.tick()))
+    bob.observe(first)
+    answer = Message(message_envelope(2, room="r", clock=bob.tick(), cause=first.id))
+    aside = Message(message_envelope(3, room="r", clock=carol.tick()))
+    assert order(first, answer) is Order.BEFORE
+    assert order(answer, first) is Order.AFTER
+    assert order(aside, answer) is order(first, aside) is Order.CONCURRENT
+    assert order(first, first) is Order.EQUAL
+    assert dict(bob) == {"alice": 1, "bob": 1}
+    check(answer.envelope)
+
+
+def test_a_clock_goes_on_after_a_restart_and_is_bounded() -> None:
+    """It never counts back, and refuses what the bus would refuse."""
+    kept = VectorClock("alice", {"alice": 7, "bob": 2}).tick()
+    assert kept == {"alice": 8, "bob": 2}
+    clock = VectorClock("alice", kept)
+    clock.observe({"alice": 3})
+    assert clock["alice"] == 8
+    with pytest.raises(Invalid):
+        VectorClock("not a name")
+    with pytest.raises(Invalid):
+        clock.observe({f"actor-{n}": 1 for n in range(MAX_ENTRIES)})
+    assert dict(clock) == kept
