@@ -116,10 +116,19 @@ class Valkey(Section):
     tls: ClientTls = section(ClientTls, "TLS towards Valkey; also switched on by valkeys:// or rediss://.")
     cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
     sentinel: Sentinel = section(Sentinel, "Sentinels that know the primary; then url is not used.")
+    durable_replicas: Count | None = setting(
+        None,
+        "Replicas that flush a durable message before its ack; without one, all that sentinels could elect.",
+        example=1,
+    )
 
     @property
     def encrypted(self) -> bool:
         return self.tls.enabled or (self.url or "").startswith(("valkeys://", "rediss://"))
+
+    @property
+    def configured(self) -> bool:
+        return self.url is not None or bool(self.sentinel.nodes)
 
 
 class Pool(Section):
