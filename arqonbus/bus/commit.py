@@ -20,6 +20,7 @@ from arqonbus.protocol.errors import BusError, Code
 from arqonbus.storage.ports import (
     Appended,
     Batch,
+    Durability,
     Entry,
     EventLog,
     Item,
@@ -63,6 +64,7 @@ class Committer:
         hub: Receiver,
         *,
         retention: Callable[[RoomKey], Retention],
+        durability: Callable[[RoomKey], Durability],
         has_members: Callable[[RoomKey], bool],
         ready: Callable[[Peer], None],
         counters: Counters,
@@ -70,6 +72,7 @@ class Committer:
         self._log = log
         self._hub = hub
         self._retention = retention
+        self._durability = durability
         self._has_members = has_members
         self._ready = ready
         self._counters = counters
@@ -111,8 +114,20 @@ class Committer:
     def _flush(self) -> None:
         self._scheduled = False
         pending, self._pending = self._pending, {}
-        batches = [Batch(room, group.items, self._retention(room)) for room, group in pending.items()]
-        groups = list(pending.values())
+        retention, durability = self._retention, self._durability
+        # A call for each level: rooms that promise less do not wait for those that promise more.
+        levels: dict[Durability, tuple[list[Batch], list[_Pending]]] = {}
+        for room, group in pending.items():
+            level = durability(room)
+            call = levels.get(level)
+            if call is None:
+                call = levels[level] = ([], [])
+            call[0].append(Batch(room, group.items, retention(room), level))
+            call[1].append(group)
+        for batches, groups in levels.values():
+            self._store(batches, groups)
+
+    def _store(self, batches: list[Batch], groups: list[_Pending]) -> None:
         started = time.perf_counter()
         outcomes = self._log.append(batches)
         if isinstance(outcomes, Awaitable):

@@ -18,7 +18,7 @@ from arqonbus.bus.hub import Hub, Room
 from arqonbus.config.rooms import RoomPolicy
 from arqonbus.protocol.clocks import Position
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
+from arqonbus.storage.ports import Entry, EventLog, NotCapableError, RoomKey, StorageError
 
 REPAIR_DELAY = 0.01  # seconds; entries of two connections often swap, and then nothing is missing
 REPAIR_RETRY = 0.5
@@ -200,6 +200,8 @@ class Follower:
 
 def unavailable(failure: StorageError) -> BusError:
     """The refusal for an engine failure while reading."""
+    if isinstance(failure, NotCapableError):
+        return BusError(Code.CAPABILITY_UNAVAILABLE, str(failure))
     log.warning("the storage engine failed a read", extra={"reason": str(failure)})
     return BusError(
         Code.STORAGE_UNAVAILABLE, "the storage engine does not answer; try again", retry_after_ms=500

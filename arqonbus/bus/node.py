@@ -129,6 +129,7 @@ class Node:
             event_log,
             self.hub,
             retention=self.policies.retention,
+            durability=self.policies.durability,
             has_members=self.hub.rooms.__contains__,
             ready=self.ready,
             counters=self.counters,

@@ -73,7 +73,11 @@ class RoomRule(Section):
 
 @dataclass(frozen=True, slots=True)
 class RoomPolicy:
-    """What holds for one room. `history` False: nothing is kept. Bounds of 0 mean no bound."""
+    """What holds for one room. `history` False: nothing is kept. Bounds of 0 mean no bound.
+
+    `in_process`: a rule asks for durability memory, so the room is held by each bus process for itself. That
+    storage.durability is memory takes no room out of the engine: it is a promise, and an engine gives more.
+    """
 
     match: str
     history: bool
@@ -81,6 +85,7 @@ class RoomPolicy:
     max_age_us: int
     slow_consumer: SlowConsumer
     durability: Durability
+    in_process: bool
     grants: frozenset[Action]
     signature: bool
 
@@ -98,6 +103,7 @@ def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> Roo
         max_age_us=round(age * 1_000_000),
         slow_consumer=rule.slow_consumer,
         durability=rule.durability or storage.durability,
+        in_process=rule.durability == "memory",
         grants=frozenset(rule.grants),
         signature=rule.signature,
     )

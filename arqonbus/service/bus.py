@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -46,14 +46,12 @@ def refuse_unavailable(settings: Settings) -> None:
         "server.workers": settings.server.workers > 1,
         "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
         "storage.mode: degraded": settings.storage.mode == "degraded",
-        "datastores.valkey.sentinel": bool(settings.datastores.valkey.sentinel.nodes),
         "datastores.nats.url": settings.datastores.nats.url is not None,
         "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
         "auth.service_mtls": settings.auth.service_mtls,
         "policy.mode: enforce": settings.policy.mode == "enforce",
         "rooms[].schema": any(rule.schema_file is not None for rule in rooms),
         "rooms[].signature": any(rule.signature for rule in rooms),
-        "rooms[].durability": any(rule.durability is not None for rule in rooms),
     }
     found = [name for name, is_asked in asked.items() if is_asked]
     if found:
@@ -157,6 +155,8 @@ class Service:
     def reconfigure(self, settings: Settings) -> None:
         """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
         refuse_unavailable(settings)
+        if _levels(settings) != _levels(self.settings):
+            raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
         self.node.reconfigure(settings, Verifier(settings).verify)
         self.node.gates.update(_gates(settings))
         if self.projector is not None:
@@ -172,6 +172,12 @@ class Service:
         await self.node.close()
         await self._telemetry.stop()
         log.info("the bus is down", extra={"node": self.name})
+
+
+def _levels(settings: Settings) -> Sequence[tuple[str, str | None]]:
+    """Which rooms are kept where. A level moves rooms between engines and connections: that takes a start."""
+    rules = [(rule.match, rule.durability) for rule in settings.rooms]
+    return rules if any(level for _, level in rules) else []
 
 
 def _gates(settings: Settings) -> dict[str, Gate]:

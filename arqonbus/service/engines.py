@@ -7,6 +7,7 @@ import socket
 import zlib
 from pathlib import Path
 
+from arqonbus.bus.policies import Policies
 from arqonbus.config import Settings
 from arqonbus.continuum.events import ROOM as EPISODES
 from arqonbus.storage.client_tls import client_context
@@ -26,9 +27,20 @@ def node_name() -> str:
 
 
 def event_log(settings: Settings, node: str) -> EventLog:
-    """The engine that the profile names, not yet opened."""
+    """The engine that the profile names, with the rooms that it wants in memory beside it. Not yet opened."""
+    engine = _engine(settings, node)
+    if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
+        return engine
+    from arqonbus.storage.local_rooms import LocalRooms
+    from arqonbus.storage.memory import MemoryLog
+
+    memory = MemoryLog(dedup_seconds=settings.storage.dedup_window)
+    policies = Policies(settings)
+    return LocalRooms(engine, memory, lambda key: policies.of(key.room).in_process)
+
+
+def _engine(settings: Settings, node: str) -> EventLog:
     storage = settings.storage
-    durability = Durability[storage.durability.upper()]
     # Imported here: only the chosen engine's library is loaded.
     if storage.backend == "memory":
         from arqonbus.storage.memory import MemoryLog
@@ -39,24 +51,38 @@ def event_log(settings: Settings, node: str) -> EventLog:
 
         path = settings.sqlite_path
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return SqliteLog(path, max(durability, Durability.HOT), dedup_seconds=storage.dedup_window)
+        return SqliteLog(
+            path, max(_level(storage.durability), Durability.HOT), dedup_seconds=storage.dedup_window
+        )
     return _valkey_log(settings, node)
+
+
+def _level(name: str | None) -> Durability:
+    return Durability[name.upper()] if name else Durability.MEMORY
 
 
 def _valkey_log(settings: Settings, node: str) -> EventLog:
     from arqonbus.storage.valkey import ValkeyLog
+    from arqonbus.storage.valkey_sentinel import Sentinels
 
     storage, valkey = settings.storage, settings.datastores.valkey
-    if valkey.url is None:
-        raise ValueError("storage.backend is valkey and datastores.valkey.url is not set")
+    durability = max(_level(storage.durability), Durability.HOT)
+    rules = [rule for rule in settings.rooms if rule.durability is not None]
+    tls = client_context(valkey.tls) if valkey.encrypted else None
+    finder = Sentinels.of(valkey.sentinel, tls) if valkey.sentinel.nodes else None
+    if not valkey.configured:
+        raise ValueError("storage.backend is valkey and neither datastores.valkey.url nor sentinel is set")
     return ValkeyLog(
-        [valkey.url],
+        [f"valkey://{node}" for node in valkey.sentinel.nodes] if finder else [valkey.url or ""],
         node_id=node,
-        durability=max(Durability[storage.durability.upper()], Durability.HOT),
+        durability=durability,
+        mixed=any(_level(rule.durability) not in (durability, Durability.MEMORY) for rule in rules),
         cluster=valkey.cluster,
+        finder=finder,
+        durable_replicas=valkey.durable_replicas,
         username=valkey.user or "",
         password=valkey.password.get_secret_value() if valkey.password else "",
-        tls=client_context(valkey.tls) if valkey.encrypted else None,
+        tls=tls,
         dedup_seconds=storage.dedup_window,
         indexed_rooms=INDEXED_ROOMS,
     )

@@ -106,7 +106,7 @@ class MemoryLog:
         return outcomes
 
     def _append(self, room: _Room, batch: Batch, now: int) -> Appended:
-        _, items, (most, max_age_us) = batch
+        _, items, (most, max_age_us), _ = batch
         if now > room.time_us:
             room.time_us = now
         else:  # the clock was set back, and time within a room never is

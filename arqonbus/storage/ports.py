@@ -51,11 +51,12 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The messages of one room in one tick, in order."""
+    """The messages of one room in one tick, in order. `durability` is the level to reach; None: the log's."""
 
     room: RoomKey
     items: Sequence[Item]
     retention: Retention
+    durability: Durability | None = None
 
 
 class Appended(NamedTuple):
@@ -201,6 +202,10 @@ class StorageError(Exception):
         self.outcome_unknown = outcome_unknown
 
 
+class NotCapableError(StorageError):
+    """The store has no such capability, or has it for other rooms, or not now. Nothing was changed."""
+
+
 class NoSuchGroupError(StorageError):
     """The consumer group was never made, or was deleted."""
 
@@ -242,7 +247,7 @@ class EventLog(Protocol):
 
     @property
     def durability(self) -> Durability:
-        """The level that append reaches."""
+        """The level that append reaches where a batch names none."""
 
     @property
     def groups(self) -> ConsumerGroups | None:
@@ -403,6 +408,7 @@ __all__ = [
     "Listener",
     "Member",
     "NoSuchGroupError",
+    "NotCapableError",
     "Page",
     "PendingJob",
     "Retention",

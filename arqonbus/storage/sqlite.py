@@ -53,7 +53,8 @@ _TENANTS = "SELECT tenant FROM rooms WHERE room = ? AND tenant > ? ORDER BY tena
 class SqliteLog:
     """EventLog in the file `path`, made if it is missing (its directory is not).
 
-    HOT survives a kill of the process; DURABLE also flushes every commit to disk and survives a power cut.
+    HOT survives a kill of the process; DURABLE also flushes the commit to disk and survives a power cut. The
+    durability of the log is that of every commit; a batch that names DURABLE has its own commit flushed.
     """
 
     name = "sqlite"
@@ -118,7 +119,9 @@ class SqliteLog:
         """See EventLog.append. The order of calls is the order stored: the writer gets the work at once."""
         if self._writer is None:
             return _refused(len(batches), StorageError("The SQLite log is not open; nothing was written."))
-        return _outcomes(self._writer.submit(partial(self._rooms.append, batches)), len(batches))
+        flush = any(batch.durability is Durability.DURABLE for batch in batches)
+        work = partial(self._rooms.append, batches)
+        return _outcomes(self._writer.submit(work, flush=flush), len(batches))
 
     async def head(self, room: RoomKey) -> Head:
         """See EventLog.head."""

@@ -177,7 +177,7 @@ class Rooms:
             rows += fresh
             room.stored = room.stored or bool(fresh)
         marks = frozenset(duplicates) if duplicates else _NO_DUPLICATES
-        return Appended(room.epoch, now, sequences, marks, self._durability)
+        return Appended(room.epoch, now, sequences, marks, batch.durability or self._durability)
 
     def _trim(self, room: _Room, retention: Retention) -> None:
         most, max_age_us = retention

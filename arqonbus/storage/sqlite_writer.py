@@ -7,6 +7,7 @@ earlier than the promise. One thread, one connection; nothing else in this proce
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from arqonbus.storage.ports import StorageError
 
 _MOST_PER_COMMIT = 512  # calls; bounds the time that the first of them waits for the commit
+_FULL = 2  # of PRAGMA synchronous
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ T = TypeVar("T")
 class _Job(NamedTuple):
     work: Callable[[], Any]
     future: asyncio.Future[Any]
+    flush: bool
 
 
 class Writer:
@@ -41,11 +44,12 @@ class Writer:
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
+        self._flushes = connection.execute("PRAGMA synchronous").fetchone()[0] >= _FULL  # every commit
         self._thread = threading.Thread(target=self._run, name="arqonbus-sqlite-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result of the work once it is committed, or StorageError.
+    def submit(self, work: Callable[[], T], *, flush: bool = False) -> asyncio.Future[T]:
+        """The result of the work once it is committed, or StorageError. `flush`: and once it is on disk.
 
         Work that raises StorageError itself must have changed nothing: the others are committed all the same.
         """
@@ -53,7 +57,7 @@ class Writer:
         if self._closed:
             future.set_exception(StorageError(f"The {self._name} is closed; nothing was written."))
         else:
-            self._jobs.put(_Job(work, future))
+            self._jobs.put(_Job(work, future, flush))
         return future
 
     async def close(self) -> None:
@@ -79,8 +83,11 @@ class Writer:
 
     def _commit(self, group: list[_Job]) -> None:
         committing = False
+        flushing = not self._flushes and any(job.flush for job in group)
         answers: list[tuple[asyncio.Future[Any], Any]]
         try:
+            if flushing:  # of the write-ahead log: what was committed before is on disk then, too
+                self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("BEGIN IMMEDIATE")
             answers = [(job.future, _outcome(job)) for job in group]
             committing = True
@@ -88,6 +95,9 @@ class Writer:
         except Exception as error:  # noqa: BLE001 - the thread must live, and every caller must be told
             failure = self._roll_back(error, committing)
             answers = [(job.future, failure) for job in group]
+        if flushing:
+            with contextlib.suppress(sqlite3.Error):  # it may go on flushing; that harms no promise
+                self._connection.execute("PRAGMA synchronous = NORMAL")
         self._loop.call_soon_threadsafe(_answer, answers)
 
     def _roll_back(self, error: Exception, committing: bool) -> StorageError:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from arqonbus.storage.ports import (
 )
 from arqonbus.storage.valkey_appends import Appends, Outcome
 from arqonbus.storage.valkey_engine import Engine
+from arqonbus.storage.valkey_flushing import FlushLines
 from arqonbus.storage.valkey_frames import (
     WRITER_BYTES,
     BadFrameError,
@@ -41,7 +42,7 @@ from arqonbus.storage.valkey_frames import (
 )
 from arqonbus.storage.valkey_groups import ValkeyGroups
 from arqonbus.storage.valkey_keys import Slotted, node_channel, probe_key, room_keys, tenant_rooms
-from arqonbus.storage.valkey_link import Access, Command, Endpoint
+from arqonbus.storage.valkey_link import Access, Command, Endpoint, Finder
 from arqonbus.storage.valkey_live import Live
 from arqonbus.storage.valkey_presence import SharedPresence
 from arqonbus.storage.valkey_registry import Registry
@@ -67,7 +68,11 @@ def endpoint_of(url: str) -> Endpoint:
 class ValkeyLog:
     """EventLog in Valkey 8 or later. `urls` are the server, or the cluster's seeds; times are seconds.
 
-    DURABLE waits for the engine's append-only file to be flushed before it gives an outcome.
+    With a `finder`, it says where the primary is, and `urls` only name whom it asks. DURABLE waits for the
+    engine's append-only file to be flushed before it gives an outcome, and for those of `durable_replicas`
+    replicas, because a successor has only what it was sent; None: as many as the finder says, else none.
+    `mixed`: batches name levels of their own, so that those which wait for the disk get connections of their
+    own.
     """
 
     name = "valkey"
@@ -79,7 +84,10 @@ class ValkeyLog:
         *,
         node_id: str,
         durability: Durability = Durability.HOT,
+        mixed: bool = False,
         cluster: bool = False,
+        finder: Finder | None = None,
+        durable_replicas: int | None = None,
         username: str = "",
         password: str = "",
         tls: SSLContext | None = None,
@@ -108,10 +116,11 @@ class ValkeyLog:
         self._open = False
         self._engine = Engine(
             [endpoint_of(url) for url in urls],
-            Access(username, password, tls, connect_timeout, reply_timeout + flush_timeout),
+            Access(username, password, tls, connect_timeout, reply_timeout + flush_timeout, finder),
             cluster=cluster,
-            durable=durability is Durability.DURABLE,
+            durable=durability is Durability.DURABLE or mixed,
         )
+        self._flush_lines = FlushLines(self._engine) if mixed else None
         self._live = Live(self._engine, self._on_message, self._on_gap)
         self._presence = SharedPresence(
             self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
@@ -124,6 +133,8 @@ class ValkeyLog:
             durability,
             dedup_seconds=dedup_seconds,
             flush_timeout=flush_timeout,
+            replicas=_replicas(durable_replicas, finder),
+            flush_lines=self._flush_lines,
             on_sending=self._registry.announce,
             on_stored=self._registry.on_stored,
             on_unknown=self._on_unknown,
@@ -134,11 +145,12 @@ class ValkeyLog:
         self._listener = listener
         try:
             await self._engine.open()
+            if self._flush_lines is not None:
+                await self._flush_lines.open()
             self._live.open()
             await self._live.subscribe(self._node_channel)
         except BaseException:
-            await self._live.close()
-            await self._engine.close()
+            await self._close_lines()
             raise
         self._engine.on_change = self._on_change
         self._presence.open()
@@ -152,7 +164,12 @@ class ValkeyLog:
         await self._appends.close()
         await self._registry.settled()
         await self._presence.close()
+        await self._close_lines()
+
+    async def _close_lines(self) -> None:
         await self._live.close()
+        if self._flush_lines is not None:
+            await self._flush_lines.close()
         await self._engine.close()
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:
@@ -316,6 +333,8 @@ class ValkeyLog:
         self._unknown[room] = None
 
     def _on_change(self) -> None:
+        if self._flush_lines is not None:
+            self._flush_lines.recheck()
         self._live.recheck()
         self._registry.on_change()
         self._presence.renew_soon()
@@ -329,6 +348,12 @@ class ValkeyLog:
         followed = [room for room in readable if room_keys(room).live in self._followed]
         if followed and self._open:
             self._listener.on_resync(followed)
+
+
+def _replicas(wanted: int | None, finder: Finder | None) -> Callable[[], int]:
+    if wanted is not None:
+        return lambda: wanted
+    return finder.replicas if finder is not None else lambda: 0
 
 
 def _head(reply: Any) -> Head:

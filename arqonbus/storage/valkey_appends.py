@@ -14,6 +14,7 @@ from typing import Any
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import Appended, Batch, Durability, RoomKey, StorageError
 from arqonbus.storage.valkey_engine import Engine, is_redirect, storage_error
+from arqonbus.storage.valkey_flushing import FlushLines
 from arqonbus.storage.valkey_keys import RoomKeys, room_keys
 from arqonbus.storage.valkey_link import Command, Link, LinkLost
 
@@ -47,11 +48,14 @@ class _Call:
 class _Sent:
     """One batch on its way."""
 
-    __slots__ = ("batch", "call", "command", "index", "keys", "number")
+    __slots__ = ("batch", "call", "command", "durable", "index", "keys", "number")
 
-    def __init__(self, batch: Batch, keys: RoomKeys, number: int, call: _Call, index: int) -> None:
+    def __init__(
+        self, batch: Batch, keys: RoomKeys, number: int, call: _Call, index: int, *, durable: bool
+    ) -> None:
         self.batch = batch
         self.keys = keys
+        self.durable = durable
         self.number = number
         self.call = call
         self.index = index
@@ -80,6 +84,8 @@ class Appends:
         *,
         dedup_seconds: float,
         flush_timeout: float,
+        replicas: Callable[[], int] = lambda: 0,
+        flush_lines: FlushLines | None,
         on_sending: Callable[[RoomKey], None],
         on_stored: OnStored,
         on_unknown: Callable[[RoomKey], None],
@@ -88,9 +94,10 @@ class Appends:
         self._engine = engine
         self._writer = writer
         self._durability = durability
-        self._durable = durability is Durability.DURABLE
+        self._durable_links = flush_lines or engine
         self._window_us = int(dedup_seconds * 1_000_000)
-        self._flush: Command = ("WAITAOF", 1, 0, int(flush_timeout * 1000))
+        self._flush_ms = int(flush_timeout * 1000)
+        self._replicas = replicas
         self._on_sending = on_sending
         self._on_stored = on_stored
         self._on_unknown = on_unknown
@@ -109,17 +116,19 @@ class Appends:
             return call.future
         self._calls.add(call.future)
         call.future.add_done_callback(self._calls.discard)
-        by_link: dict[Link, list[_Sent]] = {}
+        hot: dict[Link, list[_Sent]] = {}
+        durable: dict[Link, list[_Sent]] = {}
         for index, batch in enumerate(batches):
             self._number += 1
+            flushed = (batch.durability or self._durability) is Durability.DURABLE
             try:
                 keys = room_keys(batch.room)
-                link = self._engine.link(keys.slot)
+                link = (self._durable_links if flushed else self._engine).link(keys.slot)
             except StorageError as error:
                 call.settle(index, error)
                 continue
             self._on_sending(batch.room)
-            sent = _Sent(batch, keys, self._number, call, index)
+            sent = _Sent(batch, keys, self._number, call, index, durable=flushed)
             sent.command = self._command(sent)
             if self._engine.cluster:
                 held = self._held.get(batch.room)
@@ -127,12 +136,11 @@ class Appends:
                     held.append(sent)
                     continue
                 self._in_flight[batch.room] = self._in_flight.get(batch.room, 0) + 1
-            by_link.setdefault(link, []).append(sent)
-        for link, sents in by_link.items():
-            if self._durable:
-                self._enqueue(link, sents)
-            else:
-                link.send([sent.command for sent in sents], _Settling(self, sents))
+            (durable if flushed else hot).setdefault(link, []).append(sent)
+        for link, sents in hot.items():
+            link.send([sent.command for sent in sents], _Settling(self, sents))
+        for link, sents in durable.items():
+            self._enqueue(link, sents)
         return call.future
 
     async def close(self) -> None:
@@ -141,7 +149,7 @@ class Appends:
             await asyncio.wait(self._calls)
 
     def _command(self, sent: _Sent) -> Command:
-        keys, (_, items, retention) = sent.keys, sent.batch
+        keys, (_, items, retention, _) = sent.keys, sent.batch
         parts: list[str | int | bytes] = [
             "FCALL", "arqonbus_append", 4, keys.log, keys.meta, keys.ids, keys.live,
             self._writer, sent.number, new_ulid(), retention.max_messages, retention.max_age_us,
@@ -159,6 +167,14 @@ class Appends:
             queue = self._queues[link] = _Queue()
         queue.waiting.extend(sents)
         self._pump(link, queue)
+
+    def _flush(self) -> Sequence[Command]:
+        """What ends a pipeline; the last reply tells. A replica that has flushed says so only when asked
+        again, or a second later; WAIT returns when there is something to ask for.
+        """
+        replicas = self._replicas()
+        flush: Command = ("WAITAOF", 1, replicas, self._flush_ms)
+        return [("WAIT", replicas, self._flush_ms), flush] if replicas else [flush]
 
     def _pump(self, link: Link, queue: _Queue) -> None:
         while queue.waiting and queue.in_flight < _DURABLE_IN_FLIGHT:
@@ -179,13 +195,13 @@ class Appends:
                 if not queue.waiting and not queue.in_flight:
                     self._queues.pop(link, None)
 
-            link.send([*(sent.command for sent in sents), self._flush], on_replies)
+            link.send([*(sent.command for sent in sents), *self._flush()], on_replies)
 
     # -- outcomes
 
     def settle(self, sents: Sequence[_Sent], replies: Sequence[Any]) -> None:
         """Give each batch its outcome; those that were redirected are sent again in order."""
-        flushed = self._flush_failure(replies[len(sents)]) if self._durable else None
+        flushed = self._flush_failure(replies[-1]) if sents[0].durable else None
         for sent, reply in zip(sents, replies, strict=False):
             room = sent.batch.room
             if self._engine.cluster:
@@ -215,20 +231,18 @@ class Appends:
         if flush_failure is not None:
             return flush_failure
         epoch, time_us, first, count, *known = reply
+        reached = Durability.DURABLE if sent.durable else Durability.HOT
         if not known:
-            return Appended(
-                epoch.decode(), time_us, range(first, first + count), _NO_DUPLICATES, self._durability
-            )
+            return Appended(epoch.decode(), time_us, range(first, first + count), _NO_DUPLICATES, reached)
         duplicates = dict(zip(known[::2], known[1::2], strict=True))
         fresh = iter(range(first, first + count))
         sequences = [
             duplicates[index] if index in duplicates else next(fresh)
             for index in range(len(sent.batch.items))
         ]
-        return Appended(epoch.decode(), time_us, sequences, frozenset(duplicates), self._durability)
+        return Appended(epoch.decode(), time_us, sequences, frozenset(duplicates), reached)
 
-    @staticmethod
-    def _flush_failure(reply: Any) -> StorageError | None:
+    def _flush_failure(self, reply: Any) -> StorageError | None:
         if isinstance(reply, LinkLost):
             return storage_error(reply)
         if isinstance(reply, Exception):
@@ -237,6 +251,13 @@ class Appends:
             return StorageError(
                 "Valkey has the append, but did not flush it to disk in time. Whether it survives a power "
                 "cut is not known. Publish again with the same id, and look at the engine's disk.",
+                outcome_unknown=True,
+            )
+        if reply[1] < self._replicas():
+            return StorageError(
+                f"Valkey has the append on disk, and so have {reply[1]} of {self._replicas()} replicas. "
+                "Whether it survives a failover is not known. Publish again with the same id, and look at "
+                "the replicas.",
                 outcome_unknown=True,
             )
         return None
@@ -261,12 +282,12 @@ class Appends:
         while held:
             held.sort(key=lambda sent: sent.number)
             sent = held.pop(0)
-            commands = [sent.command, self._flush] if self._durable else [sent.command]
+            commands = [sent.command, *self._flush()] if sent.durable else [sent.command]
             try:
                 replies = await self._engine.flight(sent.keys.slot, commands)
             except StorageError as error:
                 replies = [error, error]
-            failure = self._flush_failure(replies[1]) if self._durable and len(replies) > 1 else None
+            failure = self._flush_failure(replies[-1]) if sent.durable and len(replies) > 1 else None
             self._finish(sent, replies[0], failure)
         del self._held[room]
 

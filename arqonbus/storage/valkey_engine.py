@@ -215,7 +215,7 @@ class Engine:
         line = self._lines[endpoints[0]] = Line(
             endpoints,
             self.access,
-            prepare=self._prepare,
+            prepare=self.prepare,
             on_up=lambda _: self.on_change(),
             on_down=lambda _: self.suspect(),
         )
@@ -225,7 +225,8 @@ class Engine:
     def _only_line(self) -> Line:
         return next(iter(self._lines.values()))
 
-    async def _prepare(self, link: Link) -> None:
+    async def prepare(self, link: Link) -> None:
+        """Refuse a server that cannot serve; give it the function library. Raises as `Link.call`."""
         role = (await link.call("ROLE"))[0]
         if role != b"master":
             if self.cluster:

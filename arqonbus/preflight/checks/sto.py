@@ -27,6 +27,7 @@ _DEV_NAME = re.compile(r"(^|[.\-_])(dev|develop|development|test|testing|local|s
 _STAGING_NAME = re.compile(r"(^|[.\-_])(staging|stage|stg|uat)([.\-_0-9]|$)")
 _URL = "datastores.valkey.url"
 _LEVELS = ("memory", "hot", "durable")
+_EPISODES = "continuum.episode.v1"  # the projector's room; that floor is above this one
 
 
 @check(
@@ -391,3 +392,24 @@ def rooms_promise_no_less(context: Context) -> Outcome:
     place = context.resolved.location("rooms")
     remarks = [Remark(f'rooms "{rule.match}" promise {rule.durability} only', (), place) for rule in less]
     return verdict(remarks, expected=f"{declared} or more")
+
+
+@check(
+    "ARQ-STO-021",
+    "A room in memory is not expected elsewhere",
+    severity=WARN_IN_DEV,
+    why="Each node holds such a room for itself: nobody on another node hears it, nor does the projector.",
+    fix=("$EDITOR FILE   # rooms: {durability: hot}",),
+    reads=("rooms", "storage.backend"),
+)
+def memory_is_not_shared(context: Context) -> Outcome:
+    settings, place = context.settings, context.resolved.location("rooms")
+    shared = settings.storage.backend == "valkey"
+    remarks = [
+        Remark(f'rooms "{rule.match}" are in memory, and storage.backend valkey is shared', (), place)
+        for rule in settings.rooms
+        if shared and rule.durability == "memory"
+    ]
+    if not remarks and settings.room_policy(_EPISODES).in_process:
+        remarks = [Remark(f"{_EPISODES} is in memory, and is never projected", (), place)]
+    return verdict(remarks, expected="hot or durable, where others are to see a room")
