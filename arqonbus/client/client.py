@@ -382,11 +382,27 @@ class Client:
             for subscription in list(self._subscriptions):
                 try:
                     await self._join(subscription)
-                except Rejected as error:
-                    subscription.fail(error)
+                except Rejected as refusal:
+                    self._renew(self._join_later(subscription, refusal))
         except Disconnected:
             return  # the next connection resumes
         self._online.set()
+
+    async def _join_later(self, subscription: Subscription, refusal: Rejected) -> None:
+        """Ask again while the bus says that it is worth it, such as when its engine is away."""
+        link, backoff = self._link, Backoff()
+        with contextlib.suppress(Disconnected):
+            while refusal.error.retry_after_ms:
+                await asyncio.sleep(backoff.next(refusal.error.retry_after_ms / 1000))
+                if self._link is not link or subscription not in self._subscriptions:
+                    return  # the next connection resumes, or nobody listens any more
+                try:
+                    await self._join(subscription)
+                except Rejected as another:
+                    refusal = another
+                else:
+                    return
+            subscription.fail(refusal)
 
     async def _join(self, subscription: Subscription) -> None:
         envelope = self._join_envelope(subscription)

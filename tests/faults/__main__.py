@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     plan = Plan(mode=options.mode, durability=options.durability)
     size = Size(faults=options.faults_per_round, window=options.window)
-    print(f"seed {seed}; the same again: python -m tests.faults --seed {seed}", flush=True)
+    _say(f"seed {seed}; the same again: python -m tests.faults --seed {seed}")
     began = time.monotonic()
     outcomes: list[Outcome] = []
     stuck: list[str] = []
@@ -39,14 +39,19 @@ def main(arguments: Sequence[str]) -> int:
             outcomes.append(_round(name, plan, seed + number, size, began))
         except* (TimeoutError, RuntimeError) as errors:
             stuck.append(f"{name}, seed {seed + number}: {errors.exceptions[0]}")
-            print(f"  STUCK {stuck[-1]}", flush=True)
-    print("\n".join(table(outcomes)))
+            _say(f"  STUCK {stuck[-1]}")
+    _say("\n".join(table(outcomes)))
     command = "python -m tests.faults " + " ".join(
         [*arguments, *([] if options.seed else [f"--seed {seed}"])]
     )
     text = markdown(outcomes, plan, command, seed, time.monotonic() - began, stuck)
     options.report.write_text(text, "utf-8")
     return 1 if stuck or any(outcome.findings for outcome in outcomes) else 0
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def _goes_on(options: argparse.Namespace, outcomes: list[Outcome], stuck: list[str], began: float) -> bool:
@@ -59,7 +64,7 @@ def _round(name: str, plan: Plan, seed: int, size: Size, began: float) -> Outcom
     directory = Path(tempfile.mkdtemp(prefix="arqonbus-faults-"))
 
     def say(text: str) -> None:
-        print(f"  {time.monotonic() - began:6.1f} s  {name}: {text}", flush=True)
+        _say(f"  {time.monotonic() - began:6.1f} s  {name}: {text}")
 
     say(f"round with seed {seed}")
     outcome = asyncio.run(run_round(name, directory / "run", plan, seed, size, say))

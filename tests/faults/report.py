@@ -16,13 +16,13 @@ _COLUMNS = (*Fault,)
 _NOT_EXERCISED = """\
 ## What this does and does not show
 
-- Everything runs on one machine. kill -9 ends a process; the operating system keeps what it had written. A power
-  cut was not exercised: at `hot` with `appendfsync everysec` it can take up to a second of what was acked, at
-  `durable` it cannot, because the ack waited for the flush.
+- Everything runs on one machine. kill -9 ends a process; the operating system keeps what it had written. A
+  power cut was not exercised: at `hot` with `appendfsync everysec` it can take up to a second of what was
+  acked; at `durable` it cannot, because the ack waited for the flush. Disks that fill up are small tmpfs.
 - With sentinels, and here in the cluster, a durable ack also waits for the replicas that could take over. At
   `hot` it does not, and a failover can lose what was acked last.
-- `unavailable` is the longest time that one producer waited for its next ack, from the begin of the fault to the
-  begin of the next one. It holds the fault's own length, the restart of what was killed and the client's backoff.
+- `unavailable` is the longest time that one producer waited for its next ack, from the begin of the fault to
+  the begin of the next one: the fault's own length, the restart of what was killed, the client's backoff.
 - `refused` and `unknown` are publishes that the SDK gave up on after 60 s.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ SMALL = Size(faults=4, rooms=2, producers=2, consumers=4, window=8)
 async def test_faults_under_load(stack: str, tmp_path: Path) -> None:
     """Whatever is killed, stopped, cut off or filled up: what was acked is there, once and in order."""
     seed = int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
-    print(f"the same again: FAULTS_SEED={seed} pytest {__file__} -k {stack}")
-    outcome = await run_round(stack, tmp_path / "run", Plan(), seed, SMALL, print)
+    lines = [f"the same again: FAULTS_SEED={seed} pytest tests/faults -k {stack}"]
+    outcome = await run_round(stack, tmp_path / "run", Plan(), seed, SMALL, lines.append)
+    sys.stdout.write("\n".join(lines))  # pytest shows it when the test fails
     assert outcome.findings == []
     assert outcome.published["acked"] > 100
     assert len(outcome.struck) == SMALL.faults
