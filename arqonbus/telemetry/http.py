@@ -65,6 +65,7 @@ def app(node: Node, metrics: Metrics, online_checks: OnlineChecks | None = None)
             return judged[1]
 
     async def scrape(request: Request) -> Response:
+        metrics.ready = (await health.readiness()).ready
         return Response(metrics.scrape(), media_type=CONTENT_TYPE)
 
     async def version(request: Request) -> Response:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from arqonbus import __version__
-from arqonbus.bus.node import Node, State
+from arqonbus.bus.node import Node
 from arqonbus.telemetry.projection import ProjectionMetrics
 
 LAG_INTERVAL = 0.25
@@ -33,9 +33,6 @@ class _NodeCollector(Collector):
             "arqonbus_append_pending_bytes",
             "Bytes accepted from clients that the log has not answered for.",
             node.committer.pending_bytes,
-        )
-        yield _gauge(
-            "arqonbus_ready", "1 while the node takes connections, else 0.", int(node.state is State.READY)
         )
         yield _gauge("arqonbus_start_time_seconds", "Unix time of the start.", node.started_at)
         version = GaugeMetricFamily("arqonbus_build_info", "Always 1.", labels=["version", "node"])
@@ -93,9 +90,15 @@ class Metrics:
     ) -> None:
         """`projection` adds the metrics of the projector, where it runs in this process."""
         self._node = node
+        self.ready = False  # as /readyz says it; who scrapes asks first
         self._registry = CollectorRegistry(auto_describe=False)
         self._projection = projection(self._registry) if projection else None
         self._registry.register(_NodeCollector(node))
+        self._ready = Gauge(
+            "arqonbus_ready",
+            "1 while the node takes connections and its storage can be written and read, else 0.",
+            registry=self._registry,
+        )
         self._append = Histogram(
             "arqonbus_storage_append_seconds",
             "Time from handing a tick's messages to the log to its answer.",
@@ -111,6 +114,7 @@ class Metrics:
 
     def scrape(self) -> bytes:
         """The exposition text."""
+        self._ready.set(self.ready)
         samples, self._node.counters.append_seconds = self._node.counters.append_seconds, []
         for seconds in samples:
             self._append.observe(seconds)

@@ -15,6 +15,7 @@ from arqonbus.client import Client, ConnectionRefused
 from arqonbus.storage.ports import StorageError
 from arqonbus.telemetry.logs import JsonFormatter
 from tests.integration.conftest import Bus
+from tests.integration.waiting import until
 
 
 async def get(bus: Bus, path: str) -> httpx.Response:
@@ -105,3 +106,26 @@ async def test_logs_hold_no_token_and_no_payload(bus: Bus, caplog: pytest.LogCap
     ]
     assert any(json.loads(line)["message"] == "connection refused" for line in lines)
     assert not any("canary-payload" in line or token in line for line in lines)
+
+
+async def test_the_metric_says_what_readyz_says(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """arqonbus_ready is 0 as soon as the probe fails or the node drains, so that the alert can fire."""
+    assert (await metrics(bus))["arqonbus_ready", ()] == 1
+
+    async def broken() -> float:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("arqonbus.telemetry.health.KEEP_SECONDS", -1.0)
+    monkeypatch.setattr(bus.node.log, "probe", broken)
+    assert (await metrics(bus))["arqonbus_ready", ()] == 0
+    monkeypatch.undo()
+    await until(lambda: ready(bus))
+    await bus.client()
+    draining = asyncio.create_task(bus.node.drain())
+    await asyncio.sleep(0)
+    assert not await ready(bus)
+    await draining
+
+
+async def ready(bus: Bus) -> bool:
+    return (await metrics(bus))["arqonbus_ready", ()] == 1
