@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "backup": "Take a backup of what Postgres holds.",
     "restore": "Bring Postgres back to a backup.",
     "drill": "Restore a backup to a server of its own, and judge it.",
+    "recover": "Go back to the last checkpoint of a damaged SQLite log.",
     "migrate": "Bring the durable store to the schema of this version.",
 }
 

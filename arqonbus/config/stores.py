@@ -36,6 +36,11 @@ class Sqlite(Section):
         example="/var/lib/arqonbus/arqonbus.sqlite",
         reload="cold",
     )
+    checkpoint_every: Seconds = setting(
+        6 * 3600.0,
+        "Time between two copies of the file beside it, to go back to if it is damaged; 0: none.",
+        example="1h",
+    )
 
 
 class Storage(Section):

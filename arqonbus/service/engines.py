@@ -52,7 +52,10 @@ def _engine(settings: Settings, node: str) -> EventLog:
         path = settings.sqlite_path
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteLog(
-            path, max(_level(storage.durability), Durability.HOT), dedup_seconds=storage.dedup_window
+            path,
+            max(_level(storage.durability), Durability.HOT),
+            dedup_seconds=storage.dedup_window,
+            checkpoint_seconds=storage.sqlite.checkpoint_every,
         )
     return _valkey_log(settings, node)
 

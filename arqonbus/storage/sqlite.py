@@ -7,6 +7,7 @@ read-only connection; both see only committed state. Touches the file, its -wal,
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,12 +33,15 @@ from arqonbus.storage.ports import (
     RoomPage,
     StorageError,
 )
+from arqonbus.storage.sqlite_checkpoint import write_checkpoint
 from arqonbus.storage.sqlite_groups import SqliteGroups
 from arqonbus.storage.sqlite_rooms import Rooms
 from arqonbus.storage.sqlite_schema import FileLock, open_reader, open_writer
 from arqonbus.storage.sqlite_writer import Writer
 
 T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 _HEAD = "SELECT number, epoch, first, last FROM rooms WHERE tenant = ? AND room = ?"
 _ENTRY = (
@@ -68,7 +72,9 @@ class SqliteLog:
         dedup_seconds: float = 120.0,
         dedup_max: int = 100_000,
         clock_us: Callable[[], int] | None = None,
+        checkpoint_seconds: float = 0.0,
     ) -> None:
+        """`checkpoint_seconds`: time between two checkpoints, see sqlite_checkpoint; 0: none is taken."""
         if durability is Durability.MEMORY:
             raise ValueError("A file is never less than HOT; use MemoryLog for durability MEMORY.")
         self.durability = durability
@@ -77,6 +83,8 @@ class SqliteLog:
         self._clock_us = clock_us or (lambda: time.time_ns() // 1000)
         self.groups: ConsumerGroups | None = None
         self._presence = LocalPresence()
+        self._checkpoint_seconds = checkpoint_seconds
+        self._checkpoints: asyncio.Task[None] | None = None
         self._lock: FileLock | None = None
         self._writer: Writer | None = None
         self._reader: sqlite3.Connection | None = None
@@ -90,6 +98,16 @@ class SqliteLog:
             raise StorageError(f"The SQLite log {self._path} cannot be opened: {error}.") from error
         self._writer = Writer(self._connection, self._rooms.forget)
         self.groups = SqliteGroups(self._connection, self._writer, self._create_room, self._clock_us)
+        if self._checkpoint_seconds:
+            self._checkpoints = asyncio.create_task(self._keep_checkpoint_fresh())
+
+    async def _keep_checkpoint_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(self._checkpoint_seconds)
+            try:
+                await asyncio.to_thread(write_checkpoint, self._path)
+            except StorageError as error:
+                _log.error("no checkpoint was taken", extra={"reason": str(error)})
 
     def _open_file(self) -> None:
         self._lock = FileLock(self._path)
@@ -107,6 +125,8 @@ class SqliteLog:
         writer, self._writer = self._writer, None
         if writer is None:
             return
+        if self._checkpoints is not None:
+            self._checkpoints.cancel()
         await writer.close()
         assert self._read_thread is not None
         assert self._reader is not None

@@ -10,6 +10,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -190,11 +191,22 @@ def _statements(script: str) -> Iterator[str]:
             statement = ""
 
 
+def checkpoint_of(path: Path) -> Path:
+    """Where the last checkpoint of a log is."""
+    return path.with_name(f"{path.name}.checkpoint")
+
+
 def _damaged(path: Path, reason: str, layout: Layout) -> str:
-    return (
-        f"The {layout.name} {path} is damaged or no SQLite file ({reason}). Nothing was changed. "
-        "Restore it from a backup, or move it away to begin with an empty one."
-    )
+    way_back = "Restore it from a backup, or move it away to begin with an empty one."
+    copy = checkpoint_of(path)
+    if layout is LOG and copy.exists():
+        taken = datetime.fromtimestamp(copy.stat().st_mtime, UTC)
+        way_back = (
+            f"Its last checkpoint is of {taken:%Y-%m-%d %H:%M:%S} UTC: `arqonbus recover` goes back to that, "
+            "and keeps the damaged file."
+        )
+    found = " ".join(reason.split())
+    return f"The {layout.name} {path} is damaged or no SQLite file ({found}). Nothing was changed. {way_back}"
 
 
-__all__ = ["LOG", "FileLock", "Layout", "open_reader", "open_writer"]
+__all__ = ["LOG", "FileLock", "Layout", "checkpoint_of", "open_reader", "open_writer"]
