@@ -1,0 +1,113 @@
+"""How long 4 000 messages take from the log to the bytes of the answer, in process, per backend and form.
+
+python -m benchmarks.replay [--rounds 60]
+
+Each round asks op.history.replay for page after page with strict_sequence until the room is read; what a page
+costs on the socket is not in it. Prints p50 and p95 in milliseconds, and the CPU of a message.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from arqonbus.lanes import history
+from arqonbus.protocol import replies, wire_protobuf
+from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
+from arqonbus.protocol.ids import new_ulid
+from arqonbus.storage.memory import MemoryLog
+from arqonbus.storage.ports import Batch, EventLog, Item, Retention, RoomKey
+from arqonbus.storage.sqlite import SqliteLog
+
+MESSAGES = 4000
+ROOM = RoomKey("bench", "room")
+
+
+async def fill(log: EventLog) -> None:
+    stamp = wire_protobuf.sender_stamp("bench", "publisher")
+    for begin in range(0, MESSAGES, 100):
+        items = []
+        for number in range(begin, begin + 100):
+            payload = json.dumps({"n": number, "text": "x" * 200}).encode()
+            envelope = Envelope(
+                id=new_ulid(),
+                kind=MESSAGE,
+                room=ROOM.room,
+                time_us=replies.now_us(),
+                content_type=JSON_CONTENT,
+                payload=payload,
+            )
+            items.append(Item(envelope.id, "", envelope.SerializeToString() + stamp))
+        outcomes = log.append([Batch(ROOM, items, Retention(0, 0))])
+        if isinstance(outcomes, Awaitable):
+            await outcomes
+
+
+async def replay(log: EventLog, form: str) -> int:
+    """Read the room as a client does, up to the encoded replies; how many messages they held."""
+    session = SimpleNamespace(demand=lambda _action, _room: ROOM)
+    caller: Any = SimpleNamespace(node=SimpleNamespace(log=log), peer=SimpleNamespace(session=session))
+    cursor, read = None, 0
+    while True:
+        arguments = history.ReplayArguments(
+            ROOM.room, limit=1000, cursor=cursor, form=form, strict_sequence=True
+        )  # type: ignore[arg-type]
+        result = await history.replay(caller, arguments)
+        if isinstance(result, history.Frame):
+            reply = replies.frame_reply("0", *result)
+            read += len(wire_protobuf.decode(result.envelopes))
+            cursor = result.facts.get("cursor")
+        else:
+            reply = replies.reply("0", result)
+            read += len(result["messages"])
+            cursor = result.get("cursor")
+        reply.SerializeToString()
+        if cursor is None:
+            return read
+
+
+async def measure(log: EventLog, form: str, rounds: int) -> None:
+    await fill(log)
+    seconds = []
+    cpu = time.process_time()
+    for _ in range(rounds):
+        began = time.perf_counter()
+        assert await replay(log, form) == MESSAGES
+        seconds.append(time.perf_counter() - began)
+    cpu = time.process_time() - cpu
+    seconds.sort()
+    print(
+        f"{log.name:8} {form:9} p50 {seconds[len(seconds) // 2] * 1e3:7.1f} ms   "
+        f"p95 {seconds[len(seconds) * 95 // 100] * 1e3:7.1f} ms   {cpu / rounds / MESSAGES * 1e6:5.2f} µs CPU a message"
+    )
+
+
+async def run(rounds: int) -> None:
+    for form in ("protobuf", "json"):
+        for backend in ("memory", "sqlite"):
+            with tempfile.TemporaryDirectory() as directory:
+                log: Any = MemoryLog() if backend == "memory" else SqliteLog(Path(directory) / "log.sqlite")
+                await log.open(None)
+                await measure(log, form, rounds)
+                await log.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=60)
+    asyncio.run(run(parser.parse_args().rounds))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
