@@ -4,7 +4,7 @@
  * then, and another text to wait for. Publishers have a template of one message with places to patch.
  * Deliveries are found by a magic word in the stream, behind which stands the intended send time, so that the
  * same code loads any bus. Closed loop: a window of messages per publisher, driven by one member of its
- * room. Open loop: a rate.
+ * room, or by the publisher's own acks where these repeat the record. Open loop: a rate.
  *
  * usage: generator HOST PORT SCENARIO   (the scenario is written by scenario.py; loopback only)
  */
@@ -22,10 +22,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MAGIC "ArqBench"
+#define MAGIC "0ARQBNCH" /* with the stamp and two characters between them it can be the id of a message */
 #define MAGIC_LEN 8
 #define STAMP_LEN 16 /* hexadecimal nanoseconds */
-#define RECORD (MAGIC_LEN + STAMP_LEN)
+#define GAP_LEN 2    /* whose it is */
+#define RECORD (MAGIC_LEN + GAP_LEN + STAMP_LEN)
 #define BUCKETS (1 << 21) /* microseconds */
 #define READ_SIZE (1 << 18)
 
@@ -45,7 +46,7 @@ typedef struct {
     uint32_t carried;
     char *out;
     size_t out_size, out_at, out_room;
-    uint64_t to_send, counter;
+    uint64_t to_send, counter, stamped;
     double next_due;
     int writable_armed;
 } Connection;
@@ -108,9 +109,11 @@ static void put(Connection *c, Blob b) {
 }
 
 static void put_message(Connection *c, uint64_t intended) {
-    static const char hex[] = "0123456789abcdef", crockford[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    static const char hex[] = "0123456789ABCDEF", crockford[] = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     char *at = reserve(c, c->template.size);
     memcpy(at, c->template.data, c->template.size);
+    if (intended <= c->stamped) intended = c->stamped + 1; /* where it is the id, it is given once */
+    c->stamped = intended;
     for (int i = 0; i < STAMP_LEN; i++) at[c->stamp_at + i] = hex[intended >> (60 - 4 * i) & 15];
     if (c->id_at >= 0) {
         uint64_t id = ++c->counter;
@@ -133,7 +136,7 @@ static uint64_t unhex(const char *text) {
     uint64_t value = 0;
     for (int i = 0; i < STAMP_LEN; i++) {
         char d = text[i];
-        value = value << 4 | (uint64_t)(d <= '9' ? d - '0' : d - 'a' + 10);
+        value = value << 4 | (uint64_t)(d <= '9' ? d - '0' : d - 'A' + 10);
     }
     return value;
 }
@@ -146,7 +149,7 @@ static void take(Connection *c, char *data, size_t size) {
     while ((at = memmem(at, end - at, MAGIC, MAGIC_LEN)) && at + RECORD <= end) {
         found++;
         if (measuring) {
-            uint64_t us = (now - unhex(at + MAGIC_LEN)) / 1000;
+            uint64_t us = (now - unhex(at + MAGIC_LEN + GAP_LEN)) / 1000;
             latency[us < BUCKETS ? us : BUCKETS - 1]++;
         }
         at += RECORD;

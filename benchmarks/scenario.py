@@ -13,8 +13,9 @@ from arqonbus.protocol.envelope import COMMAND, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 
-MAGIC = b"ArqBench"
+MAGIC = b"0ARQBNCH"
 STAMP = b"0" * 16
+RECORD = MAGIC + b"00" + STAMP  # also a ULID
 BINARY, TEXT = 0x2, 0x1
 
 
@@ -178,29 +179,45 @@ def valkey() -> Speech:
     )
 
 
+def _blob(data: bytes) -> bytes:
+    return struct.pack("<I", len(data)) + data
+
+
+def _connection(script: Script, *, publisher: bool, driver: bool, room: int) -> bytes:
+    head = struct.pack("<III", publisher, driver, room)
+    return head + _blob(script.connect) + _blob(script.first) + _blob(script.init) + _blob(script.second)
+
+
+def write_acked(
+    path: Path, publishers: list[tuple[Script, bytes]], window: int, *, warm_up: float, seconds: float
+) -> None:
+    """The scenario of publishers that are driven by their own acks: each has a script and a message.
+
+    The message holds RECORD where the server's ack repeats it.
+    """
+    parts = [struct.pack("<IIIddd", len(publishers), len(publishers), window, 0.0, warm_up, seconds)]
+    for number, (script, template) in enumerate(publishers):
+        stamp_at = template.index(MAGIC) + len(RECORD) - len(STAMP)
+        parts.append(_connection(script, publisher=True, driver=True, room=number))
+        parts.append(_blob(template) + struct.pack("<ii", stamp_at, -1))
+    path.write_bytes(b"".join(parts))
+
+
 def write(path: Path, speech: Speech, shape: Shape, *, warm_up: float, seconds: float) -> None:
     """The scenario file of the generator."""
-
-    def blob(data: bytes) -> bytes:
-        return struct.pack("<I", len(data)) + data
-
-    def connection(script: Script, *, publisher: bool, driver: bool, room: int) -> bytes:
-        head = struct.pack("<III", publisher, driver, room)
-        return head + blob(script.connect) + blob(script.first) + blob(script.init) + blob(script.second)
-
-    payload = (MAGIC + STAMP).ljust(shape.size, b".")
+    payload = RECORD.ljust(shape.size, b".")
     parts: list[bytes] = []
     for room in range(shape.rooms):
         name = f"room-{room}"
         for member in range(shape.members):
-            parts.append(connection(speech.member(name), publisher=False, driver=member == 0, room=room))
+            parts.append(_connection(speech.member(name), publisher=False, driver=member == 0, room=room))
         if shape.window or shape.rate:
             template = speech.message(name, payload)
-            stamp_at = template.index(MAGIC) + len(MAGIC)
+            stamp_at = template.index(MAGIC) + len(RECORD) - len(STAMP)
             own_id = template.find(b"\x0a\x1a", 0, 32)  # field 1 of an envelope: a ULID of 26 bytes
             parts.append(
-                connection(speech.publisher(name), publisher=True, driver=False, room=room)
-                + blob(template)
+                _connection(speech.publisher(name), publisher=True, driver=False, room=room)
+                + _blob(template)
                 + struct.pack("<ii", stamp_at, own_id + 2 if own_id >= 0 else -1)
             )
     head = struct.pack("<IIIddd", len(parts), shape.rooms, shape.window, shape.rate, warm_up, seconds)
@@ -208,6 +225,7 @@ def write(path: Path, speech: Speech, shape: Shape, *, warm_up: float, seconds: 
 
 
 __all__ = [
+    "RECORD",
     "Shape",
     "Speech",
     "arqonbus",
@@ -217,4 +235,5 @@ __all__ = [
     "socketio",
     "valkey",
     "write",
+    "write_acked",
 ]
