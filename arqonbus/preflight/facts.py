@@ -197,10 +197,23 @@ class SlotRange:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SentinelAnswers:
+    """What one sentinel said of our primary: where it is, its flags, and why it could not be replaced."""
+
+    where: str
+    failure: Failure | None = None
+    primary: str = ""
+    replicas: int = 0
+    flags: str = "master"
+    quorum_problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValkeyAnswers:
     """What Valkey said. None: it was not asked, or its user may not ask.
 
-    `ranges` is the map of a cluster, and `nodes` what its other primaries said.
+    `ranges` is the map of a cluster, and `nodes` what its other primaries said. `sentinels` are those of the
+    profile; then the rest is the word of the primary that they name.
     """
 
     where: str
@@ -213,6 +226,7 @@ class ValkeyAnswers:
     cluster: bool = False
     ranges: tuple[SlotRange, ...] = ()
     nodes: tuple[ValkeyAnswers, ...] = ()
+    sentinels: tuple[SentinelAnswers, ...] = ()
     library: int | None = None
     aof: bool | None = None
     settings: Mapping[str, str] | None = None

@@ -19,7 +19,8 @@ from arqonbus.storage.valkey_link import Access, Endpoint, Link, LinkLost, Reply
 
 _OTHERS_SECONDS = 0.2  # how long the first answer waits for those of the other sentinels
 _ASK_SECONDS = 1.0
-_EVENTS = ("+switch-master", "+sdown", "-sdown", "+slave")
+_EVENTS = ("+switch-master", "+sdown", "-sdown", "+slave", "+try-failover", "+failover-end")
+_UNREACHABLE = 1_000_000  # more replicas than there are: nothing is durable while a failover is under way
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class _Said(NamedTuple):
     """What a sentinel answered; a greater `config_epoch` is a later election."""
 
     config_epoch: int
-    replicas: int  # that it could make the primary
+    replicas: int  # that have to hold what shall outlive the primary
     primary: Endpoint
 
 
@@ -47,18 +48,18 @@ class Sentinels:
     @classmethod
     def of(cls, settings: Sentinel, tls: SSLContext | None) -> Sentinels:
         """As a profile describes them; `tls` is that of Valkey."""
-        nodes = [node.rpartition(":") for node in settings.nodes]
         password = settings.password.get_secret_value() if settings.password else ""
-        endpoints = [Endpoint(host.strip("[]"), int(port)) for host, _, port in nodes]
-        return cls(settings.service or "", endpoints, Access(password=password, tls=tls))
+        nodes = [endpoint_of_node(node) for node in settings.nodes]
+        return cls(settings.service or "", nodes, Access(password=password, tls=tls))
 
     def __str__(self) -> str:
         return f"{self._service} of the sentinels {', '.join(map(str, self._nodes))}"
 
     def replicas(self) -> int:
-        """How many replicas could be the next primary: what is to survive that has to be on all of them.
+        """On how many replicas a write has to be before the next primary is sure to have it: all that are up.
 
-        At least one, because a primary without any may be one that was cut off.
+        Fewer would not do: the engine counts those that acknowledge and does not say which, and any of them
+        may be elected. At least one, because a primary without any may be one that was cut off.
         """
         newest = max((said.config_epoch for said in self._said.values()), default=0)
         return max((s.replicas for s in self._said.values() if s.config_epoch == newest), default=1) or 1
@@ -124,11 +125,11 @@ class Sentinels:
         primary, replicas = await link.pipeline(
             [("SENTINEL", "MASTER", self._service), ("SENTINEL", "REPLICAS", self._service)]
         )
-        electable = [replica for replica in map(_facts, replicas) if _is_electable(replica)]
-        facts = _facts(primary)
-        return _Said(
-            int(facts[b"config-epoch"]), len(electable), Endpoint(facts[b"ip"].decode(), int(facts[b"port"]))
-        )
+        facts = facts_of(primary)
+        endpoint = Endpoint(facts[b"ip"].decode(), int(facts[b"port"]))
+        up = sum(_is_up(facts_of(replica)) for replica in replicas)
+        changing = b"failover_in_progress" in facts[b"flags"].split(b",")
+        return _Said(int(facts[b"config-epoch"]), _UNREACHABLE if changing else up, endpoint)
 
     async def _listen(self, node: Endpoint) -> None:
         """For ever: ask now and then, and at once when the sentinel says that something is different."""
@@ -157,15 +158,20 @@ class Sentinels:
             listener(newest.primary)
 
 
-def _facts(answer: Any) -> dict[bytes, bytes]:
+def endpoint_of_node(node: str) -> Endpoint:
+    """A sentinel as a profile writes it: host:port."""
+    host, _, port = node.rpartition(":")
+    return Endpoint(host.strip("[]"), int(port))
+
+
+def facts_of(answer: Any) -> dict[bytes, bytes]:
     """A map, which RESP2 gives as a flat list."""
     return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
 
 
-def _is_electable(replica: dict[bytes, bytes]) -> bool:
-    """Whether the sentinel could make it the primary, or has just done so."""
-    down = {b"s_down", b"o_down", b"disconnected"} & set(replica[b"flags"].split(b","))
-    return not down and replica[b"slave-priority"] != b"0" and replica[b"master-link-status"] == b"ok"
+def _is_up(replica: dict[bytes, bytes]) -> bool:
+    """Whether the sentinel hears from it. One that is still being filled counts: it acknowledges any time."""
+    return not {b"s_down", b"o_down", b"disconnected"} & set(replica[b"flags"].split(b","))
 
 
-__all__ = ["Sentinels"]
+__all__ = ["Sentinels", "endpoint_of_node", "facts_of"]

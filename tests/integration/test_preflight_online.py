@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -22,8 +23,9 @@ from arqonbus.storage import migrate
 from tests.servers.certificates import Authority
 from tests.servers.nats import running_nats
 from tests.servers.postgres import PostgresServer, running_postgres
-from tests.servers.processes import free_port
+from tests.servers.processes import free_port, wait_until
 from tests.servers.valkey import ValkeyServer, running_cluster, running_server
+from tests.servers.valkey_sentinel import SERVICE, Sentinel, running_watched
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("preflight")]
 
@@ -450,3 +452,62 @@ async def test_dead_servers_cost_one_deadline_together() -> None:
     assert [result.check.id for result in report.failures] == ["ARQ-VAL-001", "ARQ-PGS-001", "ARQ-NAT-001"]
     others = [r for r in report.results if not r.check.id.endswith("-001")]
     assert all("ARQ-" in result.outcome.because for result in others)
+
+
+def watched_by(nodes: list[str], service: str = SERVICE, password: str = "") -> Resolved:
+    return resolved(
+        f"datastores.valkey.sentinel.service={service}",
+        f"datastores.valkey.sentinel.nodes={json.dumps(nodes)}",
+        *([f"datastores.valkey.sentinel.password={password}"] if password else []),
+    )
+
+
+def failed_checks(report: Report) -> dict[str, str]:
+    return {
+        result.check.id: "; ".join(seen.text for seen in result.seen)
+        for result in report.results
+        if result.outcome.status is Status.FAILED
+    }
+
+
+async def test_sentinels_are_asked(tmp_path: Path) -> None:
+    """The primary is asked through them; a dead one, a lost quorum and an unknown name are named."""
+    with running_watched(tmp_path) as watched:
+        said = await ask_valkey(watched_by(watched.nodes).settings.datastores.valkey, 5.0)
+        assert said.failure is None
+        assert said.where == f"Valkey at 127.0.0.1:{watched.servers[0].port}"
+        assert [(s.failure, s.quorum_problem, s.replicas) for s in said.sentinels] == [(None, "", 2)] * 3
+        report = await online_subset(watched_by(watched.nodes, "other"))
+        failed = failed_checks(report)
+        assert "watches no primary with the name other" in failed["ARQ-VAL-001"]
+        assert failed["ARQ-VAL-020"].count("watches no primary with the name other") == 3
+        for sentinel in watched.sentinels[1:]:
+            sentinel.kill()
+        alone = watched_by(watched.nodes[:1])
+        await asyncio.to_thread(
+            wait_until, watched.sentinels[0].knows_of_two_dead, "two sentinels to be seen dead"
+        )
+        assert "NOQUORUM" in failed_checks(await online_subset(alone))["ARQ-VAL-021"]
+        failed = failed_checks(await online_subset(watched_by(watched.nodes)))
+        assert failed["ARQ-VAL-020"].count("the sentinel at") == 2
+        assert "ARQ-VAL-001" not in failed
+
+
+async def test_password_of_the_sentinels(tmp_path: Path) -> None:
+    """No password and a wrong one are told apart, and neither is shown."""
+    with running_server(tmp_path / "valkey") as server:
+        sentinel = Sentinel(tmp_path / "sentinel", server, f"requirepass {PASSWORD}")
+        try:
+            sentinel.start()
+            nodes = [f"127.0.0.1:{sentinel.port}"]
+            for password, kind in (
+                ("", "no_password"),
+                ("not-the-password", "wrong_password"),
+                (PASSWORD, None),
+            ):
+                store = watched_by(nodes, password=password).settings.datastores.valkey
+                (said,) = (await ask_valkey(store, 3.0)).sentinels
+                assert (said.failure.kind if said.failure else None) == kind
+                assert "not-the-password" not in repr(said)
+        finally:
+            sentinel.kill()

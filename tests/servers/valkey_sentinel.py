@@ -42,6 +42,13 @@ class Sentinel(ValkeyServer):
 
         wait_until(answers, f"valkey-sentinel on port {self.port}")
 
+    def knows_of_two_dead(self) -> bool:
+        """Whether it sees two of the other sentinels dead."""
+        others = self.ask("SENTINEL", "SENTINELS", SERVICE)
+        assert isinstance(others, list)
+        flags = [dict(zip(other[::2], other[1::2], strict=True))[b"flags"] for other in others]
+        return sum(b"s_down" in flag for flag in flags) == 2
+
     def _settings(self) -> Sequence[str]:
         return (
             f"port {self.port}",

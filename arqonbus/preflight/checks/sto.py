@@ -80,9 +80,10 @@ def strict_has_an_engine(context: Context) -> Outcome:
     reads=("storage.backend", _URL, "datastores.valkey.sentinel"),
 )
 def engine_has_an_address(context: Context) -> Outcome:
-    missing = context.settings.storage.backend == "valkey" and context.settings.datastores.valkey.url is None
-    text = f"storage.backend is valkey and {_URL} is not set"
-    return verdict([Remark(text, ("storage.backend",))] if missing else [], expected="a URL")
+    valkey = context.settings.datastores.valkey
+    missing = context.settings.storage.backend == "valkey" and not valkey.configured
+    text = f"storage.backend is valkey and neither {_URL} nor sentinel is set"
+    return verdict([Remark(text, ("storage.backend",))] if missing else [], expected="a URL, or sentinels")
 
 
 @check(
@@ -116,8 +117,8 @@ def required_stores_are_configured(context: Context) -> Outcome:
         return skipped("the dual data stack is not required")
     key = ("storage.require_dual_data_stack",)
     remarks = []
-    if stores.valkey.url is None:
-        remarks.append(Remark(f"{_URL} is not set", key))
+    if not stores.valkey.configured:
+        remarks.append(Remark(f"neither {_URL} nor sentinel is set", key))
     if not stores.postgres.configured:
         remarks.append(Remark("neither datastores.postgres.url nor host is set", key))
     if storage.backend != "valkey":

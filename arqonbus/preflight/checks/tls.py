@@ -365,10 +365,9 @@ def authorities_may_sign(context: Context) -> Outcome:
 )
 def valkey_is_encrypted(context: Context) -> Outcome:
     valkey = context.settings.datastores.valkey
-    if valkey.url is None:
+    if not valkey.configured:
         return skipped("no Valkey is configured")
-    encrypted = valkey.encrypted
-    plain = not encrypted and not valkey.url.startswith("unix:")
+    plain = not valkey.encrypted and not (valkey.url or "").startswith("unix:")
     remarks = [Remark("Valkey is reached without TLS", ("datastores.valkey.url",))] if plain else []
     return verdict(remarks, expected="valkeys://, or datastores.valkey.tls.enabled")
 

@@ -37,7 +37,7 @@ def _answers(context: Context) -> ValkeyAnswers:
 
 def not_asked(context: Context) -> str:
     """Why there are no answers, or nothing."""
-    if context.settings.datastores.valkey.url is None:
+    if not context.settings.datastores.valkey.configured:
         return "no Valkey is configured"
     if context.facts is None or context.facts.valkey is None:
         return "Valkey was not asked"

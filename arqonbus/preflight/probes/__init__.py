@@ -24,7 +24,7 @@ async def ask(settings: Settings, seconds: float = DEADLINE) -> Answers:
 
 
 async def _valkey(settings: Settings, seconds: float) -> ValkeyAnswers | None:
-    if settings.datastores.valkey.url is None:
+    if not settings.datastores.valkey.configured:
         return None
     from arqonbus.preflight.probes.valkey import ask_valkey
 

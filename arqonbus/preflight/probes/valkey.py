@@ -7,6 +7,7 @@ import contextlib
 import secrets
 import ssl
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,8 +30,10 @@ from arqonbus.preflight.probes.reach import (
     unusable_files,
     wrong_protocol,
 )
+from arqonbus.preflight.probes.sentinel import ask_sentinels
 from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.valkey_keys import probe_key
+from arqonbus.storage.valkey_sentinel import endpoint_of_node
 
 _SECTION = "datastores.valkey"
 _INFO = ("maxmemory_policy", "used_memory", "maxmemory", "aof_enabled", "aof_last_write_status", "loading")
@@ -41,15 +44,32 @@ _SLOT_TRIES = 64
 async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
     """The answers of the server at the profile's URL, and of the other primaries of its cluster.
 
-    Never raises for what a server does.
+    With sentinels: of these, and of the primary that they name. Never raises for what a server does.
     """
+    deadline = asyncio.get_running_loop().time() + seconds
+    if store.sentinel.nodes:
+        return await _ask_watched(store, deadline)
     parts = urlsplit(store.url or "")
     seed = Server("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
-    deadline = asyncio.get_running_loop().time() + seconds
     said = await _ask(store, seed, deadline)
     others = [Server("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
     asked = await asyncio.gather(*(_ask(store, server, deadline) for server in others))
     return replace(said, nodes=tuple(asked))
+
+
+async def _ask_watched(store: Valkey, deadline: float) -> ValkeyAnswers:
+    """Half of the time is for the sentinels, so that a silent one does not keep us from the primary."""
+    now = asyncio.get_running_loop().time()
+    sentinels = tuple(await ask_sentinels(store, now + (deadline - now) / 2))
+    named = Counter(said.primary for said in sentinels if said.primary).most_common(1)
+    if not named:
+        failures = [said.failure for said in sentinels if said.failure is not None]
+        return ValkeyAnswers(
+            where=f"{store.sentinel.service} of the sentinels", failure=failures[0], sentinels=sentinels
+        )
+    host, port = endpoint_of_node(named[0][0])
+    said = await _ask(store, Server("Valkey", _SECTION, host, port), deadline)
+    return replace(said, sentinels=sentinels)
 
 
 async def _ask(store: Valkey, server: Server, deadline: float) -> ValkeyAnswers:

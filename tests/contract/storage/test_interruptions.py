@@ -23,6 +23,7 @@ from arqonbus.storage.ports import (
 )
 from arqonbus.storage.valkey_engine import LIBRARY_VERSION
 from arqonbus.storage.valkey_keys import room_keys
+from tests.servers.processes import wait_until
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server
 
 from .conftest import EVERYTHING, Bench, Ear, append, ids_in, items, outcomes, valkey_bench
@@ -337,3 +338,41 @@ async def test_restart_of_a_cluster_node(cluster: ValkeyCluster) -> None:
         await stored(log, room, "last")
     await heard(lambda: sum(entry.id == "last" for _, _, entry in ear.entries) == len(rooms), "all entries")
     await bench.close()
+
+
+async def test_promotion_in_a_cluster(tmp_path: Path) -> None:
+    """A primary of a cluster is killed under load: its replica has what was acked, and serves its rooms."""
+    with running_cluster(tmp_path / "cluster", replicas=1) as cluster:
+        bench = valkey_bench(
+            cluster.urls, cluster=True, durability=Durability.DURABLE, durable_replicas=1, flush_timeout=2.0
+        )
+        ear = Ear()
+        log, follower, room = await bench.log(), await bench.log(ear), bench.room()
+        await follower.follow(room)
+        acked: dict[str, int] = {}
+        done = asyncio.Event()
+
+        async def publish(worker: int) -> None:
+            number = 0
+            while not done.is_set():
+                id_ = f"{worker}-{number:05d}"
+                acked[id_] = (await stored(log, room, id_, 60.0)).sequences[0]
+                number += 1
+
+        publishing = [asyncio.create_task(publish(worker)) for worker in range(4)]
+        await heard(lambda: len(acked) > 50, "acks before the promotion")
+        old = cluster.owner(room_keys(room).slot)
+        old.kill()
+        await asyncio.to_thread(
+            wait_until, lambda: cluster.owner(room_keys(room).slot) is not old, "a promotion", 30.0
+        )
+        await asyncio.to_thread(old.start)
+        before = len(acked)
+        await heard(lambda: len(acked) > before + 50, "acks after the promotion", 60.0)
+        done.set()
+        await asyncio.gather(*publishing)
+        held = {entry.id: entry.sequence for entry in (await log.read(room, 0, 0, 100_000)).entries}
+        assert {id_: held.get(id_) for id_ in acked} == acked
+        await stored(log, room, "last", 60.0)
+        await heard(lambda: any(entry.id == "last" for _, _, entry in ear.entries), "the last entry", 60.0)
+        await bench.close()

@@ -25,9 +25,9 @@ def _good(root: Path, kind: str) -> Report:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
-    """Reports of deployments in which nothing is wrong; one with a cluster, a projector, a waiver."""
+    """Reports of deployments in which nothing is wrong; one with a cluster, sentinels, a projector, a waiver."""
     reports = [Deployment(tmp_path_factory.mktemp(kind), kind).report() for kind in ("prod", "keys", "dev")]
-    for kind, number in (("cluster", 1064), ("projector", 1065)):
+    for kind, number in (("cluster", 1064), ("projector", 1065), ("sentinel", 1069)):
         reports.append(Deployment(tmp_path_factory.mktemp(kind)).put_in(BY_ID[number]).report())
     return [*reports, Deployment(tmp_path_factory.mktemp("waived")).put_in(BY_ID[858]).report()]
 
@@ -47,7 +47,7 @@ def test_every_check_passes_somewhere_and_fails_somewhere(id: str, good: list[Re
 
 def test_nothing_is_wrong_where_nothing_is_wrong(good: list[Report]) -> None:
     """Good deployments have no failed check, no warning, and no waiver that is not needed."""
-    assert [failed_ids(report) for report in good] == [*[set()] * 5, {"ARQ-PRO-001"}]
+    assert [failed_ids(report) for report in good] == [*[set()] * 6, {"ARQ-PRO-001"}]
     assert all(not report.failures and not report.warnings for report in good)
 
 
