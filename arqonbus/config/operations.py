@@ -1,4 +1,4 @@
-"""Settings of what runs beside the bus: content policy, projector, backups, preflight, features."""
+"""Settings of what runs beside the bus: projector, backups, preflight, features."""
 
 from __future__ import annotations
 
@@ -7,30 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from arqonbus.config.field import Section, setting
-from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
-
-
-class Policy(Section):
-    """What a payload may hold. It is judged before a message is published, never after."""
-
-    mode: Literal["off", "enforce"] = setting(
-        "off", "Whether payloads are inspected.", example="enforce", reload="hot"
-    )
-    blocked_keys: tuple[Text, ...] = setting(
-        ("raw_content", "episode_body", "embedding_vector", "full_state_dump"),
-        "Keys that a payload must not hold at any depth.",
-        example=["raw_content"],
-        reload="hot",
-    )
-    redacted_keys: tuple[Text, ...] = setting(
-        (),
-        "Keys whose values are replaced before a message is published.",
-        example=["password"],
-        reload="hot",
-    )
-    max_value_bytes: Size = setting(
-        65_536, "Largest single value in a payload; 0: no bound.", example="64KiB", reload="hot"
-    )
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Switch
 
 
 class Projector(Section):
@@ -78,4 +55,4 @@ class Features(Section):
     """Switches of features that are not for everybody yet. There are none in this version."""
 
 
-__all__ = ["Backup", "Features", "Policy", "Preflight", "Projector"]
+__all__ = ["Backup", "Features", "Preflight", "Projector"]

@@ -14,7 +14,8 @@ from pydantic import BeforeValidator, WithJsonSchema
 from arqonbus.config.access import Auth, Limits
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.network import Protocol, Server, Telemetry
-from arqonbus.config.operations import Backup, Features, Policy, Preflight, Projector
+from arqonbus.config.operations import Backup, Features, Preflight, Projector
+from arqonbus.config.policy import Policy
 from arqonbus.config.rooms import RoomPolicy, RoomRule, room_policy
 from arqonbus.config.stores import Datastores, Storage
 from arqonbus.config.units import FilePath
@@ -71,7 +72,7 @@ class Settings(Section):
         example=[{"match": "orders.*", "history": {"max_age": "7d"}}],
         reload="hot",
     )
-    policy: Policy = section(Policy, "What a payload may hold.")
+    policy: Policy = section(Policy, "What a message may hold.")
     projector: Projector = section(Projector, "The projection of Continuum's episodes.")
     backup: Backup = section(Backup, "What is expected of backups.")
     preflight: Preflight = section(Preflight, "How the checks before a start judge.")

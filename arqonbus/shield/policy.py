@@ -1,0 +1,345 @@
+"""The content policy: what a message holds is judged before it is published. Pure.
+
+Almost every message is clean, and that is seen at a glance: one pass of RE2 over the bytes, for all rules at
+once. Only where something in it may be a finding is the payload read, value by value, and then only what
+stands in a value, a key, a header or the name counts. What cannot be looked at whole is blocked, not skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from arqonbus.config.globs import Glob
+from arqonbus.config.patterns import compile_linear
+from arqonbus.config.policy import Policy as PolicySettings
+from arqonbus.protocol.envelope import Envelope, is_json
+from arqonbus.protocol.wire_json import MAX_DEPTH, nesting_exceeds
+from arqonbus.shield.secret_forms import random_text, secret_patterns
+
+Action = Literal["allow", "redact", "block"]
+REDACTED = "[redacted]"
+MAX_FINDINGS = 20  # named for one message
+
+_PROOF = "proof of a set of patterns"
+_SET_MEMORY = 64 << 20  # bytes
+
+
+class Finding(NamedTuple):
+    """What was found, what is done about it, and where: a path of keys, a header, or the name."""
+
+    rule: str
+    action: Action
+    where: str
+
+
+class Judgement(NamedTuple):
+    """What a policy says about one message. `payload`, `headers`: what is published instead, if anything."""
+
+    findings: Sequence[Finding]
+    payload: bytes | None = None
+    headers: Mapping[str, str] | None = None
+
+    @property
+    def blocked(self) -> Finding | None:
+        """The first finding for which the message may not be published."""
+        return next((finding for finding in self.findings if finding.action == "block"), None)
+
+
+CLEAN = Judgement(())
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    name: str
+    action: Action
+    text: str
+    pattern: Any
+    anchored: bool
+
+
+class ContentPolicy:
+    """A compiled policy. Raises ValueError for a pattern that RE2 does not take."""
+
+    def __init__(self, settings: PolicySettings) -> None:
+        self.settings = settings
+        self._scope = [Glob(pattern) for pattern in settings.rooms]
+        self._rules = [
+            (
+                [Glob(pattern) for pattern in rule.rooms],
+                _Rule(
+                    rule.name,
+                    rule.action,
+                    rule.pattern,
+                    compile_linear(rule.pattern),
+                    anchored=_is_anchored(rule.pattern),
+                ),
+            )
+            for rule in settings.rules
+        ]
+        self._secrets: list[_Rule] = []
+        if settings.secrets != "ignore":
+            # Where these have an anchor, a quotation mark does as well.
+            self._secrets = [
+                _Rule(name, settings.secrets, text, compile_linear(text), anchored=False)
+                for name, text in secret_patterns()
+            ]
+        self._inspectors: dict[tuple[int, ...], Inspector] = {}
+
+    def of(self, room: str) -> Inspector | None:
+        """What judges messages to a room; None if nothing does. The room of what has none is ''."""
+        if self.settings.mode == "off":
+            return None
+        in_scope = _covers(self._scope, room)
+        chosen = [number for number, (rooms, _) in enumerate(self._rules) if _covers(rooms, room)]
+        if not in_scope and not chosen:
+            return None
+        key = (int(in_scope), *chosen)
+        if key not in self._inspectors:
+            rules = [self._rules[number][1] for number in chosen]
+            self._inspectors[key] = Inspector(self.settings, rules + self._secrets * in_scope, whole=in_scope)
+        return self._inspectors[key]
+
+
+def _covers(patterns: Sequence[Glob], room: str) -> bool:
+    return any(pattern.matches(room) for pattern in patterns)
+
+
+class Inspector:
+    """The rules of one set of rooms. `whole`: keys, paths and sizes are judged too, not forms alone."""
+
+    def __init__(self, settings: PolicySettings, rules: Sequence[_Rule], *, whole: bool) -> None:
+        self._max_bytes = settings.max_inspected_bytes
+        self._max_value = settings.max_value_bytes if whole else 0
+        self._bits = settings.entropy if whole and settings.secrets != "ignore" else 0.0
+        self._random: Action = "allow" if settings.secrets == "ignore" else settings.secrets
+        self._rules = rules
+        self._blocked = frozenset(settings.blocked_keys if whole else ())
+        self._redacted = frozenset(settings.redacted_keys if whole else ())
+        self._paths = [tuple(path.split(".")) for path in settings.blocked_paths] if whole else []
+        self._filter = _filter([rule.text for rule in rules])
+        names = self._blocked | self._redacted | {_last_key(path) for path in self._paths} - {""}
+        self._names = tuple(f'"{name}"'.encode() for name in sorted(names))
+        anchored = any(rule.anchored for rule in rules)
+        self._always_read = anchored or any(not _last_key(path) for path in self._paths)
+
+    def judge(self, envelope: Envelope) -> Judgement:
+        """What is found in the payload, the headers and the name of a message or command."""
+        payload = envelope.payload
+        if len(payload) > self._max_bytes:
+            return Judgement((Finding("size", "block", "payload"),))
+        findings: list[Finding] = []
+        if envelope.name:
+            self.whole(envelope.name, "name", findings)
+        headers = self._judge_headers(envelope.headers, findings) if envelope.headers else None
+        changed = None if self._looks_clean(payload) else self._judge_payload(envelope, findings)
+        return Judgement(findings[:MAX_FINDINGS], changed, headers) if findings else CLEAN
+
+    def _looks_clean(self, payload: bytes) -> bool:
+        """Whether the bytes alone show that nothing can be found. False says nothing."""
+        if self._always_read or b"\\" in payload or (self._max_value and len(payload) > self._max_value):
+            return not payload
+        if any(name in payload for name in self._names):
+            return False
+        if self._rules and self._filter(payload):
+            return False
+        return not self._bits or random_text(payload.decode("latin-1"), self._bits) is None
+
+    def _judge_headers(self, headers: Mapping[str, str], findings: list[Finding]) -> Mapping[str, str] | None:
+        kept: dict[str, str] = {}
+        for name, value in headers.items():
+            self.whole(name, "a header's name", findings)
+            kept[name] = self.text(value, f"header {_shown(name)}", findings)
+            if name in self._blocked:
+                findings.append(Finding("blocked-key", "block", f"header {_shown(name)}"))
+            elif name in self._redacted and value != REDACTED:
+                findings.append(Finding("redacted-key", "redact", f"header {_shown(name)}"))
+                kept[name] = REDACTED
+        return kept if kept != dict(headers) else None
+
+    def _judge_payload(self, envelope: Envelope, findings: list[Finding]) -> bytes | None:
+        """The payload that is published instead, if something in it is redacted."""
+        payload = envelope.payload
+        declared = is_json(envelope.content_type)
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError:
+            self.whole(payload.decode("latin-1"), "payload", findings)
+            return None
+        # What looks like JSON is read as such, whatever its sender calls it: a reader may do the same.
+        if declared or text.lstrip()[:1] in ("{", "["):
+            try:
+                return self._judge_json(text, findings)
+            except ValueError:  # no JSON, or JSON that two readers may read in two ways
+                if declared:
+                    findings.append(Finding("unreadable", "block", "payload"))
+                    return None
+        if envelope.content_type.startswith("text/"):
+            changed = self.text(text, "payload", findings)
+            return changed.encode() if changed != text else None
+        self.whole(text, "payload", findings)
+        return None
+
+    def _judge_json(self, text: str, findings: list[Finding]) -> bytes | None:
+        """Raises ValueError for what cannot be read, half a surrogate pair in a text included."""
+        if nesting_exceeds(text, MAX_DEPTH):
+            findings.append(Finding("depth", "block", "payload"))
+            return None
+        found: list[Finding] = []
+        walk = _Walk(self, found)
+        value = walk.value(_read(text), ())
+        findings += found
+        return msgspec.json.encode(value) if walk.changed else None
+
+    def _found(self, text: str) -> Iterator[_Rule]:
+        for number in sorted(self._filter(text.encode())) if self._rules else ():
+            yield self._rules[number]
+        if self._bits and random_text(text, self._bits) is not None:
+            yield _Rule("random-text", self._random, "", None, anchored=False)
+
+    def whole(self, text: str, where: str, findings: list[Finding]) -> None:
+        """A text of which no part can be replaced without harm: what would be redacted is blocked."""
+        findings += [
+            Finding(rule.name, "block" if rule.action == "redact" else rule.action, where)
+            for rule in self._found(text)
+        ]
+
+    def text(self, text: str, where: str, findings: list[Finding]) -> str:
+        """The text with what has to be redacted in it replaced."""
+        if self._max_value and len(text.encode()) > self._max_value:
+            findings.append(Finding("value-size", "block", where))
+        for rule in self._found(text):
+            findings.append(Finding(rule.name, rule.action, where))
+            if rule.action == "redact" and rule.pattern is not None:
+                text = rule.pattern.sub(REDACTED, text)
+        if self._random == "redact" and self._bits:
+            while (token := random_text(text, self._bits)) is not None:
+                text = text.replace(token, REDACTED)
+        return text
+
+    @property
+    def keys(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Keys that are blocked, and keys whose values are redacted."""
+        return self._blocked, self._redacted
+
+    def is_blocked_path(self, path: Sequence[str]) -> bool:
+        return any(_path_matches(pattern, path) for pattern in self._paths)
+
+
+class _Walk:
+    """Goes through a JSON value, collects findings and redacts in place."""
+
+    def __init__(self, inspector: Inspector, findings: list[Finding]) -> None:
+        self._inspector = inspector
+        self._findings = findings
+        self._blocked, self._redacted = inspector.keys
+        self.changed = False
+
+    def value(self, value: Any, path: tuple[str, ...]) -> Any:
+        if path and self._inspector.is_blocked_path(path):
+            self._findings.append(Finding("blocked-path", "block", _where(path)))
+        if isinstance(value, str):
+            return self._judged(value, path)
+        if isinstance(value, msgspec.Raw):  # a number, as its digits
+            digits = bytes(value).decode()
+            return 0 if self._judged(digits, path) != digits else value
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                value[key] = self._member(key, inner, (*path, key))
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                value[number] = self.value(inner, (*path, str(number)))
+        return value
+
+    def _member(self, key: str, inner: Any, path: tuple[str, ...]) -> Any:
+        if key in self._blocked:
+            self._findings.append(Finding("blocked-key", "block", _where(path)))
+        elif key in self._redacted and inner != REDACTED:
+            self._findings.append(Finding("redacted-key", "redact", _where(path)))
+            self.changed = True
+            return REDACTED
+        self._inspector.whole(key, f"a key in {_where(path[:-1])}", self._findings)
+        return self.value(inner, path)
+
+    def _judged(self, text: str, path: tuple[str, ...]) -> str:
+        changed = self._inspector.text(text, _where(path), self._findings)
+        self.changed |= changed != text
+        return changed
+
+
+def _filter(texts: Sequence[str]) -> Callable[[bytes], Sequence[int]]:
+    """The numbers of the patterns that a text holds, all of them found in one pass over its UTF-8.
+
+    A set that RE2 has too little memory for would find nothing, and say nothing. So it has to find a text of
+    ours first. Raises ValueError.
+    """
+    if not texts:
+        return lambda _: ()
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _SET_MEMORY
+    patterns = re2.Set.SearchSet(options)
+    for text in texts:
+        patterns.Add(text)
+    patterns.Add(_PROOF)
+    patterns.Compile()
+    match: Callable[[bytes], list[int] | None] = patterns.Match
+    if len(texts) not in (match(_PROOF.encode()) or ()):
+        raise ValueError("the rules of the policy are too large together; shorten their patterns")
+    return lambda text: match(text) or ()
+
+
+def _is_anchored(pattern: str) -> bool:
+    """Whether it means the ends of a value, which cannot be seen in the bytes of a JSON text."""
+    outside_classes = re.sub(r"\\[^Az]|\[\^?\]?[^\]]*\]", "", pattern)
+    return any(mark in outside_classes for mark in ("^", "$", r"\A", r"\z"))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key stands twice")
+    return members
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _number(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+_read = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_number, parse_float=_number
+).decode
+
+
+def _last_key(path: Sequence[str]) -> str:
+    """The last part that has to stand in the text as a key; an index does not."""
+    return next((part for part in reversed(path) if part != "*" and not part.isdigit()), "")
+
+
+def _path_matches(pattern: Sequence[str], path: Sequence[str]) -> bool:
+    return len(pattern) == len(path) and all(
+        part in ("*", key) for part, key in zip(pattern, path, strict=True)
+    )
+
+
+def _shown(name: str) -> str:
+    """A name of the message's own, safe to repeat: short and printable."""
+    return "".join(c if c.isprintable() else "?" for c in name[:64])
+
+
+def _where(path: Sequence[str]) -> str:
+    return ".".join(("payload", *map(_shown, path)))[:512]
+
+
+__all__ = ["CLEAN", "REDACTED", "Action", "ContentPolicy", "Finding", "Inspector", "Judgement"]
