@@ -14,6 +14,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from itertools import count
 from pathlib import Path
 
 from tests.faults.report import markdown, table
@@ -30,16 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     size = Size(faults=options.faults_per_round, window=options.window)
     _say(f"seed {seed}; the same again: python -m tests.faults --seed {seed}")
     began = time.monotonic()
-    outcomes: list[Outcome] = []
-    stuck: list[str] = []
-    while _goes_on(options, outcomes, stuck, began):
-        number = len(outcomes) + len(stuck)
-        name = options.stacks[number % len(options.stacks)]
-        try:
-            outcomes.append(_round(name, plan, seed + number, size, began))
-        except* (TimeoutError, RuntimeError) as errors:
-            stuck.append(f"{name}, seed {seed + number}: {errors.exceptions[0]}")
-            _say(f"  STUCK {stuck[-1]}")
+    outcomes, stuck = _all_rounds(options, plan, size, seed, began)
     _say("\n".join(table(outcomes)))
     command = "python -m tests.faults " + " ".join(
         [*arguments, *([] if options.seed else [f"--seed {seed}"])]
@@ -54,10 +47,32 @@ def _say(text: str) -> None:
     sys.stdout.flush()
 
 
-def _goes_on(options: argparse.Namespace, outcomes: list[Outcome], stuck: list[str], began: float) -> bool:
-    if options.rounds:
-        return len(outcomes) + len(stuck) < options.rounds
-    return time.monotonic() - began < options.minutes * 60
+def _all_rounds(
+    options: argparse.Namespace, plan: Plan, size: Size, seed: int, began: float
+) -> tuple[list[Outcome], list[str]]:
+    """Rounds, `jobs` at a time, until it is enough; and sentences about those that came to no end."""
+    outcomes: list[Outcome] = []
+    stuck: list[str] = []
+    running: dict[Future[Outcome], str] = {}
+    with ProcessPoolExecutor(options.jobs) as pool:
+        for number in count():
+            seconds = time.monotonic() - began
+            enough = number >= options.rounds if options.rounds else seconds > options.minutes * 60
+            if not enough:
+                name = options.stacks[number % len(options.stacks)]
+                future = pool.submit(_round, name, plan, seed + number, size, began)
+                running[future] = f"{name}, seed {seed + number}"
+            if enough and not running:
+                break
+            if enough or len(running) == options.jobs:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name, error = running.pop(future), future.exception()
+                    if error is None:
+                        outcomes.append(future.result())
+                    else:
+                        stuck.append(f"{name}: {error!r}")
+                        _say(f"  STUCK {stuck[-1]}")
+    return outcomes, stuck
 
 
 def _round(name: str, plan: Plan, seed: int, size: Size, began: float) -> Outcome:
@@ -83,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="the same faults at the same places")
     parser.add_argument("--minutes", type=float, default=15.0, help="how long to go on (default 15)")
     parser.add_argument("--rounds", type=int, default=0, help="this many rounds instead of minutes")
+    parser.add_argument("--jobs", type=int, default=1, help="rounds at a time (default 1)")
     parser.add_argument(
         "--stacks", nargs="+", choices=STACKS, default=list(STACKS), help="which stacks, in turn"
     )

@@ -117,8 +117,8 @@ async def _strike(
     """Strike at random; when each fault began, and when the next one did."""
     clock = asyncio.get_running_loop().time
     kinds = stack.kinds()
+    chance.shuffle(kinds)
     order = [kinds[number % len(kinds)] for number in range(count)]
-    chance.shuffle(order)
     begins: list[float] = []
     for kind in order:
         begins.append(clock())
