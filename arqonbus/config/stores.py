@@ -123,7 +123,7 @@ class Valkey(Section):
     sentinel: Sentinel = section(Sentinel, "Sentinels that know the primary; then url is not used.")
     durable_replicas: Count | None = setting(
         None,
-        "Replicas that flush a durable message before its ack; without one, all that sentinels could elect.",
+        "Replicas that flush a durable message before its ack; without one, all that the sentinels see up.",
         example=1,
     )
 
