@@ -28,7 +28,7 @@ from arqonbus.bus.peer import Peer, Transport
 from arqonbus.bus.policies import Policies
 from arqonbus.bus.presence import Presence
 from arqonbus.bus.sendqueue import SendQueue
-from arqonbus.bus.session import Gate, Intake, Session, SessionLimits
+from arqonbus.bus.session import Gates, Intake, NoGates, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request
 from arqonbus.bus.upkeep import Timeouts, Upkeep
 from arqonbus.bus.welcome import welcome
@@ -93,11 +93,11 @@ class Node:
         name: str,
         verify: Callable[[str], Identity],
         run_command: CommandRunner,
-        gates: dict[str, Gate] | None = None,
+        gates: Gates | None = None,
     ) -> None:
         """`name`: unique among the nodes of one engine. `verify`: identity of a token, or BusError.
 
-        `gates` judge what is published, by room.
+        `gates` judge what is published; without them everything passes.
         """
         self.settings = settings
         self.log = event_log
@@ -110,7 +110,7 @@ class Node:
         self.policies = Policies(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
         self._run_command = run_command
-        self.gates = {} if gates is None else gates
+        self.gates = gates or NoGates()
         self.projection: ProjectionStore | None = None
         self.projector: Any = None  # the counters of the projector, where it runs in this process
         self._loop = asyncio.get_running_loop()

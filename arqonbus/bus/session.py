@@ -8,10 +8,10 @@ What is accepted has been parsed once and is kept as the producer's bytes with t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.frames import Close
@@ -68,9 +68,28 @@ class Intake:
     close: tuple[Close, str] | None = None
 
 
-# Of tenant and message: the payload to publish instead, if any. Raises BusError for what may not pass.
-Gate = Callable[[str, Envelope], bytes | None]
-_NO_GATES: Mapping[str, Gate] = {}
+# Judges what an identity publishes: True if it changed the message. Raises BusError for what may not pass.
+Gate = Callable[[Identity, Envelope], bool]
+
+
+class Gates(Protocol):
+    """What judges messages before they are published, and commands before they are run."""
+
+    def of(self, room: str) -> Gate | None:
+        """The gate of a room; None if there is none. A message to one client has the room ''."""
+
+    def of_commands(self) -> Gate | None:
+        """The gate of commands."""
+
+
+class NoGates:
+    """Everything passes."""
+
+    def of(self, room: str) -> Gate | None:
+        return None
+
+    def of_commands(self) -> Gate | None:
+        return None
 
 
 class Session:
@@ -102,12 +121,9 @@ class Session:
         room_grants: Callable[[str], frozenset[Action]],
         rejected: Counter[str],
         now: float,
-        gates: Mapping[str, Gate] = _NO_GATES,
+        gates: Gates,
     ) -> None:
-        """`room_grants`: what the profile grants everybody in a room. `rejected`: counts refusals by code.
-
-        `gates`: what judges each message to a room, by the room's name.
-        """
+        """`room_grants`: what the profile grants everybody in a room. `rejected`: counts refusals by code."""
         self._room_grants = room_grants
         self._gates = gates
         self.client = client
@@ -225,14 +241,16 @@ class Session:
                     Code.TOO_LARGE,
                 )
             if envelope.kind == COMMAND:
+                self._pass(self._gates.of_commands(), envelope)
                 intake.commands.append(envelope)
             elif envelope.recipient:
+                if self._pass(self._gates.of(""), envelope):
+                    raw = envelope.SerializeToString()
                 intake.directs.append(Direct(envelope.id, envelope.recipient, raw + self._stamp, ack))
             else:
                 key = self._publishable(envelope.room)
-                gate = self._gates.get(envelope.room)
-                if gate is not None:
-                    raw = self._passed(gate, envelope, raw)
+                if self._pass(self._gates.of(envelope.room), envelope):
+                    raw = envelope.SerializeToString()  # made anew: nothing of what was changed stays
                 item = Item(envelope.id, envelope.channel, raw + self._stamp)
                 intake.publications.setdefault(key, []).append(item)
                 if not ack:
@@ -240,19 +258,15 @@ class Session:
         except BusError as error:
             self._refuse(envelope.id, error, intake, ack=ack)
 
-    def _passed(self, gate: Gate, envelope: Envelope, raw: bytes) -> bytes:
-        """The message as it may be published. One that is changed is made anew: nothing of the old stays."""
-        payload = gate(self.identity.tenant, envelope)
-        if payload is None:
-            return raw
-        envelope.payload = payload
-        return envelope.SerializeToString()
+    def _pass(self, gate: Gate | None, envelope: Envelope) -> bool:
+        """Whether the gate let the envelope through changed. Raises BusError when it did not at all."""
+        return gate is not None and gate(self.identity, envelope)
 
     def _publishable(self, room: str) -> RoomKey:
         key = self._publish_to.get(room)
         if key is None:
             key = self.demand("publish", room)
-            if room in self._gates:  # what is remembered passes without being looked at
+            if self._gates.of(room) is not None:  # what is remembered passes without being looked at
                 return key
             if len(self._publish_to) >= MAX_CACHED_ROOMS:
                 self._publish_to.clear()
@@ -295,4 +309,4 @@ class Session:
             intake.close = (Close.POLICY, "too many frames that could not be read")
 
 
-__all__ = ["Direct", "Gate", "Intake", "Session", "SessionLimits"]
+__all__ = ["Direct", "Gate", "Gates", "Intake", "NoGates", "Session", "SessionLimits"]

@@ -55,6 +55,28 @@ class PublicKey(Section):
         return self
 
 
+class Signer(Section):
+    """A producer whose messages are signed: who, and the public half of the key."""
+
+    tenant: Text = setting(..., "Tenant of the producer's token.", example="shop", reload="hot")
+    subject: Text = setting(..., "`sub` of the producer's token.", example="billing", reload="hot")
+    pem: Text | None = setting(
+        None,
+        "The Ed25519 public key in PEM.",
+        example="-----BEGIN PUBLIC KEY-----\n…\n-----END PUBLIC KEY-----",
+        reload="hot",
+    )
+    file: FilePath | None = setting(
+        None, "File with the key in PEM.", example="/etc/arqonbus/signers/billing.pem", reload="hot"
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Signer:
+        if (self.pem is None) == (self.file is None):
+            raise ValueError("needs exactly one of pem and file")
+        return self
+
+
 class Jwt(Section):
     """How tokens are verified."""
 
@@ -107,6 +129,12 @@ class Auth(Section):
         example="60s",
         reload="hot",
     )
+    signers: tuple[Signer, ...] = setting(
+        (),
+        "Whose signatures count in rooms that take signed messages only; a producer may have several keys.",
+        example=[{"tenant": "shop", "subject": "billing", "file": "/etc/arqonbus/signers/billing.pem"}],
+        reload="hot",
+    )
     service_mtls: Switch = setting(
         False, "Whether services must also show a certificate of server.tls.client_ca_file.", example=True
     )
@@ -150,4 +178,4 @@ class Limits(Section):
     )
 
 
-__all__ = ["Algorithm", "Auth", "Jwt", "Limits", "PreviousSecret", "PublicKey"]
+__all__ = ["Algorithm", "Auth", "Jwt", "Limits", "PreviousSecret", "PublicKey", "Signer"]

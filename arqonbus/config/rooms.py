@@ -12,8 +12,9 @@ from pydantic import AfterValidator, model_validator
 
 from arqonbus.config.field import Section, setting
 from arqonbus.config.globs import Glob, name_pattern
+from arqonbus.config.schemas import SchemaName
 from arqonbus.config.stores import Durability, Storage
-from arqonbus.config.units import Count, FilePath, Seconds, Switch
+from arqonbus.config.units import Count, Seconds, Switch
 
 SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
 Action = Literal["publish", "subscribe", "history", "presence", "consume", "manage"]
@@ -60,10 +61,11 @@ class RoomRule(Section):
         example=["subscribe"],
         reload="hot",
     )
-    schema_file: FilePath | None = setting(
-        None,
-        "JSON Schema that payloads must meet.",
-        example="schemas/order.json",
+    schemas: tuple[SchemaName, ...] = setting(
+        (),
+        "Names in schemas: the types of message that the room takes, each judged by its content type.",
+        example=["order.v1"],
+        reload="hot",
         alias="schema",
     )
     signature: Switch = setting(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from arqonbus.config.access import Auth, Limits
 from arqonbus.config.field import Section, section, setting
@@ -17,6 +17,7 @@ from arqonbus.config.network import Protocol, Server, Telemetry
 from arqonbus.config.operations import Backup, Features, Preflight, Projector
 from arqonbus.config.policy import Policy
 from arqonbus.config.rooms import RoomPolicy, RoomRule, room_policy
+from arqonbus.config.schemas import MessageSchema
 from arqonbus.config.stores import Datastores, Storage
 from arqonbus.config.units import FilePath
 
@@ -72,11 +73,33 @@ class Settings(Section):
         example=[{"match": "orders.*", "history": {"max_age": "7d"}}],
         reload="hot",
     )
+    schemas: tuple[MessageSchema, ...] = setting(
+        (),
+        "Types of message; a room takes those that it names.",
+        example=[
+            {
+                "name": "order.v1",
+                "content_type": "application/vnd.order.v1+json",
+                "file": "schemas/order.json",
+            }
+        ],
+        reload="hot",
+    )
     policy: Policy = section(Policy, "What a message may hold.")
     projector: Projector = section(Projector, "The projection of Continuum's episodes.")
     backup: Backup = section(Backup, "What is expected of backups.")
     preflight: Preflight = section(Preflight, "How the checks before a start judge.")
     features: Features = section(Features, "Features that are not for everybody yet.")
+
+    @model_validator(mode="after")
+    def _schemas_are_told_apart(self) -> Settings:
+        names = [schema.name for schema in self.schemas]
+        if len(set(names)) != len(names):
+            raise ValueError("has two schemas of one name; rooms could not tell which is meant")
+        unknown = sorted({name for rule in self.rooms for name in rule.schemas} - set(names))
+        if unknown:
+            raise ValueError(f"has a room with a schema that schemas does not name: {', '.join(unknown)}")
+        return self
 
     def room_policy(self, room: str) -> RoomPolicy:
         """What holds for a room. Pure and cheap enough per room, not per message: keep the result."""

@@ -16,6 +16,7 @@ import msgspec
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.tokens import Identity
 
 MOST_NAMED = 5
 
@@ -30,18 +31,21 @@ class EpisodeGate:
         self._boundary = boundary
         self._redacted_keys = redacted_keys
 
-    def __call__(self, tenant: str, envelope: Envelope) -> bytes | None:
-        """The payload that is published instead, where something in it had to be redacted."""
+    def __call__(self, identity: Identity, envelope: Envelope) -> bool:
+        """Whether something in the event had to be redacted, and was."""
         try:
             event = msgspec.json.decode(envelope.payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
-        if isinstance(event, dict) and event.get("tenant_id", tenant) != tenant:
+            return False
+        if isinstance(event, dict) and event.get("tenant_id", identity.tenant) != identity.tenant:
             raise BusError(Code.TENANT_MISMATCH, "tenant_id is not the tenant of the token")
         faults = list(islice(self._boundary.faults(event, "event"), MOST_NAMED))
         if faults:
             raise BusError(Code.POLICY_BLOCKED, "; ".join(faults))
-        return msgspec.json.encode(event) if self._redact(event) else None
+        if not self._redact(event):
+            return False
+        envelope.payload = msgspec.json.encode(event)
+        return True
 
     def _redact(self, value: Any) -> bool:
         """Replace values of redacted keys, at any depth. Whether there were any."""

@@ -108,7 +108,7 @@ def _named_files(settings: Settings, root: Path) -> Iterator[tuple[str, Path]]:
             (f"datastores.{store}.tls.ca_file", files.ca_file),
         ]
     named += [("auth.jwt.public_keys", key.file) for key in settings.auth.jwt.public_keys]
-    named += [("rooms", rule.schema_file) for rule in settings.rooms]
+    named += [("schemas", schema.file) for schema in settings.schemas]
     yield from ((key, root / path) for key, path in named if path is not None)
 
 

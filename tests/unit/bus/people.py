@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 from arqonbus.bus.peer import Peer
 from arqonbus.bus.sendqueue import SendQueue
-from arqonbus.bus.session import Gate, Session, SessionLimits
+from arqonbus.bus.session import Gates, NoGates, Session, SessionLimits
 from arqonbus.bus.wire import PROTOBUF, Wire
 from arqonbus.protocol.envelope import MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
@@ -41,10 +40,11 @@ def session(
     limits: SessionLimits = UNLIMITED,
     granted: frozenset[Any] = frozenset(),
     now: float = 0.0,
-    gates: Mapping[str, Gate] | None = None,
+    gates: Gates | None = None,
 ) -> Session:
     """A session of alice in acme whose client id is `me`."""
-    return Session("me", who or identity(), wire, limits, lambda room: granted, Counter(), now, gates or {})
+    gates = gates or NoGates()
+    return Session("me", who or identity(), wire, limits, lambda room: granted, Counter(), now, gates)
 
 
 def message(**changes: Any) -> Envelope:

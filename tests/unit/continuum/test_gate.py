@@ -12,9 +12,20 @@ from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError
 from tests.servers.episodes import event
-from tests.unit.bus.people import message, session
+from tests.unit.bus.people import identity, message, session
 
 GATE = EpisodeGate(Boundary(), frozenset({"password", "card"}))
+ACME = identity()
+
+
+class OneGate:
+    """The gates of a bus that judges nothing but episodes."""
+
+    def of(self, room: str) -> EpisodeGate | None:
+        return GATE if room == ROOM else None
+
+    def of_commands(self) -> None:
+        return None
 
 
 def published(**payload: Any) -> Envelope:
@@ -40,7 +51,7 @@ def published(**payload: Any) -> Envelope:
 def test_memory_itself_is_refused_with_its_path(field: dict[str, Any], named: str) -> None:
     """POLICY_BLOCKED names the place, and not what stands there."""
     with pytest.raises(BusError) as refused:
-        GATE("acme", published(**field))
+        GATE(ACME, published(**field))
     assert refused.value.code == "POLICY_BLOCKED"
     assert named in refused.value.message
     assert "all of it" not in refused.value.message
@@ -49,19 +60,19 @@ def test_memory_itself_is_refused_with_its_path(field: dict[str, Any], named: st
 def test_another_tenant_is_refused() -> None:
     """Whatever else is in the event."""
     with pytest.raises(BusError) as refused:
-        GATE("other", published())
+        GATE(identity(tenant="other"), published())
     assert refused.value.code == "TENANT_MISMATCH"
 
 
 @pytest.mark.parametrize("payload", [b"", b"no json", b"[]", b"7", b'{"schema_version": "1"}'])
 def test_what_is_merely_no_event_passes(payload: bytes) -> None:
     """The projector buries it, where it can be seen."""
-    assert GATE("acme", message(room=ROOM, payload=payload)) is None
+    assert GATE(ACME, message(room=ROOM, payload=payload)) is False
 
 
 def test_redaction_leaves_nothing_of_the_old_text_in_the_log() -> None:
     """Values of named keys are replaced at any depth; the message is made anew, stamps and all."""
-    alice = session(gates={ROOM: GATE})
+    alice = session(gates=OneGate())
     secret = "c4nary"
     envelope = published(metadata={"password": secret, "list": [{"card": {"number": secret}}], "kept": 1})
     intake = alice.receive([wire_protobuf.frame_of([envelope])], 0.0)
@@ -69,12 +80,12 @@ def test_redaction_leaves_nothing_of_the_old_text_in_the_log() -> None:
     assert secret.encode() not in item.data
     stored = json.loads(Envelope.FromString(item.data).payload)["payload"]["metadata"]
     assert stored == {"password": REDACTED, "list": [{"card": REDACTED}], "kept": 1}
-    assert GATE("acme", Envelope.FromString(item.data)) is None, "what is redacted is not redacted again"
+    assert GATE(ACME, Envelope.FromString(item.data)) is False, "what is redacted is not redacted again"
 
 
 def test_other_rooms_and_sound_events_are_left_alone() -> None:
     """Their bytes are the producer's, bit for bit."""
-    alice = session(gates={ROOM: GATE})
+    alice = session(gates=OneGate())
     other = message(payload=b'{"password": "x", "raw_content": "x"}')
     sound = published(metadata={"a": 1})
     for envelope in (other, sound):

@@ -1,0 +1,160 @@
+"""What a profile has judged before it is published: signatures, schemas, the content policy, episodes.
+
+One gate per room, put together when the room is first published to. A profile that asks for nothing in a room
+has no gate there, and its messages go by unread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from arqonbus.bus.session import Gate
+from arqonbus.config import Settings
+from arqonbus.continuum.events import ROOM as EPISODES
+from arqonbus.continuum.gate import EpisodeGate
+from arqonbus.protocol.envelope import Envelope
+from arqonbus.protocol.errors import BusError, Code
+from arqonbus.service.projector import boundary
+from arqonbus.shield.policy import ContentPolicy, Inspector
+from arqonbus.shield.schemas import Registry, RoomSchemas
+from arqonbus.shield.signatures import SignatureBook
+from arqonbus.shield.tokens import Identity
+
+MAX_ROOMS = 4096  # whose gates are remembered
+LOG_SECONDS = 10.0  # between two lines about findings of one rule
+
+Decision = tuple[str, str, str]  # rule, action, mode
+
+log = logging.getLogger(__name__)
+
+
+class ProfileGates:
+    """The gates of a profile. Raises ValueError for a schema, a key or a policy that cannot be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.decisions: Counter[Decision] = Counter()
+        self.blocked: Counter[tuple[str, str, str, str]] = (
+            Counter()
+        )  # tenant, subject, room, rule; not yet audited
+        self.renew(settings)
+
+    def renew(self, settings: Settings) -> None:
+        """Take over another profile whole, or raise ValueError and go on as before."""
+        policy = ContentPolicy(settings.policy)
+        registry = Registry(settings)
+        signers = SignatureBook(settings.auth.signers)
+        policy.of("")  # compiled here and not when the first message comes
+        self._policy, self._registry, self._signers = policy, registry, signers
+        self._settings = settings
+        self._episodes = EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))
+        self._enforced = settings.policy.mode == "enforce"
+        self._said: dict[str, float] = {}
+        self._rooms: dict[str, Gate | None] = {}
+        self._commands: Gate | None = None if settings.policy.mode == "off" else self._judge_command
+
+    def of(self, room: str) -> Gate | None:
+        """See Gates.of."""
+        if room not in self._rooms:
+            if len(self._rooms) >= MAX_ROOMS:
+                self._rooms.clear()
+            self._rooms[room] = self._gate(room)
+        return self._rooms[room]
+
+    def of_commands(self) -> Gate | None:
+        """See Gates.of_commands."""
+        return self._commands
+
+    def _gate(self, room: str) -> Gate | None:
+        inspector = self._policy.of(room)
+        if not room:
+            return None if inspector is None else self._policy_gate(inspector)
+        signed = self._settings.room_policy(room).signature
+        schemas = self._registry.of(room)
+        if room == EPISODES:
+            # The boundary blocks keys whether or not a policy is on, and its redaction is the policy's.
+            return self._chain(signed=signed, schemas=schemas, last=self._episodes, inspector=inspector)
+        if not signed and schemas is None:
+            return None if inspector is None else self._policy_gate(inspector)
+        return self._chain(signed=signed, schemas=schemas, last=None, inspector=inspector)
+
+    def _chain(
+        self, *, signed: bool, schemas: RoomSchemas | None, last: Gate | None, inspector: Inspector | None
+    ) -> Gate:
+        def gate(identity: Identity, envelope: Envelope) -> bool:
+            if signed:
+                self._signers.check(envelope, identity.tenant, identity.subject)
+            if schemas is not None:
+                schemas.check(envelope)
+            changed = inspector is not None and self._inspect(inspector, identity, envelope)
+            if last is not None:
+                changed |= last(identity, envelope)
+            if changed and signed:
+                raise BusError(Code.POLICY_BLOCKED, "the policy would redact a signed message; leave it out")
+            return changed
+
+        return gate
+
+    def _policy_gate(self, inspector: Inspector) -> Gate:
+        def gate(identity: Identity, envelope: Envelope) -> bool:
+            return self._inspect(inspector, identity, envelope)
+
+        return gate
+
+    def _judge_command(self, identity: Identity, envelope: Envelope) -> bool:
+        """Arguments are judged as what is published to the room that they name would be."""
+        if envelope.name.startswith("op.auth."):  # which carries a token, and keeps it from everybody
+            return False
+        inspector = self._policy.of(_room_argument(envelope.payload))
+        return inspector is not None and self._inspect(inspector, identity, envelope)
+
+    def _inspect(self, inspector: Inspector, identity: Identity, envelope: Envelope) -> bool:
+        judgement = inspector.judge(envelope)
+        if not judgement.findings:
+            return False
+        mode = self._settings.policy.mode
+        for finding in judgement.findings:
+            self.decisions[finding.rule, finding.action, mode] += 1
+        blocked = judgement.blocked
+        self._say(identity, envelope, (blocked or judgement.findings[0]).rule)
+        if not self._enforced:
+            return False
+        if blocked is not None:
+            self.blocked[identity.tenant, identity.subject, envelope.room, blocked.rule] += 1
+            raise BusError(
+                Code.POLICY_BLOCKED,
+                f"{blocked.where} holds what the policy blocks: {blocked.rule}",
+                details={"rule": blocked.rule, "where": blocked.where},
+            )
+        if judgement.headers is not None:
+            envelope.headers.clear()
+            envelope.headers.update(judgement.headers)
+        if judgement.payload is not None:
+            envelope.payload = judgement.payload
+        return judgement.headers is not None or judgement.payload is not None
+
+    def _say(self, identity: Identity, envelope: Envelope, rule: str) -> None:
+        now = time.monotonic()
+        if now - self._said.get(rule, -LOG_SECONDS) < LOG_SECONDS:
+            return
+        self._said[rule] = now
+        facts: dict[str, Any] = {"rule": rule, "mode": self._settings.policy.mode, "tenant": identity.tenant}
+        log.warning(
+            "the policy found something", extra={**facts, "sub": identity.subject, "room": envelope.room}
+        )
+
+
+def _room_argument(payload: bytes) -> str:
+    try:
+        arguments = msgspec.json.decode(payload) if payload else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    room = arguments.get("room") if isinstance(arguments, dict) else None
+    return room if isinstance(room, str) else ""
+
+
+__all__ = ["ProfileGates"]
