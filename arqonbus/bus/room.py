@@ -33,13 +33,14 @@ NOTHING = Ready(())
 class Order:
     """Where the room stands. Until `start`, all entries wait: the log's head is not known yet."""
 
-    __slots__ = ("_before_start", "_behind", "_early", "_entered", "epoch", "position", "started")
+    __slots__ = ("_before_start", "_behind", "_early", "_entered", "_former", "epoch", "position", "started")
 
     def __init__(self) -> None:
         self.epoch = ""  # empty: the room was never written to
         self.position = 0
         self.started = False
         self._behind = False  # entries were let go that have to be read from the log
+        self._former = 0  # the position in the epoch before
         self._entered = False  # the epoch is new since the last page: one on its way may know nothing of it
         self._early: dict[int, Entry] = {}
         self._before_start: list[tuple[str, Sequence[Entry]]] = []
@@ -84,6 +85,8 @@ class Order:
             self._entered = False
         elif read_here:  # the page begins right after the position, so a hole in it will not be filled
             begins = page.entries[0].sequence if page.entries else head.last + 1
+        # An epoch may go on from the one before: what was passed on in that is not passed on again.
+        self.position = max(self.position, min(self._former, page.base))
         lost: tuple[int, int] | None = None
         if begins > self.position + 1:
             begins = min(begins, min(self._early, default=begins))
@@ -108,6 +111,7 @@ class Order:
         return after._replace(new_epoch=announce)
 
     def _enter(self, epoch: str) -> None:
+        self._former = self.position
         self.epoch, self.position, self._early, self._entered = epoch, 0, {}, True
 
     def _take(self, entries: Sequence[Entry]) -> list[Entry]:

@@ -45,6 +45,18 @@ def new_ulid() -> str:
     return _ulid(*_next_parts())
 
 
+def ulid_after(earlier: str) -> str:
+    """A new ULID that is greater than this one, even if its maker's clock was ahead. Empty is the least."""
+    fresh = new_ulid()
+    if fresh > earlier:
+        return fresh
+    value = 0
+    for character in earlier:
+        value = value << 5 | _CROCKFORD.index(character)
+    value += 1
+    return _ulid(value >> _RANDOM_BITS, value & _RANDOM_MASK)
+
+
 def derived_ulid(born_ms: int, *parts: str | int) -> str:
     """The one ULID that these parts give: whoever derives it from them again gets the same."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
@@ -109,4 +121,5 @@ __all__ = [
     "is_uuid7",
     "new_ulid",
     "new_uuid7",
+    "ulid_after",
 ]

@@ -13,6 +13,7 @@ from arqonbus.continuum.events import ROOM as EPISODES
 from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.ports import Durability, EventLog
 from arqonbus.storage.projection import ProjectionStore
+from arqonbus.storage.witness import WitnessStore
 
 # Rooms that are looked for in every tenant: the projector works where there is one.
 INDEXED_ROOMS = frozenset({EPISODES})
@@ -26,9 +27,12 @@ def node_name() -> str:
     return f"{host}-{secrets.token_hex(4)}"
 
 
-def event_log(settings: Settings, node: str) -> EventLog:
-    """The engine that the profile names, with the rooms that it wants in memory beside it. Not yet opened."""
-    engine = _engine(settings, node)
+def event_log(settings: Settings, node: str, witness: WitnessStore | None = None) -> EventLog:
+    """The engine that the profile names, with the rooms that it wants in memory beside it. Not yet opened.
+
+    The `witness` is asked about rooms whenever the engine began anew.
+    """
+    engine = _engine(settings, node, witness)
     if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
         return engine
     from arqonbus.storage.local_rooms import LocalRooms
@@ -39,7 +43,7 @@ def event_log(settings: Settings, node: str) -> EventLog:
     return LocalRooms(engine, memory, lambda key: policies.of(key.room).in_process)
 
 
-def _engine(settings: Settings, node: str) -> EventLog:
+def _engine(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
     storage = settings.storage
     # Imported here: only the chosen engine's library is loaded.
     if storage.backend == "memory":
@@ -57,14 +61,14 @@ def _engine(settings: Settings, node: str) -> EventLog:
             dedup_seconds=storage.dedup_window,
             checkpoint_seconds=storage.sqlite.checkpoint_every,
         )
-    return _valkey_log(settings, node)
+    return _valkey_log(settings, node, witness)
 
 
 def _level(name: str | None) -> Durability:
     return Durability[name.upper()] if name else Durability.MEMORY
 
 
-def _valkey_log(settings: Settings, node: str) -> EventLog:
+def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
     from arqonbus.storage.valkey import ValkeyLog
     from arqonbus.storage.valkey_sentinel import Sentinels
 
@@ -78,6 +82,7 @@ def _valkey_log(settings: Settings, node: str) -> EventLog:
     return ValkeyLog(
         [f"valkey://{node}" for node in valkey.sentinel.nodes] if finder else [valkey.url or ""],
         node_id=node,
+        witness=witness,
         durability=durability,
         mixed=any(_level(rule.durability) not in (durability, Durability.MEMORY) for rule in rules),
         cluster=valkey.cluster,

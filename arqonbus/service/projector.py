@@ -110,7 +110,8 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
         )
     name = node_name()
     bound = bind(settings.telemetry.host, settings.projector.telemetry_port, "telemetry of the projector")
-    wakes, events, store = _Wakes(), event_log(settings, name), projection_store(settings, name)
+    wakes, store = _Wakes(), projection_store(settings, name)
+    events = event_log(settings, name, store)
     await open_store(store)
     await events.open(wakes)
     projector = make_projector(

@@ -98,10 +98,14 @@ class Head(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A slice of a room's log together with the head it was read under, atomically."""
+    """A slice of a room's log together with the head it was read under, atomically.
+
+    Entries up to `base` were given in epochs before the head's, which went on from there.
+    """
 
     head: Head
     entries: Sequence[Entry]
+    base: int = 0
 
 
 class Member(NamedTuple):

@@ -20,7 +20,7 @@ import msgspec
 from arqonbus.config.stores import Postgres
 from arqonbus.storage import audit_chain, migrate
 from arqonbus.storage import postgres_sql as sql
-from arqonbus.storage.ports import StorageError
+from arqonbus.storage.ports import RoomKey, StorageError
 from arqonbus.storage.postgres_access import Connection, Pool, open_pool, place
 from arqonbus.storage.postgres_rows import (
     FOREVER,
@@ -49,6 +49,7 @@ from arqonbus.storage.projection import (
     Unprojectable,
 )
 from arqonbus.storage.tallying import Fresh, Key, distinct, tally
+from arqonbus.storage.witness import Mark
 
 WRITER = "arqonbus_writer"
 BUCKETS = 16
@@ -308,6 +309,24 @@ class PostgresProjection:
         return [row[0] for row in await self._fetch(sql.AUDITED)]
 
     # -- connections
+
+    # -- how far rooms had come
+
+    async def marks(self, rooms: Sequence[RoomKey]) -> Mapping[RoomKey, Mark]:
+        """See WitnessStore.marks."""
+        asked = [list(column) for column in zip(*rooms, strict=True)]
+        rows = await self._fetch(sql.MARKS, *asked) if rooms else ()
+        return {RoomKey(*tuple(row)[:2]): Mark(*tuple(row)[2:]) for row in rows}
+
+    async def witness(self, marks: Mapping[RoomKey, Mark]) -> None:
+        """See WitnessStore.witness."""
+        columns = [list(column) for column in zip(*((*room, *marks[room]) for room in marks), strict=True)]
+
+        async def write(connection: Connection) -> None:
+            await connection.execute(sql.WITNESS, *columns)
+
+        if marks:
+            await self._in_transaction(write)
 
     async def _fetch(self, query: str, *arguments: Any) -> Sequence[Any]:
         async def read(connection: Connection) -> Sequence[Any]:

@@ -236,3 +236,16 @@ MOVE_HEAD = "UPDATE arqonbus.audit_heads SET number = $2, hash = $3 WHERE tenant
 INSERT_AUDIT = "INSERT INTO arqonbus.audit VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 PAGE_OF_AUDIT = "SELECT * FROM arqonbus.audit WHERE tenant_id = $1 AND number > $2 ORDER BY number LIMIT $3"
 AUDITED = "SELECT tenant_id FROM arqonbus.audit_heads ORDER BY tenant_id"
+
+MARKS = """
+SELECT w.tenant_id, w.room, w.epoch, w.last, w.run FROM arqonbus.witness w
+JOIN unnest($1::text[], $2::text[]) AS asked (tenant_id, room) USING (tenant_id, room)
+"""
+# In one order, so that nodes wait for each other and never in a circle.
+WITNESS = """
+INSERT INTO arqonbus.witness AS w (tenant_id, room, epoch, last, run)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) ORDER BY 1, 2
+ON CONFLICT (tenant_id, room) DO UPDATE
+SET epoch = excluded.epoch, last = excluded.last, run = excluded.run, at = clock_timestamp()
+WHERE (excluded.epoch, excluded.last) > (w.epoch, w.last)
+"""

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol
 
 from arqonbus.storage.ports import StorageError
+from arqonbus.storage.witness import WitnessStore
 
 DELETED = "episode.deleted"
 
@@ -187,8 +188,11 @@ class Unprojectable(StorageError):
     """The store refuses this very data. Trying again does not help; a smaller batch may."""
 
 
-class ProjectionStore(Protocol):
-    """The durable store. Methods raise StorageError, and nothing else, when the store fails them."""
+class ProjectionStore(WitnessStore, Protocol):
+    """The durable store, and the witness of the log's rooms.
+
+    Methods raise StorageError, and nothing else, when the store fails them.
+    """
 
     @property
     def name(self) -> str:

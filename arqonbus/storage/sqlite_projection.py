@@ -20,7 +20,7 @@ import msgspec
 
 from arqonbus.storage import audit_chain
 from arqonbus.storage import sqlite_projection_schema as sql
-from arqonbus.storage.ports import Durability, StorageError
+from arqonbus.storage.ports import Durability, RoomKey, StorageError
 from arqonbus.storage.projection import (
     Arrival,
     AuditEntry,
@@ -53,6 +53,7 @@ from arqonbus.storage.sqlite_projection_rows import (
 from arqonbus.storage.sqlite_schema import open_reader, open_writer
 from arqonbus.storage.sqlite_writer import Writer
 from arqonbus.storage.tallying import Fresh, Key, distinct, newest, tally
+from arqonbus.storage.witness import Mark
 
 PAGE = 1000
 
@@ -304,6 +305,18 @@ class SqliteProjection:
     async def audited(self) -> Sequence[str]:
         """See ProjectionStore.audited."""
         return [row[0] for row in await self._read(sql.AUDITED)]
+
+    # -- how far rooms had come
+
+    async def marks(self, rooms: Sequence[RoomKey]) -> Mapping[RoomKey, Mark]:
+        """See WitnessStore.marks."""
+        found = [(room, await self._read(sql.MARK, *room)) for room in rooms]
+        return {room: Mark(*rows[0]) for room, rows in found if rows}
+
+    async def witness(self, marks: Mapping[RoomKey, Mark]) -> None:
+        """See WitnessStore.witness."""
+        rows = [(*room, *mark) for room, mark in marks.items()]
+        await self._write(lambda: self._connection.executemany(sql.WITNESS, rows))
 
     # -- the file
 

@@ -116,6 +116,16 @@ CREATE TABLE probes (
     value           INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 """,
+    """
+CREATE TABLE witness (
+    tenant_id       TEXT NOT NULL,
+    room            TEXT NOT NULL,
+    epoch           TEXT NOT NULL,
+    last            INTEGER NOT NULL,
+    run             TEXT NOT NULL,
+    PRIMARY KEY (tenant_id, room)
+) STRICT, WITHOUT ROWID;
+""",
 )
 LAYOUT = Layout("SQLite projection", _STEPS)
 
@@ -222,3 +232,10 @@ AUDITED = "SELECT tenant_id FROM audit_heads ORDER BY tenant_id"
 
 PROBE = "INSERT INTO probes VALUES ('writes', 1) ON CONFLICT DO UPDATE SET value = value + 1 RETURNING value"
 PROBED = "SELECT value FROM probes WHERE name = 'writes'"
+
+MARK = "SELECT epoch, last, run FROM witness WHERE tenant_id = ? AND room = ?"
+WITNESS = """
+INSERT INTO witness VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+SET epoch = excluded.epoch, last = excluded.last, run = excluded.run
+WHERE (excluded.epoch, excluded.last) > (witness.epoch, witness.last)
+"""

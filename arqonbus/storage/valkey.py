@@ -29,7 +29,8 @@ from arqonbus.storage.ports import (
     StorageError,
 )
 from arqonbus.storage.valkey_appends import Appends, Outcome
-from arqonbus.storage.valkey_engine import Engine
+from arqonbus.storage.valkey_engine import Engine, is_unchecked, storage_error
+from arqonbus.storage.valkey_fence import Fence
 from arqonbus.storage.valkey_flushing import FlushLines
 from arqonbus.storage.valkey_frames import (
     WRITER_BYTES,
@@ -46,8 +47,10 @@ from arqonbus.storage.valkey_link import Access, Command, Endpoint, Finder
 from arqonbus.storage.valkey_live import Live
 from arqonbus.storage.valkey_presence import SharedPresence
 from arqonbus.storage.valkey_registry import Registry
+from arqonbus.storage.witness import WitnessStore
 
 _DEFAULT_PORT = 6379
+_MOST_CHECKS = 5  # of a room before one read; the engine may begin anew meanwhile
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +75,8 @@ class ValkeyLog:
     engine's append-only file to be flushed before it gives an outcome, and for those of `durable_replicas`
     replicas, because a successor has only what it was sent; None: as many as the finder says, else none.
     `mixed`: batches name levels of their own, so that those which wait for the disk get connections of their
-    own.
+    own. The `witness` knows how far rooms had come before the engine began anew; without one a room is only
+    taken to be whole where this process itself was there, or nothing can be lost.
     """
 
     name = "valkey"
@@ -85,6 +89,7 @@ class ValkeyLog:
         node_id: str,
         durability: Durability = Durability.HOT,
         mixed: bool = False,
+        witness: WitnessStore | None = None,
         cluster: bool = False,
         finder: Finder | None = None,
         durable_replicas: int | None = None,
@@ -121,6 +126,7 @@ class ValkeyLog:
             durable=durability is Durability.DURABLE or mixed,
         )
         self._flush_lines = FlushLines(self._engine) if mixed else None
+        self._fence = Fence(self._engine, witness)
         self._live = Live(self._engine, self._on_message, self._on_gap)
         self._presence = SharedPresence(
             self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
@@ -135,6 +141,7 @@ class ValkeyLog:
             flush_timeout=flush_timeout,
             replicas=_replicas(durable_replicas, finder),
             flush_lines=self._flush_lines,
+            fence=self._fence,
             on_sending=self._registry.announce,
             on_stored=self._registry.on_stored,
             on_unknown=self._on_unknown,
@@ -154,6 +161,7 @@ class ValkeyLog:
             raise
         self._engine.on_change = self._on_change
         self._presence.open()
+        self._fence.open()
         self._open = True
 
     async def close(self) -> None:
@@ -164,6 +172,7 @@ class ValkeyLog:
         await self._appends.close()
         await self._registry.settled()
         await self._presence.close()
+        await self._fence.close()
         await self._close_lines()
 
     async def _close_lines(self) -> None:
@@ -178,25 +187,38 @@ class ValkeyLog:
 
     async def head(self, room: RoomKey) -> Head:
         """See EventLog.head."""
-        return _head(await self._call(room, "head"))
+        return _head(await self._look(room, "head_checked"))
 
     async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
         """See EventLog.read."""
-        return await self._page(room, "read", after + 1, until or "+", limit)
+        return await self._page(room, "read_checked", after + 1, until or "+", limit)
 
     async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
         """See EventLog.read_back."""
-        return await self._page(room, "read_back", 0, before - 1 if before else "+", limit)
+        return await self._page(room, "read_back_checked", 0, before - 1 if before else "+", limit)
 
     async def _page(self, room: RoomKey, function: str, low: int, high: int | str, limit: int) -> Page:
         if limit <= 0:
             return Page(await self.head(room), ())
-        head, entries = await self._call(room, function, low, high, limit)
-        return Page(_head(head), [_entry(entry) for entry in entries])
+        head, entries = await self._look(room, function, low, high, limit)
+        return Page(_head(head), [_entry(entry) for entry in entries], head[3])
 
     async def seek(self, room: RoomKey, time_us: int) -> int:
         """See EventLog.seek."""
         return int(await self._call(room, "seek", time_us))
+
+    async def _look(self, room: RoomKey, function: str, *arguments: int | str) -> Any:
+        """Read from a room, of which it is made sure before that it says what it can no longer prove."""
+        keys = room_keys(room)
+        command = ("FCALL", "arqonbus_" + function, 2, keys.log, keys.meta, *arguments)
+        for _ in range(_MOST_CHECKS):
+            [reply] = await self._engine.flight(keys.slot, [(*command, self._fence.run(keys.slot))])
+            if not is_unchecked(reply):
+                break
+            await self._fence.check(room)
+        if isinstance(reply, Exception):
+            raise storage_error(reply)
+        return reply
 
     async def _call(self, room: RoomKey, function: str, *arguments: int | str) -> Any:
         keys = room_keys(room)
@@ -219,6 +241,7 @@ class ValkeyLog:
         window_us = int(self._dedup_seconds * 1_000_000)
         command = ("FCALL", "arqonbus_delete", 3, keys.log, keys.meta, keys.ids, window_us)
         written = await self._engine.call(keys.slot, *command)
+        self._fence.forget(room)
         listed = await self._registry.delete(room)
         return bool(written) or listed
 
@@ -319,6 +342,7 @@ class ValkeyLog:
             _log.error("Entries of room %s are read from the log instead: %s", room, error)
             self._listener.on_resync([room])
             return
+        self._fence.seen[room] = (header.epoch, header.first + header.size - 1)
         self._listener.on_entries(room, header.epoch, entries)
 
     def _on_gap(self, channels: Sequence[str]) -> None:
@@ -357,7 +381,7 @@ def _replicas(wanted: int | None, finder: Finder | None) -> Callable[[], int]:
 
 
 def _head(reply: Any) -> Head:
-    epoch, first, last = reply
+    epoch, first, last, *_ = reply
     return Head(epoch.decode(), first, last)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import Appended, Batch, Durability, RoomKey, StorageError
-from arqonbus.storage.valkey_engine import Engine, is_redirect, storage_error
+from arqonbus.storage.valkey_engine import Engine, is_redirect, is_unchecked, storage_error
+from arqonbus.storage.valkey_fence import Fence
 from arqonbus.storage.valkey_flushing import FlushLines
 from arqonbus.storage.valkey_keys import RoomKeys, room_keys
 from arqonbus.storage.valkey_link import Command, Link, LinkLost
@@ -23,6 +24,7 @@ _PIPELINE_ITEMS = 128  # longer pipelines raise the latency of their first item 
 _SLOW_ITEMS = 4096  # where a flush takes long (appendfsync everysec), more items must share one
 _SLOW_SECONDS = 0.05
 _DURABLE_IN_FLIGHT = 4
+_MOST_CHECKS = 5  # of one batch; the engine may begin anew meanwhile
 
 Outcome = Appended | StorageError
 OnStored = Callable[[RoomKey, str], None]
@@ -86,6 +88,7 @@ class Appends:
         flush_timeout: float,
         replicas: Callable[[], int] = lambda: 0,
         flush_lines: FlushLines | None,
+        fence: Fence,
         on_sending: Callable[[RoomKey], None],
         on_stored: OnStored,
         on_unknown: Callable[[RoomKey], None],
@@ -95,6 +98,7 @@ class Appends:
         self._writer = writer
         self._durability = durability
         self._durable_links = flush_lines or engine
+        self._fence = fence
         self._window_us = int(dedup_seconds * 1_000_000)
         self._flush_ms = int(flush_timeout * 1000)
         self._replicas = replicas
@@ -103,7 +107,7 @@ class Appends:
         self._on_unknown = on_unknown
         self._number = 0
         self._queues: dict[Link, _Queue] = {}
-        self._in_flight: dict[RoomKey, int] = {}  # of a cluster only, where rooms can move
+        self._in_flight: dict[RoomKey, int] = {}
         self._held: dict[RoomKey, list[_Sent]] = {}
         self._calls: set[asyncio.Future[Sequence[Outcome]]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -129,13 +133,12 @@ class Appends:
                 continue
             self._on_sending(batch.room)
             sent = _Sent(batch, keys, self._number, call, index, durable=flushed)
-            sent.command = self._command(sent)
-            if self._engine.cluster:
-                held = self._held.get(batch.room)
-                if held is not None:
-                    held.append(sent)
-                    continue
-                self._in_flight[batch.room] = self._in_flight.get(batch.room, 0) + 1
+            held = self._held.get(batch.room)
+            if held is not None:
+                held.append(sent)
+                continue
+            sent.command = self._command(sent, link.incarnation.run)
+            self._in_flight[batch.room] = self._in_flight.get(batch.room, 0) + 1
             (durable if flushed else hot).setdefault(link, []).append(sent)
         for link, sents in hot.items():
             link.send([sent.command for sent in sents], _Settling(self, sents))
@@ -148,15 +151,16 @@ class Appends:
         if self._calls:
             await asyncio.wait(self._calls)
 
-    def _command(self, sent: _Sent) -> Command:
+    def _command(self, sent: _Sent, run: str) -> Command:
         keys, (_, items, retention, _) = sent.keys, sent.batch
         parts: list[str | int | bytes] = [
-            "FCALL", "arqonbus_append", 4, keys.log, keys.meta, keys.ids, keys.live,
+            "FCALL", "arqonbus_append_checked", 4, keys.log, keys.meta, keys.ids, keys.live,
             self._writer, sent.number, new_ulid(), retention.max_messages, retention.max_age_us,
             self._window_us,
         ]  # fmt: skip
         for item in items:
             parts += item
+        parts.append(run)
         return tuple(parts)
 
     # -- durable: a bounded number of pipelines, each ended by a flush
@@ -204,15 +208,14 @@ class Appends:
         flushed = self._flush_failure(replies[-1]) if sents[0].durable else None
         for sent, reply in zip(sents, replies, strict=False):
             room = sent.batch.room
-            if self._engine.cluster:
-                self._in_flight[room] -= 1
-                if not self._in_flight[room]:
-                    del self._in_flight[room]
-                if is_redirect(reply):
-                    self._hold(sent)
-                    continue
-                if room in self._held and room not in self._in_flight:
-                    self._release(room)
+            left = self._in_flight.pop(room) - 1
+            if left:
+                self._in_flight[room] = left
+            if isinstance(reply, Exception) and (is_redirect(reply) or is_unchecked(reply)):
+                self._hold(sent)
+                continue
+            if not left and room in self._held:
+                self._release(room)
             self._finish(sent, reply, flushed)
 
     def _finish(self, sent: _Sent, reply: Any, flush_failure: StorageError | None) -> None:
@@ -222,7 +225,10 @@ class Appends:
                 self.lost_batches.append(sent.number)
                 self._on_unknown(sent.batch.room)
         else:
-            self._on_stored(sent.batch.room, outcome.epoch)
+            room = sent.batch.room
+            if outcome.sequences:
+                self._fence.seen[room] = (outcome.epoch, reply[2] + reply[3] - 1)
+            self._on_stored(room, outcome.epoch)
         sent.call.settle(sent.index, outcome)
 
     def _outcome(self, sent: _Sent, reply: Any, flush_failure: StorageError | None) -> Outcome:
@@ -262,17 +268,18 @@ class Appends:
             )
         return None
 
-    # -- cluster: a room that moves
+    # -- a room that moves in a cluster, or that has to be looked at first
 
     def _hold(self, sent: _Sent) -> None:
-        self._engine.suspect()
+        if self._engine.cluster:
+            self._engine.suspect()
         room = sent.batch.room
         self._held.setdefault(room, []).append(sent)
         if room not in self._in_flight:
             self._release(room)
 
     def _release(self, room: RoomKey) -> None:
-        task = asyncio.create_task(self._send_held(room), name=f"append to moved room {room}")
+        task = asyncio.create_task(self._send_held(room), name=f"held appends to room {room}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -282,14 +289,24 @@ class Appends:
         while held:
             held.sort(key=lambda sent: sent.number)
             sent = held.pop(0)
-            commands = [sent.command, *self._flush()] if sent.durable else [sent.command]
             try:
-                replies = await self._engine.flight(sent.keys.slot, commands)
+                replies = await self._send_checked(sent)
             except StorageError as error:
                 replies = [error, error]
             failure = self._flush_failure(replies[-1]) if sent.durable and len(replies) > 1 else None
             self._finish(sent, replies[0], failure)
         del self._held[room]
+
+    async def _send_checked(self, sent: _Sent) -> Sequence[Any]:
+        """The replies to one batch, after the room was looked at as often as that is asked for."""
+        for _ in range(_MOST_CHECKS):
+            await self._fence.check(sent.batch.room)
+            sent.command = self._command(sent, self._fence.run(sent.keys.slot))
+            commands = [sent.command, *self._flush()] if sent.durable else [sent.command]
+            replies = await self._engine.flight(sent.keys.slot, commands)
+            if not is_unchecked(replies[0]):
+                break
+        return replies
 
 
 class _Settling:

@@ -16,8 +16,9 @@ from arqonbus.storage.ports import StorageError
 from arqonbus.storage.valkey_keys import SLOTS
 from arqonbus.storage.valkey_line import Line
 from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
+from arqonbus.storage.witness import Incarnation
 
-LIBRARY_VERSION = 2  # equal to VERSION in valkey_functions.lua; a test holds them together
+LIBRARY_VERSION = 3  # equal to VERSION in valkey_functions.lua; a test holds them together
 
 _REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 # Refused before anything was done, so that the outcome is known.
@@ -35,6 +36,7 @@ _REFUSED = _REDIRECTS | frozenset(
         "BUSY",
         "NOGROUP",
         "TOOMANYGROUPS",
+        "UNCHECKED",
     }
 )
 _REDIRECT_SECONDS = 5.0
@@ -63,6 +65,7 @@ class Engine:
         self.on_change: Callable[[], None] = lambda: None
         self._durable = durable
         self._library = library()
+        self.flushed_runs: set[str] = set()  # of servers that showed nothing before it was on disk
         self._lines: dict[Endpoint, Line] = {}
         self._owners: list[Endpoint] = []
         self._stale = asyncio.Event()
@@ -120,6 +123,10 @@ class Engine:
                 "Valkey is not connected: the log is closed or its cluster changes. Nothing was written."
             )
         return line.usable()
+
+    def links(self) -> Sequence[Link]:
+        """The connections that are up."""
+        return [line.link for line in self._lines.values() if line.link is not None]
 
     def is_up(self, slot: int) -> bool:
         """Whether a command for the slot could be sent now."""
@@ -233,8 +240,23 @@ class Engine:
                 return  # good enough to read the map from; the map then replaces it
             raise StorageError(f"Valkey at {link.endpoint} is a {role.decode()}, not the primary")
         await load_library(link, self._library)
+        link.incarnation = await _incarnation(link)
+        if link.incarnation.promoted:
+            self.flushed_runs.clear()  # what was on their disks is not for that on this one's
+        if link.incarnation.flushes:
+            self.flushed_runs.add(link.incarnation.run)
         if self._durable:
             await _require_aof(link)
+
+
+async def _incarnation(link: Link) -> Incarnation:
+    text = (await link.call("INFO", "server")) + b"\r\n" + (await link.call("INFO", "replication"))
+    facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
+    flat = await link.call("CONFIG", "GET", "append*")
+    settings = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    flushes = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
+    promoted = facts.get(b"master_replid2", b"").strip(b"0") != b""
+    return Incarnation(facts[b"run_id"].decode(), flushes, promoted)
 
 
 async def load_library(link: Link, source: str) -> None:
@@ -286,6 +308,11 @@ def is_redirect(reply: object) -> bool:
     return isinstance(reply, ReplyError) and reply.code in _REDIRECTS
 
 
+def is_unchecked(reply: object) -> bool:
+    """True for a reply that says: not applied, the room has to be looked at first."""
+    return isinstance(reply, ReplyError) and reply.code == "UNCHECKED"
+
+
 def storage_error(failure: Exception) -> StorageError:
     """The failure as the port says it, honest about whether the outcome is known."""
     if isinstance(failure, StorageError):
@@ -298,4 +325,12 @@ def storage_error(failure: Exception) -> StorageError:
     return StorageError(f"{failure} Whether the write took effect is not known.", outcome_unknown=True)
 
 
-__all__ = ["LIBRARY_VERSION", "Engine", "is_redirect", "library", "load_library", "storage_error"]
+__all__ = [
+    "LIBRARY_VERSION",
+    "Engine",
+    "is_redirect",
+    "is_unchecked",
+    "library",
+    "load_library",
+    "storage_error",
+]

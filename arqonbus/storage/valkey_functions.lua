@@ -2,8 +2,9 @@
 -- What the bus does in Valkey atomically. One library; VERSION grows with every change, and a node only ever
 -- replaces an older one, so a function must go on serving the nodes of the release before.
 -- Keys of a call share one hash tag. A room's `meta` hash: epoch, last (sequence), time (of the last append),
--- oldest (no held entry is older). Its `log` stream: id <sequence>-0, fields t(ime) i(d) c(hannel) d(ata).
-local VERSION = 2
+-- oldest (no held entry is older), run (of the server under which the room was last checked for a lost tail),
+-- base (entries up to it are of earlier epochs) and prev (the epoch before). Its `log` stream: id <sequence>-0, fields t(ime) i(d) c(hannel) d(ata).
+local VERSION = 3
 
 -- unpack() has a limit of some 8000 values; commands with many arguments go in steps below it.
 local STEP = 1000
@@ -87,14 +88,20 @@ local function trim(log, last, oldest, now, most, age_us)
   return oldest
 end
 
+-- A server that began anew may have lost the end of a room: nothing is done to it before somebody has looked.
+local function unchecked()
+  return server.error_reply('UNCHECKED the room was not looked at since this server began')
+end
+
 -- KEYS log, meta, ids, live channel
 -- ARGV writer (8 bytes), batch number, epoch for a new room, max messages, max age us, dedup window us,
 --      then id, channel, data of each item
 -- Returns epoch, time us, first new sequence, count of new ones, then index and sequence of each duplicate.
-local function append(keys, args)
+local function append(keys, args, run)
   local log, meta, ids, live = keys[1], keys[2], keys[3], keys[4]
   local window_us = tonumber(args[6])
-  local held = server.call('HMGET', meta, 'epoch', 'last', 'time', 'oldest')
+  local held = server.call('HMGET', meta, 'epoch', 'last', 'time', 'oldest', 'run')
+  if run and held[1] and held[5] ~= run then return unchecked() end
   local epoch, last = held[1] or args[3], tonumber(held[2] or 0)
   local now = math.max(clock_us(), tonumber(held[3] or 0))
   local oldest = tonumber(held[4] or 0)
@@ -121,6 +128,7 @@ local function append(keys, args)
   reply[4] = #fresh
   -- Before the entries: should one fail, the numbers given so far are spent and never given again.
   server.call('HSET', meta, 'epoch', epoch, 'last', text(last), 'time', stamp)
+  if run and not held[1] then server.call('HSET', meta, 'run', run) end
 
   local most, age_us = tonumber(args[4]), tonumber(args[5])
   for offset, index in ipairs(fresh) do
@@ -147,26 +155,71 @@ local function append(keys, args)
   return reply
 end
 
+-- As append, with the run of the server, which the caller believes to speak to, as the last argument.
+local function append_checked(keys, args)
+  local run = args[#args]
+  args[#args] = nil
+  return append(keys, args, run)
+end
+
+-- KEYS log, meta. ARGV run, then epoch, last and run that the caller has seen, and the epoch to begin, or '' to
+-- go on with the one that is. Nothing is changed if the room is another one by now. Returns epoch and run.
+local function renew(keys, args)
+  local held = server.call('HMGET', keys[2], 'epoch', 'last', 'run')
+  if held[1] == args[2] and held[2] == args[3] and (held[3] or '') == args[4] then
+    if args[5] ~= '' then server.call('HSET', keys[2], 'epoch', args[5], 'prev', held[1], 'base', held[2]) end
+    server.call('HSET', keys[2], 'run', args[1])
+  end
+  return server.call('HMGET', keys[2], 'epoch', 'run')
+end
+
 -- epoch, first, last of a room; an empty epoch for one never written to.
 local function head_of(log, meta)
-  local held = server.call('HMGET', meta, 'epoch', 'last')
-  if not held[1] then return { '', 0, 0 } end
+  local held = server.call('HMGET', meta, 'epoch', 'last', 'run', 'base')
+  if not held[1] then return { '', 0, 0, 0 } end
   local last = tonumber(held[2])
   local entry = first_from(log, 0)
-  return { held[1], entry and sequence_of(entry) or last + 1, last }
+  return { held[1], entry and sequence_of(entry) or last + 1, last, tonumber(held[4] or 0) }, held[3]
+end
+
+-- For nodes of the release before: without base.
+local function short_head(log, meta)
+  local found = head_of(log, meta)
+  found[4] = nil
+  return found
 end
 
 local function head(keys)
-  return head_of(keys[1], keys[2])
+  return short_head(keys[1], keys[2])
+end
+
+-- ARGV run. As head, with base.
+local function head_checked(keys, args)
+  local found, run = head_of(keys[1], keys[2])
+  if run ~= args[1] and found[1] ~= '' then return unchecked() end
+  return found
+end
+
+-- ARGV lowest and highest sequence, limit, run.
+local function read_checked(keys, args)
+  local found, run = head_of(keys[1], keys[2])
+  if run ~= args[4] and found[1] ~= '' then return unchecked() end
+  return { found, server.call('XRANGE', keys[1], args[1], args[2], 'COUNT', args[3]) }
+end
+
+local function read_back_checked(keys, args)
+  local found, run = head_of(keys[1], keys[2])
+  if run ~= args[4] and found[1] ~= '' then return unchecked() end
+  return { found, server.call('XREVRANGE', keys[1], args[2], args[1], 'COUNT', args[3]) }
 end
 
 -- ARGV lowest and highest sequence, both included, and limit.
 local function read(keys, args)
-  return { head_of(keys[1], keys[2]), server.call('XRANGE', keys[1], args[1], args[2], 'COUNT', args[3]) }
+  return { short_head(keys[1], keys[2]), server.call('XRANGE', keys[1], args[1], args[2], 'COUNT', args[3]) }
 end
 
 local function read_back(keys, args)
-  return { head_of(keys[1], keys[2]), server.call('XREVRANGE', keys[1], args[2], args[1], 'COUNT', args[3]) }
+  return { short_head(keys[1], keys[2]), server.call('XREVRANGE', keys[1], args[2], args[1], 'COUNT', args[3]) }
 end
 
 local function seek_time(keys, args)
@@ -221,7 +274,12 @@ local function register(name, callback, flags)
   server.register_function({ function_name = 'arqonbus_' .. name, callback = callback, flags = flags })
 end
 
-register('append', append, {})
+register('append', function(keys, args) return append(keys, args) end, {})
+register('append_checked', append_checked, {})
+register('renew', renew, {})
+register('head_checked', head_checked, { 'no-writes' })
+register('read_checked', read_checked, { 'no-writes' })
+register('read_back_checked', read_back_checked, { 'no-writes' })
 register('head', head, { 'no-writes' })
 register('read', read, { 'no-writes' })
 register('read_back', read_back, { 'no-writes' })

@@ -28,13 +28,16 @@ end
 local function load_group(meta, state, due)
   local kept = server.call('HMGET', state, 'epoch', 'given', 'missed', 'delayed', 'most')
   if not kept[1] then return nil end
-  local room = server.call('HMGET', meta, 'epoch', 'last')
+  local room = server.call('HMGET', meta, 'epoch', 'last', 'base', 'prev')
   local group = {
     epoch = kept[1], given = tonumber(kept[2]), missed = tonumber(kept[3]), delayed = tonumber(kept[4]),
     most = tonumber(kept[5]), room_epoch = room[1], last = tonumber(room[2] or 0), missed_before = tonumber(kept[3]),
     renewed = room[1] and room[1] ~= kept[1],
   }
-  if group.renewed then
+  if group.renewed and room[4] == kept[1] then -- the log goes on under another epoch, perhaps without its end
+    group.renewed, group.moved, group.epoch = false, true, room[1]
+    group.given = math.min(group.given, tonumber(room[3]))
+  elseif group.renewed then
     group.epoch, group.given, group.delayed = room[1], 0, 0
     group.missed = group.missed + server.call('ZCARD', due)
   end
@@ -46,6 +49,8 @@ local function enter_group(keys)
   local group = load_group(keys[2], keys[3], keys[4])
   if group and group.renewed then
     server.call('DEL', keys[4], keys[5])
+    save_group(keys[3], group)
+  elseif group and group.moved then
     save_group(keys[3], group)
   end
   return group

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol, cast
 
 import hiredis
 
+from arqonbus.storage.witness import Incarnation
+
 Command = tuple[str | int | float | bytes, ...]
 OnReplies = Callable[[list[Any]], None]
 OnPush = Callable[["Link", list[Any]], None]
@@ -81,6 +83,7 @@ class Link(asyncio.Protocol):
     def __init__(self, endpoint: Endpoint, access: Access, on_push: OnPush | None) -> None:
         self.endpoint = endpoint
         self.lost: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
+        self.incarnation = Incarnation("", flushes=False, promoted=False)  # told by whoever prepares it
         self.on_stray_error: Callable[[ReplyError], None] | None = None
         self._access = access
         self._on_push = on_push

@@ -223,7 +223,7 @@ def test_the_commands(
     )]  # fmt: skip
     options += ["--directory", str(tmp_path)]
     assert main(["backup", *options]) == 0
-    assert "schema 0002" in capsys.readouterr().out
+    assert "schema 0003" in capsys.readouterr().out
     (name,) = backups(tmp_path)
     assert main(["backup", "--list", *options]) == 0
     assert capsys.readouterr().out.strip() == name
