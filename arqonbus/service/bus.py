@@ -17,16 +17,14 @@ from functools import partial
 from arqonbus import __version__
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
-from arqonbus.bus.session import Gate
 from arqonbus.bus.upgrade import local_url
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
-from arqonbus.continuum.events import ROOM
-from arqonbus.continuum.gate import EpisodeGate
 from arqonbus.continuum.projector import Projector
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.preflight import online_subset
 from arqonbus.service.engines import event_log, node_name, projection_store
+from arqonbus.service.gates import ProfileGates
 from arqonbus.service.projector import boundary, make_projector, open_store
 from arqonbus.shield.tokens import Verifier
 from arqonbus.storage.ports import StorageError
@@ -41,7 +39,6 @@ log = logging.getLogger(__name__)
 
 def refuse_unavailable(settings: Settings) -> None:
     """Raise ValueError for settings that this version cannot keep: better no bus than one that lies."""
-    rooms = settings.rooms
     asked = {
         "server.workers": settings.server.workers > 1,
         "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
@@ -49,9 +46,6 @@ def refuse_unavailable(settings: Settings) -> None:
         "datastores.nats.url": settings.datastores.nats.url is not None,
         "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
         "auth.service_mtls": settings.auth.service_mtls,
-        "policy.mode: enforce": settings.policy.mode == "enforce",
-        "rooms[].schema": any(rule.schema_file is not None for rule in rooms),
-        "rooms[].signature": any(rule.signature for rule in rooms),
     }
     found = [name for name, is_asked in asked.items() if is_asked]
     if found:
@@ -77,25 +71,25 @@ class Service:
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
         refuse_unavailable(self.settings)
+        self._gates = ProfileGates(self.settings)
         telemetry_settings = self.settings.telemetry
         bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
-        if self.settings.projector.phase != "emit_only" or self.settings.datastores.postgres.configured:
-            self._store = projection_store(self.settings, self.name)
         self.node = Node(
             self.settings,
-            event_log(self.settings, self.name, self._store),
+            event_log(self.settings, self.name),
             name=self.name,
             verify=Verifier(self.settings).verify,
             run_command=run_command,
-            gates=_gates(self.settings),
+            gates=self._gates,
         )
+        await self.node.start()
         try:
-            await self.node.start()
             await self._start_projection()
             self._listening = await listen(self.node)
         except (PortTaken, StorageError):
             bound.close()
-            await self._stop()
+            await self._stop_projection()
+            await self.node.close()
             raise
         self._telemetry = TelemetryServer(app(self.node, self._metrics(), self._online_checks), bound)
         await self._telemetry.start()
@@ -114,7 +108,7 @@ class Service:
 
     async def _start_projection(self) -> None:
         """Open the store that commands read, and project here where the log is of this process alone."""
-        if self.settings.projector.phase == "emit_only" or self._store is None:
+        if self.settings.projector.phase == "emit_only":
             return
         if self.node.log.groups is None:
             log.warning(
@@ -122,7 +116,7 @@ class Service:
                 extra={"storage": self.node.log.name},
             )
             return
-        self.node.projection = self._store
+        self._store = self.node.projection = projection_store(self.settings, self.name)
         await open_store(self._store)
         if not self.node.log.shared:
             self.projector = make_projector(
@@ -131,12 +125,10 @@ class Service:
             self.node.projector = self.projector.counters
             self._projecting = asyncio.create_task(self.projector.run(), name="projector")
 
-    async def _stop(self) -> None:
-        """The log is closed before the store: it is the witness of what the log had last."""
+    async def _stop_projection(self) -> None:
         if self.projector is not None and self._projecting is not None:
             self.projector.stop()
             await asyncio.wait([self._projecting])
-        await self.node.close()
         if self._store is not None:
             await self._store.close()
 
@@ -160,8 +152,9 @@ class Service:
         refuse_unavailable(settings)
         if _levels(settings) != _levels(self.settings):
             raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
-        self.node.reconfigure(settings, Verifier(settings).verify)
-        self.node.gates.update(_gates(settings))
+        verifier = Verifier(settings)
+        self._gates.renew(settings)
+        self.node.reconfigure(settings, verifier.verify)
         if self.projector is not None:
             self.projector.boundary = boundary(settings)
         self.settings = settings
@@ -171,7 +164,8 @@ class Service:
         """Drain as the profile says, then close everything."""
         await self.node.drain()
         self._listening.close()
-        await self._stop()
+        await self._stop_projection()
+        await self.node.close()
         await self._telemetry.stop()
         log.info("the bus is down", extra={"node": self.name})
 
@@ -180,11 +174,6 @@ def _levels(settings: Settings) -> Sequence[tuple[str, str | None]]:
     """Which rooms are kept where. A level moves rooms between engines and connections: that takes a start."""
     rules = [(rule.match, rule.durability) for rule in settings.rooms]
     return rules if any(level for _, level in rules) else []
-
-
-def _gates(settings: Settings) -> dict[str, Gate]:
-    """What judges messages before they are published, by room."""
-    return {ROOM: EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))}
 
 
 def _calm_garbage_collector() -> None:
