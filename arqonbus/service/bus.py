@@ -74,22 +74,23 @@ class Service:
         self._gates = ProfileGates(self.settings)
         telemetry_settings = self.settings.telemetry
         bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
+        if self.settings.projector.phase != "emit_only" or self.settings.datastores.postgres.configured:
+            self._store = projection_store(self.settings, self.name)
         self.node = Node(
             self.settings,
-            event_log(self.settings, self.name),
+            event_log(self.settings, self.name, self._store),
             name=self.name,
             verify=Verifier(self.settings).verify,
             run_command=run_command,
             gates=self._gates,
         )
-        await self.node.start()
         try:
+            await self.node.start()
             await self._start_projection()
             self._listening = await listen(self.node)
         except (PortTaken, StorageError):
             bound.close()
-            await self._stop_projection()
-            await self.node.close()
+            await self._stop()
             raise
         self._telemetry = TelemetryServer(app(self.node, self._metrics(), self._online_checks), bound)
         await self._telemetry.start()
@@ -108,7 +109,7 @@ class Service:
 
     async def _start_projection(self) -> None:
         """Open the store that commands read, and project here where the log is of this process alone."""
-        if self.settings.projector.phase == "emit_only":
+        if self.settings.projector.phase == "emit_only" or self._store is None:
             return
         if self.node.log.groups is None:
             log.warning(
@@ -116,7 +117,7 @@ class Service:
                 extra={"storage": self.node.log.name},
             )
             return
-        self._store = self.node.projection = projection_store(self.settings, self.name)
+        self.node.projection = self._store
         await open_store(self._store)
         if not self.node.log.shared:
             self.projector = make_projector(
@@ -125,10 +126,12 @@ class Service:
             self.node.projector = self.projector.counters
             self._projecting = asyncio.create_task(self.projector.run(), name="projector")
 
-    async def _stop_projection(self) -> None:
+    async def _stop(self) -> None:
+        """The log is closed before the store: it is the witness of what the log had last."""
         if self.projector is not None and self._projecting is not None:
             self.projector.stop()
             await asyncio.wait([self._projecting])
+        await self.node.close()
         if self._store is not None:
             await self._store.close()
 
@@ -164,8 +167,7 @@ class Service:
         """Drain as the profile says, then close everything."""
         await self.node.drain()
         self._listening.close()
-        await self._stop_projection()
-        await self.node.close()
+        await self._stop()
         await self._telemetry.stop()
         log.info("the bus is down", extra={"node": self.name})
 
