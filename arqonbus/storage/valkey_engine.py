@@ -250,10 +250,14 @@ class Engine:
 
 
 async def _incarnation(link: Link) -> Incarnation:
+    """What the server says of itself; without the right to INFO there is no telling it from its successor."""
     text = (await link.call("INFO", "server")) + b"\r\n" + (await link.call("INFO", "replication"))
     facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
-    flat = await link.call("CONFIG", "GET", "append*")
-    settings = flat if isinstance(flat, dict) else dict(zip(flat[::2], flat[1::2], strict=True))
+    try:
+        settings = await link.call("CONFIG", "GET", "append*")
+    except ReplyError as refusal:  # not said to us: then nothing is taken to be on disk
+        _log.warning("Valkey at %s does not say how it flushes: %s", link.endpoint, refusal)
+        settings = {}
     flushes = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
     promoted = facts.get(b"master_replid2", b"").strip(b"0") != b""
     return Incarnation(facts[b"run_id"].decode(), flushes, promoted)

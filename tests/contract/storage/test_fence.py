@@ -322,3 +322,19 @@ async def test_a_stopped_server_that_goes_on_is_the_same(bench: Bench, server: V
     assert isinstance(outcome, StorageError)
     assert (await again(log, room, "b")).epoch == before.epoch
     assert log.durability is Durability.HOT
+
+
+async def test_a_server_that_does_not_say_how_it_flushes(
+    server: ValkeyServer, store: SqliteProjection
+) -> None:
+    """An account without CONFIG works; nothing is then taken to have been on disk."""
+    server.ask("ACL", "SETUSER", "bus", "on", ">secret", "~*", "&*", "+@all", "-config")
+    bench = valkey_bench([server.url], witness=store, username="bus", password="secret")
+    log, room = await bench.log(), bench.room()
+    before = await append(log, room, "a")
+    await log.close()
+    await asyncio.to_thread(server.restart)
+    server.ask("ACL", "SETUSER", "bus", "on", ">secret", "~*", "&*", "+@all", "-config")
+    after = await append(await bench.log(), room, "b")
+    assert (after.epoch > before.epoch, list(after.sequences)) == (True, [2])
+    await bench.close()
