@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from typing import Literal
 
@@ -18,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from arqonbus.client.errors import ConnectionRefused
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import Envelope
+from arqonbus.protocol.errors import DecodeError
 
 WireName = Literal["protobuf", "json"]
 MAX_BATCH_BYTES = 256 * 1024
@@ -41,6 +43,7 @@ class Link:
         self._socket = socket
         self._json = wire == "json"
         self._outbox: list[Envelope] = []
+        self._unreadable = ""
         self._wake = asyncio.Event()
         self._writer = asyncio.create_task(self._write())
 
@@ -53,19 +56,20 @@ class Link:
         """The envelopes of each message that comes, until the connection ends."""
         with contextlib.suppress(ConnectionClosed):
             async for data in self._socket:
-                if isinstance(data, str):
-                    lines = wire_json.decode(data)
-                    yield [line.envelope for line in lines if line.envelope is not None]
-                else:
-                    yield [envelope for envelope, _ in wire_protobuf.decode(data)]
+                try:
+                    envelopes = _envelopes(data)
+                except DecodeError as error:
+                    self._unreadable = f"the bus sent what cannot be read: {error}"
+                    return
+                yield envelopes
 
     @property
     def close_code(self) -> int:
-        return self._socket.close_code or 1006
+        return 1007 if self._unreadable else self._socket.close_code or 1006
 
     @property
     def close_reason(self) -> str:
-        return self._socket.close_reason or "the connection broke"
+        return self._unreadable or self._socket.close_reason or "the connection broke"
 
     async def close(self) -> None:
         self._writer.cancel()
@@ -90,6 +94,14 @@ class Link:
                 break
         batch, self._outbox = self._outbox[:count], self._outbox[count:]
         return wire_json.frame_of(batch).decode() if self._json else wire_protobuf.frame_of(batch)
+
+
+def _envelopes(data: str | bytes) -> list[Envelope]:
+    """What one message of the bus holds, however many: it may be all that was missed in an hour."""
+    if isinstance(data, str):
+        lines = wire_json.decode(data, most=sys.maxsize)
+        return [line.envelope for line in lines if line.envelope is not None]
+    return [envelope for envelope, _ in wire_protobuf.decode(data, most=sys.maxsize)]
 
 
 async def open_link(url: str, token: str, wire: WireName, tls: ssl.SSLContext | None) -> Link:

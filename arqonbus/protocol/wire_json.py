@@ -100,14 +100,17 @@ class Line(NamedTuple):
     unknown_keys: int
 
 
-def decode(frame: str) -> list[Line]:
-    """The lines of a frame in order. DecodeError if a line is not a JSON object as it must be."""
+def decode(frame: str, most: int = MAX_ENVELOPES) -> list[Line]:
+    """The lines of a frame in order. DecodeError if a line is not a JSON object as it must be.
+
+    `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only.
+    """
     lines: list[Line] = []
     offset = 0
     for text in frame.split("\n"):
         if text and not text.isspace():
-            if len(lines) == MAX_ENVELOPES:
-                raise DecodeError(f"the frame has more than {MAX_ENVELOPES} envelopes", offset)
+            if len(lines) == most:
+                raise DecodeError(f"the frame has more than {most} envelopes", offset)
             lines.append(_decode_line(text, offset))
         offset += len(text) + 1
     if not lines:

@@ -26,8 +26,11 @@ _LENGTH_BYTES = 4  # a frame is far smaller than 2^28 bytes
 Decoded = list[tuple[Envelope, bytes]]
 
 
-def decode(frame: bytes) -> Decoded:
-    """All envelopes of a frame with their original bytes, or DecodeError for the frame as a whole."""
+def decode(frame: bytes, most: int = MAX_ENVELOPES) -> Decoded:
+    """All envelopes of a frame with their original bytes, or DecodeError for the frame as a whole.
+
+    `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only.
+    """
     found: Decoded = []
     position, end = 0, len(frame)
     if not end:
@@ -49,8 +52,8 @@ def decode(frame: bytes) -> Decoded:
         except _ProtobufError:
             raise DecodeError("the bytes are not an envelope", position) from None
         position = stop
-    if len(found) > MAX_ENVELOPES:
-        raise DecodeError(f"the frame has more than {MAX_ENVELOPES} envelopes", 0)
+    if len(found) > most:
+        raise DecodeError(f"the frame has more than {most} envelopes", 0)
     return found
 
 

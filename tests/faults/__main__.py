@@ -20,7 +20,8 @@ from pathlib import Path
 
 from tests.faults.report import markdown, table
 from tests.faults.rounds import Outcome, Size, run_round
-from tests.faults.stacks import STACKS, Plan
+from tests.faults.stack import Plan
+from tests.faults.stacks import STACKS
 
 REPORT = Path(__file__).resolve().parents[2] / "benchmarks" / "FAULTS.md"
 

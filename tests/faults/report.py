@@ -9,7 +9,7 @@ from statistics import median
 
 from tests.faults.checker import Fault
 from tests.faults.rounds import Outcome
-from tests.faults.stacks import Plan
+from tests.faults.stack import Plan
 
 _COLUMNS = (*Fault,)
 

@@ -16,7 +16,9 @@ from arqonbus.storage.ports import Durability, RoomKey
 from arqonbus.storage.valkey_keys import room_keys
 from tests.faults.checker import Evidence, Finding, judge
 from tests.faults.load import Producer, Watcher, held, wire_of
-from tests.faults.stacks import STACKS, ClusterStack, Plan, Stack, room_names
+from tests.faults.replicated import ClusterStack
+from tests.faults.stack import Plan, Stack, room_names
+from tests.faults.stacks import STACKS
 
 TENANT = "demo"
 CLIENT_TIMEOUT = 60.0

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.network import why_not
 from tests.faults.rounds import Size, run_round
-from tests.faults.stacks import Plan
+from tests.faults.stack import Plan
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(110)]
 

@@ -97,6 +97,11 @@ class PostgresServer:
             self._child.send_signal(signal.SIGQUIT)
             self._child.wait(10)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the postmaster. Killed, it takes its children along; stopped, it lets nobody in."""
+        assert self._child is not None
+        self._child.send_signal(number)
+
     def remove(self) -> None:
         """Stop it, and remove its files."""
         self.stop()
