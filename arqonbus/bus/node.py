@@ -111,6 +111,7 @@ class Node:
         self.gatekeeper = Gatekeeper(settings, verify)
         self._run_command = run_command
         self.gates = gates or NoGates()
+        self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
         self.projection: ProjectionStore | None = None
         self.projector: Any = None  # the counters of the projector, where it runs in this process
         self._loop = asyncio.get_running_loop()

@@ -75,6 +75,8 @@ Gate = Callable[[Identity, Envelope], bool]
 class Gates(Protocol):
     """What judges messages before they are published, and commands before they are run."""
 
+    decisions: Counter[tuple[str, str, str]]  # of the content policy, by rule, action and mode
+
     def of(self, room: str) -> Gate | None:
         """The gate of a room; None if there is none. A message to one client has the room ''."""
 
@@ -84,6 +86,9 @@ class Gates(Protocol):
 
 class NoGates:
     """Everything passes."""
+
+    def __init__(self) -> None:
+        self.decisions: Counter[tuple[str, str, str]] = Counter()
 
     def of(self, room: str) -> Gate | None:
         return None

@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "bench": "Measure a running bus.",
     "smoke": "Publish and receive a few messages, to see that a bus works.",
     "token": "Make or check a token.",
+    "schema": "See, try and compare the schemas of messages.",
     "profile": "Show what a profile says, and why.",
     "preflight": "Check whether a profile may run here, and say what to do.",
     "projector": "Project episodes, and look at what was projected.",

@@ -17,7 +17,7 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.errors import ClientError, Closed, ConnectionRefused, Disconnected, Rejected
@@ -31,6 +31,13 @@ from arqonbus.protocol.envelope import MESSAGE, REPLY, SIGNAL, Envelope
 from arqonbus.protocol.errors import Code
 
 Token = str | Callable[[], str | Awaitable[str]]
+
+
+class Signer(Protocol):
+    """Puts a signature into a message; MessageSigner of protocol.signatures is one."""
+
+    def sign(self, envelope: Envelope, tenant: str) -> None: ...
+
 
 PROTOCOL_ERRORS = frozenset({1002, 1003, 1007, 1008, 1009})
 
@@ -58,7 +65,9 @@ class Client:
         tls: ssl.SSLContext | None = None,
         on_signal: Callable[[Envelope], None] | None = None,
         on_direct: Callable[[Message], None] | None = None,
+        signer: Signer | None = None,
     ) -> None:
+        """`signer` signs what is published; see protocol.signatures."""
         self.url = url
         self.welcome: dict[str, Any] = {}
         self.reconnects = 0
@@ -68,6 +77,7 @@ class Client:
         self._tls = tls
         self._on_signal = on_signal
         self._on_direct = on_direct
+        self._signer = signer
         self._link: Link | None = None
         self._online = asyncio.Event()
         self._replies: dict[str, asyncio.Future[Envelope]] = {}
@@ -137,6 +147,9 @@ class Client:
             cause=cause,
             clock=clock,
         )
+        if self._signer is not None:
+            await self._until_online(asyncio.get_running_loop().time() + self._timeout)
+            self._signer.sign(envelope, self.welcome["tenant"])
         return Ack.of(await self._ask(envelope, again=True), room)
 
     async def send(self, recipient: str, payload: Payload, *, name: str = "", content_type: str = "") -> Ack:

@@ -13,7 +13,7 @@ import msgspec
 
 from arqonbus.bus.node import Later, Node, Reply
 from arqonbus.bus.peer import Peer
-from arqonbus.lanes import audit, auth, groups, history, node_status, projector, rooms
+from arqonbus.lanes import audit, auth, groups, history, node_status, policy, projector, rooms
 from arqonbus.lanes.table import Answer, Caller, Command, Frame, Waiting, table
 from arqonbus.protocol import replies, wire_json
 from arqonbus.protocol.envelope import Envelope, is_json
@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, Command] = table(
     groups.COMMANDS,
     projector.COMMANDS,
     audit.COMMANDS,
+    policy.COMMANDS,
 )
 
 

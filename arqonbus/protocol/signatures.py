@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from arqonbus.protocol.envelope import Envelope
 
 DOMAIN = b"arqonbus.v1.message\0"
-SIZE = 64  # bytes of a signature
 
 
 def signed_bytes(envelope: Envelope, tenant: str) -> bytes:
@@ -72,4 +71,4 @@ def is_signed_by(envelope: Envelope, tenant: str, key: Ed25519PublicKey) -> bool
     return True
 
 
-__all__ = ["SIZE", "MessageSigner", "is_signed_by", "public_key", "signed_bytes"]
+__all__ = ["MessageSigner", "is_signed_by", "public_key", "signed_bytes"]

@@ -6,6 +6,7 @@ Where the log belongs to this one process, the projector runs in it too.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -23,8 +24,9 @@ from arqonbus.config.compare import plan
 from arqonbus.continuum.projector import Projector
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.preflight import online_subset
+from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.engines import event_log, node_name, projection_store
-from arqonbus.service.gates import ProfileGates
+from arqonbus.service.gates import ProfileGates, keep_audit
 from arqonbus.service.projector import boundary, make_projector, open_store
 from arqonbus.shield.tokens import Verifier
 from arqonbus.storage.ports import StorageError
@@ -92,6 +94,7 @@ class Service:
             bound.close()
             await self._stop()
             raise
+        self._auditing = asyncio.create_task(keep_audit(self._gates, lambda: self.node.projection))
         self._telemetry = TelemetryServer(app(self.node, self._metrics(), self._online_checks), bound)
         await self._telemetry.start()
         log.info(
@@ -168,6 +171,7 @@ class Service:
         await self.node.drain()
         self._listening.close()
         await self._stop()
+        self._auditing.cancel()
         await self._telemetry.stop()
         log.info("the bus is down", extra={"node": self.name})
 
@@ -210,15 +214,21 @@ async def run(
             os._exit(130)
         stopping.set()
 
-    def on_reload() -> None:
+    def on_reload() -> Sequence[str]:
         nonlocal running
-        running = reload(service, running, load_again)
+        running, changed = reload(service, running, load_again)
+        return changed
+
+    def on_hangup() -> None:
+        with contextlib.suppress(BusError):  # it is in the log
+            on_reload()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_stop)
     await service.start()
     service.node.counters.preflight_bypassed = int(preflight_bypassed)
-    loop.add_signal_handler(signal.SIGHUP, on_reload)
+    service.node.reload = on_reload
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     _calm_garbage_collector()
     on_up(service)
     async with Supervisor(os.environ) as supervisor:
@@ -227,10 +237,12 @@ async def run(
         await service.stop()
 
 
-def reload(service: Service, running: Resolved, load_again: Callable[[], Resolved]) -> Resolved:
-    """Take over a changed profile if all that changed is hot, secrets included; else change nothing.
+def reload(
+    service: Service, running: Resolved, load_again: Callable[[], Resolved]
+) -> tuple[Resolved, Sequence[str]]:
+    """Take over a changed profile if all that changed is hot, secrets included; it, and what changed.
 
-    Gives the profile that runs afterwards.
+    Otherwise nothing is changed: BusError says so, and the log why.
     """
     try:
         new = load_again()
@@ -238,18 +250,23 @@ def reload(service: Service, running: Resolved, load_again: Callable[[], Resolve
         colder = [change.difference.key for change in found.changes if change.effort != "hot"]
         if colder:
             log.error("the profile was not taken over: these settings need a restart", extra={"keys": colder})
-            return running
-        settings = with_dev_key(new.settings)
-        service.reconfigure(settings)
+            raise _not_taken_over(f"{len(colder)} changed settings need a restart")
+        service.reconfigure(with_dev_key(new.settings))
     except ConfigError as error:
         findings = [str(finding) for finding in error.findings]
         log.error("the profile was not taken over: it has faults", extra={"findings": findings})
-        return running
+        raise _not_taken_over(f"it has {len(findings)} faults") from error
     except (OSError, ValueError) as error:
         log.error("the profile was not taken over", extra={"reason": str(error)})
-        return running
-    log.info("the profile was taken over", extra={"keys": [c.difference.key for c in found.changes]})
-    return new
+        raise _not_taken_over("it cannot be used") from error
+    changed = [change.difference.key for change in found.changes]
+    log.info("the profile was taken over", extra={"keys": changed})
+    return new, changed
+
+
+def _not_taken_over(reason: str) -> BusError:
+    """What a caller on the bus is told: no file, key or value of the profile."""
+    return BusError(Code.CONFLICT, f"the profile was not taken over: {reason}; the log has them")
 
 
 __all__ = ["Service", "reload", "run"]

@@ -6,9 +6,11 @@ has no gate there, and its messages go by unread.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -24,9 +26,13 @@ from arqonbus.shield.policy import ContentPolicy, Inspector
 from arqonbus.shield.schemas import Registry, RoomSchemas
 from arqonbus.shield.signatures import SignatureBook
 from arqonbus.shield.tokens import Identity
+from arqonbus.storage.ports import StorageError
+from arqonbus.storage.projection import ProjectionStore
 
 MAX_ROOMS = 4096  # whose gates are remembered
 LOG_SECONDS = 10.0  # between two lines about findings of one rule
+AUDIT_SECONDS = 5.0
+MAX_UNAUDITED = 10_000  # kinds of blocks that wait for the audit; more are in the metric alone
 
 Decision = tuple[str, str, str]  # rule, action, mode
 
@@ -124,7 +130,8 @@ class ProfileGates:
         if not self._enforced:
             return False
         if blocked is not None:
-            self.blocked[identity.tenant, identity.subject, envelope.room, blocked.rule] += 1
+            if len(self.blocked) < MAX_UNAUDITED:
+                self.blocked[identity.tenant, identity.subject, envelope.room, blocked.rule] += 1
             raise BusError(
                 Code.POLICY_BLOCKED,
                 f"{blocked.where} holds what the policy blocks: {blocked.rule}",
@@ -148,6 +155,23 @@ class ProfileGates:
         )
 
 
+async def keep_audit(gates: ProfileGates, store_of: Callable[[], ProjectionStore | None]) -> None:
+    """Write what was blocked to the audit, counted over AUDIT_SECONDS, until cancelled."""
+    while True:
+        await asyncio.sleep(AUDIT_SECONDS)
+        store = store_of()
+        if store is None:
+            gates.blocked.clear()
+            continue
+        blocked, gates.blocked = gates.blocked, Counter()
+        for (tenant, subject, room, rule), count in blocked.items():
+            facts = {"room": room, "rule": rule, "count": count}
+            try:
+                await store.record(tenant, subject, "policy.block", facts, "blocked")
+            except StorageError as error:
+                log.error("blocked messages are missing in the audit", extra={**facts, "reason": str(error)})
+
+
 def _room_argument(payload: bytes) -> str:
     try:
         arguments = msgspec.json.decode(payload) if payload else {}
@@ -157,4 +181,4 @@ def _room_argument(payload: bytes) -> str:
     return room if isinstance(room, str) else ""
 
 
-__all__ = ["ProfileGates"]
+__all__ = ["ProfileGates", "keep_audit"]

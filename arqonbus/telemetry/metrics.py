@@ -60,6 +60,12 @@ class _NodeCollector(Collector):
         dropped = counters.dropped + sum(peer.queue.dropped for peer in node.clients.values())
         yield _counter("arqonbus_dropped_messages", "Messages dropped for slow consumers.", dropped)
         yield _counter("arqonbus_repairs", "Reads of the log because entries were missing.", counters.repairs)
+        findings = CounterMetricFamily(
+            "arqonbus_policy_findings", "What the content policy found.", labels=["rule", "action", "mode"]
+        )
+        for decision, count in node.gates.decisions.items():
+            findings.add_metric(list(decision), count)
+        yield findings
         commands = CounterMetricFamily("arqonbus_commands", "Commands run.", labels=["operation", "code"])
         for (operation, code), count in counters.commands.items():
             commands.add_metric([operation, code], count)

@@ -11,6 +11,7 @@ from arqonbus.client import Client, Closed, MessagesLost, Rejected
 from arqonbus.config import load
 from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, Envelope
+from arqonbus.protocol.errors import BusError
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 from arqonbus.service import reload
@@ -273,8 +274,9 @@ async def test_hot_settings_are_taken_over_without_disconnecting(start_bus: Star
     hot = profile(
         "limits.messages_per_second=1", "limits.messages_burst=3", 'rooms=[{"match": "x", "history": "off"}]'
     )
-    running = reload(bus.service, profile(), lambda: hot)
+    running, changed = reload(bus.service, profile(), lambda: hot)
     assert running is hot
+    assert set(changed) == {"limits.messages_per_second", "limits.messages_burst", "rooms"}
     for n in range(2):
         await client.publish("x", n)
     assert (await client.command("op.history.get", {"room": "x"}))["messages"] == []
@@ -290,6 +292,7 @@ async def test_a_colder_change_is_not_taken_over(
     bus = await start_bus()
     old = load("dev", root=REPOSITORY, environ={})
     new = load("dev", root=REPOSITORY, environ={}, overrides=["server.port=9999", "limits.bad_frames=3"])
-    assert reload(bus.service, old, lambda: new) is old
+    with pytest.raises(BusError, match="1 changed settings need a restart"):
+        reload(bus.service, old, lambda: new)
     assert bus.node.settings.limits.bad_frames == 10
     assert "need a restart" in caplog.text
