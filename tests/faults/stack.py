@@ -16,6 +16,7 @@ from typing import NamedTuple
 from arqonbus.protocol.ids import new_ulid
 from tests.faults.network import Host
 from tests.servers.bus import BusProcess
+from tests.servers.processes import wait_until
 
 UNBOUND = (
     "storage.history.max_messages=0",
@@ -120,7 +121,9 @@ class Stack:
 
     async def _restart_bus(self, chance: random.Random) -> None:
         bus = chance.choice(self.buses)
-        await asyncio.to_thread(bus.stop)
+        bus.signal(signal.SIGTERM)
+        await asyncio.to_thread(wait_until, lambda: not bus.running, "the bus to drain and end", 60.0)
+        bus.kill()
         await asyncio.to_thread(_start, bus)
 
     async def _stop_bus(self, chance: random.Random) -> None:
