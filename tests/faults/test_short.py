@@ -15,7 +15,7 @@ from tests.faults.stack import Plan
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(110)]
 
-SMALL = Size(faults=4, rooms=2, producers=2, consumers=4, window=8)
+SMALL = Size(faults=3, rooms=2, producers=2, consumers=4, window=8)
 
 
 @pytest.mark.parametrize("stack", ["sqlite", "valkey", "sentinel", "cluster"])
