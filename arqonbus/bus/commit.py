@@ -64,11 +64,12 @@ class Committer:
         hub: Receiver,
         *,
         retention: Callable[[RoomKey], Retention],
-        durability: Callable[[RoomKey], Durability],
+        durability: Callable[[RoomKey], Durability] | None = None,
         has_members: Callable[[RoomKey], bool],
         ready: Callable[[Peer], None],
         counters: Counters,
     ) -> None:
+        """`durability`: the level of each room, where rooms have levels of their own."""
         self._log = log
         self._hub = hub
         self._retention = retention
@@ -115,6 +116,15 @@ class Committer:
         self._scheduled = False
         pending, self._pending = self._pending, {}
         retention, durability = self._retention, self._durability
+        if durability is None:
+            batches = [Batch(room, group.items, retention(room)) for room, group in pending.items()]
+            self._store(batches, list(pending.values()))
+        else:
+            self._store_by_level(pending, durability)
+
+    def _store_by_level(
+        self, pending: Mapping[RoomKey, _Pending], durability: Callable[[RoomKey], Durability]
+    ) -> None:
         # A call for each level: rooms that promise less do not wait for those that promise more.
         levels: dict[Durability, tuple[list[Batch], list[_Pending]]] = {}
         for room, group in pending.items():
@@ -122,7 +132,7 @@ class Committer:
             call = levels.get(level)
             if call is None:
                 call = levels[level] = ([], [])
-            call[0].append(Batch(room, group.items, retention(room), level))
+            call[0].append(Batch(room, group.items, self._retention(room), level))
             call[1].append(group)
         for batches, groups in levels.values():
             self._store(batches, groups)

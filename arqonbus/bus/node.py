@@ -130,7 +130,7 @@ class Node:
             event_log,
             self.hub,
             retention=self.policies.retention,
-            durability=self.policies.durability,
+            durability=self.policies.durability if any(rule.durability for rule in settings.rooms) else None,
             has_members=self.hub.rooms.__contains__,
             ready=self.ready,
             counters=self.counters,
