@@ -98,7 +98,7 @@ class PostgresServer:
             self._child.wait(10)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the postmaster. Killed, it takes its children along; stopped, it lets nobody in."""
+        """Send a signal to the postmaster. Killed, it takes its children along; stopped, it admits nobody."""
         assert self._child is not None
         self._child.send_signal(number)
 

@@ -25,7 +25,7 @@ def _good(root: Path, kind: str) -> Report:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> list[Report]:
-    """Reports of deployments in which nothing is wrong; one with a cluster, sentinels, a projector, a waiver."""
+    """Reports of deployments in which nothing is wrong; with a cluster, sentinels, a projector, a waiver."""
     reports = [Deployment(tmp_path_factory.mktemp(kind), kind).report() for kind in ("prod", "keys", "dev")]
     for kind, number in (("cluster", 1064), ("projector", 1065), ("sentinel", 1069)):
         reports.append(Deployment(tmp_path_factory.mktemp(kind)).put_in(BY_ID[number]).report())
