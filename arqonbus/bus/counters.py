@@ -22,6 +22,7 @@ class Counters:
     rejected: Counter[str] = field(default_factory=Counter)  # by code
     unknown_keys: int = 0
     commands: Counter[tuple[str, str]] = field(default_factory=Counter)  # by operation and code
+    clock_skews: Counter[str] = field(default_factory=Counter)  # found in clients, by direction
     dropped: int = 0  # messages, by slow-consumer policies
     preflight_bypassed: int = 0  # 1: the bus was started although preflight did not pass
     repairs: int = 0  # reads of the log because entries were missing

@@ -248,6 +248,19 @@ class Node:
                 self.committer.submit(peer, intake.publications, intake.silent)
         if intake.answers or intake.commands or intake.directs:
             self._take(peer, intake)
+        if intake.claimed_us and now >= peer.skew.due:
+            self._look_at_clock(peer, intake.claimed_us, now)
+
+    def _look_at_clock(self, peer: Peer, claimed_us: int, now: float) -> None:
+        """Warn a client whose messages come from the future, or all from the past."""
+        limit = round(self.settings.limits.clock_skew * 1_000_000)
+        lead = peer.skew.look(claimed_us - replies.now_us(), limit, now) if limit else None
+        if lead is not None:
+            self.counters.clock_skews["ahead" if lead > 0 else "behind"] += 1
+            facts = {"ahead_ms": lead // 1000, "tolerated_ms": limit // 1000}
+            log.warning("a client's clock is off", extra={"client": peer.client, **facts})
+            peer.answer(replies.signal("clock.skew", facts))
+            self.ready(peer)
 
     def receive_whole(self, peer: Peer, message: bytes, *, text: bool) -> None:
         """One message that a transport put together. Text that is not UTF-8 ends the connection."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from arqonbus.bus.frames import Close
 from arqonbus.bus.sendqueue import Overflow, SendQueue, gap_facts
 from arqonbus.bus.session import Session
+from arqonbus.bus.skew import SkewWatch
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import RoomKey
@@ -54,6 +55,7 @@ class Peer:
         "queue",
         "rooms",
         "session",
+        "skew",
         "transport",
         "warned_of_expiry",
     )
@@ -72,6 +74,7 @@ class Peer:
         self.closing = False
         self.closed = False
         self.pinged_at = 0.0
+        self.skew = SkewWatch()
         self.warned_of_expiry = False
         self.check_slot = 0  # of the upkeep wheel
         self.backlog: deque[Envelope] | None = None  # commands that wait, while one is being run

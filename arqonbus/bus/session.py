@@ -65,6 +65,7 @@ class Intake:
     commands: list[Envelope] = field(default_factory=list)
     directs: list[Direct] = field(default_factory=list)
     answers: list[Envelope] = field(default_factory=list)
+    claimed_us: int = 0  # the time that the newest envelope says it was made, if there is one
     close: tuple[Close, str] | None = None
 
 
@@ -187,6 +188,8 @@ class Session:
                 decoded += wire_protobuf.decode(frame)
             except DecodeError as error:
                 self._bad_frame(error, intake)
+        if decoded:
+            intake.claimed_us = decoded[-1][0].time_us
         granted = self._granted(len(decoded), size, now)
         if granted < len(decoded):
             rest = [envelope.id for envelope, _ in decoded[granted:]]
@@ -225,6 +228,7 @@ class Session:
         for line in lines[:granted]:
             self.unknown_keys += line.unknown_keys
             if line.envelope is not None:
+                intake.claimed_us = line.envelope.time_us
                 self._sort(line.envelope, line.envelope.SerializeToString(), intake)
             elif line.error is not None:
                 self._refuse(line.id, line.error, intake)

@@ -170,6 +170,12 @@ class Limits(Section):
     idle_timeout: Seconds = setting(
         0.0, "Time without any envelope after which a connection is closed; 0: never.", example="1h"
     )
+    clock_skew: Seconds = setting(
+        30.0,
+        "Difference of a client's clock from which it is warned, as its messages show it; 0: none.",
+        example="5s",
+        reload="hot",
+    )
     connections_per_tenant: Count = setting(
         0,
         "Connections of one tenant on one node; 0: only server.max_connections.",

@@ -66,6 +66,9 @@ class _NodeCollector(Collector):
         for decision, count in node.gates.decisions.items():
             findings.add_metric(list(decision), count)
         yield findings
+        yield _by("arqonbus_clock_skews", "Clients whose clock was off.", "direction", counters.clock_skews)
+        skewed = sum(peer.skew.skewed for peer in node.clients.values())
+        yield _gauge("arqonbus_clients_skewed", "Clients whose clock is off now.", skewed)
         commands = CounterMetricFamily("arqonbus_commands", "Commands run.", labels=["operation", "code"])
         for (operation, code), count in counters.commands.items():
             commands.add_metric([operation, code], count)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
+from arqonbus.bus.skew import LOOKS
 from arqonbus.client import Client, Disconnected, Position, Rejected
+from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.ids import new_ulid
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.waiting import until
@@ -214,3 +217,30 @@ async def test_a_join_that_fails_leaves_no_trace(bus: Bus) -> None:
     with pytest.raises(Rejected, match="decimal integer"):
         await client.command("op.rooms.join", {"room": "r", "since": since})
     assert (await client.command("op.rooms.presence", {"room": "r"}))["clients"] == []
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_a_client_whose_clock_is_off_is_told(bus: Bus, wire: str, hours: int) -> None:
+    """Ahead at once, behind when all its messages are; the message itself is taken."""
+    heard: list[dict] = []
+
+    def on_signal(signal: Envelope) -> None:
+        if signal.name == "clock.skew":
+            heard.append(json.loads(signal.payload))
+
+    class Off:
+        """A clock that is off, where a signature would be made."""
+
+        def sign(self, envelope: Envelope, tenant: str) -> None:
+            envelope.time_us += hours * 3_600_000_000
+            peer.skew.due = 0.0  # as if a second had gone by
+
+    client = await bus.client(wire=wire, on_signal=on_signal, signer=Off())
+    [peer] = bus.node.clients.values()
+    for n in range(LOOKS):
+        await client.publish("orders", n)
+    await until(lambda: len(heard) == 1, 5)
+    assert abs(heard[0]["ahead_ms"] - hours * 3_600_000) < 60_000
+    assert heard[0]["tolerated_ms"] == 30_000
+    assert sum(bus.node.counters.clock_skews.values()) == 1
+    assert peer.skew.skewed
