@@ -35,8 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     began = time.monotonic()
     outcomes, stuck = _all_rounds(options, plan, size, seed, began)
     _say("\n".join(table(outcomes)))
-    command = "python -m tests.faults " + " ".join(
-        [*arguments, *([] if options.seed else [f"--seed {seed}"])]
+    stacks = " ".join(options.stacks)
+    command = (
+        f"python -m tests.faults --seed {seed} --minutes {options.minutes:g} --jobs {options.jobs} "
+        f"--faults-per-round {options.faults_per_round} --stacks {stacks}"
     )
     text = markdown(outcomes, plan, command, seed, time.monotonic() - began, stuck)
     options.report.write_text(text, "utf-8")
