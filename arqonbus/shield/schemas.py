@@ -133,7 +133,11 @@ def _json_check(schema: Any, name: str) -> Check:
     def check(payload: bytes) -> None:
         if one_line_json(payload) is None:
             raise Invalid("payload", "payload is not JSON in UTF-8 with every key once")
-        error = next(validator.iter_errors(msgspec.json.decode(payload)), None)
+        try:
+            value = msgspec.json.decode(payload)
+        except msgspec.DecodeError:
+            raise Invalid("payload", "payload has a number that no double holds") from None
+        error = next(validator.iter_errors(value), None)
         if error is not None:
             where = ".".join(("payload", *map(_shown, error.instance_path)))
             rule = error.schema_path[-1] if error.schema_path else "false"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from arqonbus.bus.session import Session, SessionLimits
+from arqonbus.bus.session import NoGates, Session, SessionLimits
 from arqonbus.bus.wire import JSON, PROTOBUF
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import MESSAGE, Envelope, check, is_plain
@@ -105,9 +105,8 @@ def session_frames(data: bytes) -> None:
         else:
             raw = part if mode == b"\x01" else _HEADER + part
             frames.append(wire_protobuf.length_prefix(len(raw)) + raw)
-    session = Session(
-        "me", _WHO, JSON if mode == b"\x03" else PROTOBUF, _LIMITS, lambda room: frozenset(), Counter(), 0.0
-    )
+    wire = JSON if mode == b"\x03" else PROTOBUF
+    session = Session("me", _WHO, wire, _LIMITS, lambda room: frozenset(), Counter(), 0.0, NoGates())
     for now, frame in enumerate(frames):
         intake = session.receive([frame], now * 0.1)
         accepted = [item for items in intake.publications.values() for item in items]

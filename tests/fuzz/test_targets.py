@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import profiles, seeds, targets
+from tests.fuzz import profiles, seeds, shielded, targets
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, tuple[Target, Sequence[bytes]]] = {
@@ -17,6 +17,9 @@ TARGETS: dict[str, tuple[Target, Sequence[bytes]]] = {
     "json_frames": (targets.json_frames, seeds.JSON),
     "session_frames": (targets.session_frames, seeds.SESSION),
     "profile_loader": (profiles.profile_loader, profiles.SEEDS),
+    "jwt": (shielded.jwt, shielded.JWT),
+    "policy": (shielded.policy, shielded.POLICY),
+    "schema": (shielded.schema, shielded.SCHEMA),
 }
 TOKENS = (
     b"\x00\x01\x7f\x80\xff\x0a\x10\x22\x2a\x32\x40\x52\x6a\x72\xf5",

@@ -1,0 +1,9 @@
+"""Fuzzes the content policy: python -m tests.fuzz.policy -max_total_time=60"""
+
+from __future__ import annotations
+
+from tests.fuzz import shielded
+from tests.fuzz.endless import fuzz
+
+if __name__ == "__main__":
+    fuzz(shielded.policy, shielded.POLICY)
