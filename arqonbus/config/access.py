@@ -1,12 +1,14 @@
-"""Settings of who may connect and how much they may send: tokens, limits."""
+"""Settings of who may connect and what they may do: tokens, certificates of services, roles, limits."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, SecretStr, model_validator
 
 from arqonbus.config.field import Section, section, setting
+from arqonbus.config.globs import name_pattern
+from arqonbus.config.rooms import Action
 from arqonbus.config.units import Count, FilePath, Seconds, Size, Switch, Text
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -106,6 +108,21 @@ class Jwt(Section):
         pattern=r"^https?://",
         reload="hot",
     )
+    jwks_ca_file: FilePath | None = setting(
+        None,
+        "Certificate authority of jwks_url in PEM; without one, those that this machine trusts.",
+        example="/etc/arqonbus/tls/id-ca.pem",
+        reload="hot",
+    )
+    jwks_refresh: Annotated[Seconds, Field(ge=10)] = setting(
+        600.0, "Time between two fetches of jwks_url.", example="10m", reload="hot"
+    )
+    jwks_max_stale: Annotated[Seconds, Field(ge=60)] = setting(
+        86_400.0,
+        "Time for which fetched keys are used while jwks_url cannot be fetched.",
+        example="24h",
+        reload="hot",
+    )
     issuer: Text | None = setting(
         None, "Required `iss` of a token.", example="https://id.example.org", reload="hot"
     )
@@ -113,8 +130,45 @@ class Jwt(Section):
     leeway: Annotated[Seconds, Field(le=300)] = setting(
         5.0, "Difference of clocks that is forgiven.", example="5s", reload="hot"
     )
+    max_lifetime: Seconds = setting(
+        0.0,
+        "Longest time from `iat` to `exp` of a token, both of which it must then have; 0: no limit.",
+        example="24h",
+        reload="hot",
+    )
     skip_validation: Switch = setting(
         False, "Accept tokens without looking at their signature. Refused outside dev.", example=False
+    )
+
+
+class ServiceIdentity(Section):
+    """Which service a certificate with this DNS name belongs to."""
+
+    dns: Text = setting(..., "DNS name in the certificate, as it stands there.", example="billing.svc.local")
+    tenant: Text = setting(..., "Tenant of the service's token.", example="shop")
+    subject: Text = setting(..., "`sub` of the service's token.", example="billing")
+
+
+class RoleGrant(Section):
+    """Actions in the rooms whose names match."""
+
+    room: Annotated[str, AfterValidator(name_pattern)] = setting(
+        ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
+    )
+    allow: Annotated[tuple[Action, ...], Field(min_length=1)] = setting(
+        ..., "What is granted there.", example=["publish", "subscribe"], reload="hot"
+    )
+
+
+class Role(Section):
+    """Grants under a name, for the tokens whose claim `roles` says it."""
+
+    name: Text = setting(..., "Name, as tokens say it.", example="dispatcher", reload="hot")
+    grants: tuple[RoleGrant, ...] = setting(
+        (),
+        "What it grants.",
+        example=[{"room": "orders.*", "allow": ["publish", "subscribe"]}],
+        reload="hot",
     )
 
 
@@ -135,8 +189,39 @@ class Auth(Section):
         example=[{"tenant": "shop", "subject": "billing", "file": "/etc/arqonbus/signers/billing.pem"}],
         reload="hot",
     )
+    revoked: FilePath | None = setting(
+        None,
+        "YAML file of revoked tokens; read again when it changes.",
+        example="/etc/arqonbus/revoked.yaml",
+        reload="hot",
+    )
     service_mtls: Switch = setting(
-        False, "Whether services must also show a certificate of server.tls.client_ca_file.", example=True
+        False,
+        "Whether services must also show a certificate of server.tls.client_ca_file, with the URI "
+        "arqonbus://<tenant>/<sub> of their token or a DNS name of service_identities.",
+        example=True,
+        reload="hot",
+    )
+    service_identities: tuple[ServiceIdentity, ...] = setting(
+        (),
+        "Services whose certificates carry a DNS name instead of the URI.",
+        example=[{"dns": "billing.svc.local", "tenant": "shop", "subject": "billing"}],
+        reload="hot",
+    )
+
+
+class Share(Section):
+    """What all connections together of one tenant, identity or address may ask of a node. 0: no limit."""
+
+    connections: Count = setting(0, "Connections at one time.", example=1000, reload="hot")
+    connections_per_second: Count = setting(
+        0, "New connections per second; five seconds' worth may come at once.", example=20, reload="hot"
+    )
+    messages_per_second: Count = setting(0, "Envelopes per second.", example=5000, reload="hot")
+    bytes_per_second: Size = setting(0, "Bytes per second.", example="16MiB", reload="hot")
+    joins_per_second: Count = setting(0, "Joins of rooms per second.", example=200, reload="hot")
+    commands: Count = setting(
+        0, "Commands that are being run or wait, at one time.", example=500, reload="hot"
     )
 
 
@@ -176,12 +261,30 @@ class Limits(Section):
         example="5s",
         reload="hot",
     )
-    connections_per_tenant: Count = setting(
+    commands_per_connection: Annotated[Count, Field(ge=1)] = setting(
+        256, "Commands of one connection that wait for their turn.", example=64, reload="hot"
+    )
+    rooms_per_tenant: Count = setting(
         0,
-        "Connections of one tenant on one node; 0: only server.max_connections.",
-        example=1000,
+        "Rooms of one tenant that a node has members in; joining makes a room. 0: no limit.",
+        example=10_000,
         reload="hot",
     )
+    tenant: Share = section(Share, "What one tenant may ask of a node.")
+    identity: Share = section(Share, "What one tenant and `sub` together may ask of a node.")
+    address: Share = section(Share, "What one address of a client may ask of a node.")
 
 
-__all__ = ["Algorithm", "Auth", "Jwt", "Limits", "PreviousSecret", "PublicKey", "Signer"]
+__all__ = [
+    "Algorithm",
+    "Auth",
+    "Jwt",
+    "Limits",
+    "PreviousSecret",
+    "PublicKey",
+    "Role",
+    "RoleGrant",
+    "ServiceIdentity",
+    "Share",
+    "Signer",
+]

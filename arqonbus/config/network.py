@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
@@ -28,6 +29,13 @@ class Tls(Section):
     )
 
 
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise ValueError("is not an address range; write such as 10.0.0.0/24 or 10.0.0.7") from None
+
+
 class Server(Section):
     """Where clients connect."""
 
@@ -45,6 +53,17 @@ class Server(Section):
         "Clients that send no Origin header are not concerned.",
         example=["https://app.example.org"],
         reload="hot",
+    )
+    trusted_proxies: tuple[Annotated[Text, AfterValidator(_network)], ...] = setting(
+        (),
+        "Address ranges of the proxies whose Forwarded or X-Forwarded-For header says where a client is; "
+        "from elsewhere these headers mean nothing.",
+        example=["10.0.0.0/24"],
+    )
+    proxy_protocol: Switch = setting(
+        False,
+        "Whether trusted_proxies begin each connection with a PROXY header, version 1 or 2; then they must.",
+        example=True,
     )
     workers: Annotated[Count, Field(ge=1, le=256)] = setting(
         1, "Worker processes that share the port.", example=4

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
-from arqonbus.config.access import Auth, Limits
+from arqonbus.config.access import Auth, Limits, Role
+from arqonbus.config.bridge import Bridge
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.network import Protocol, Server, Telemetry
 from arqonbus.config.operations import Backup, Features, Preflight, Projector
@@ -66,6 +67,12 @@ class Settings(Section):
     storage: Storage = section(Storage, "The message log.")
     datastores: Datastores = section(Datastores, "The servers that hold data.")
     auth: Auth = section(Auth, "Who somebody is.")
+    roles: tuple[Role, ...] = setting(
+        (),
+        "Grants by name, for tokens whose claim `roles` names them.",
+        example=[{"name": "dispatcher", "grants": [{"room": "orders.*", "allow": ["publish", "subscribe"]}]}],
+        reload="hot",
+    )
     limits: Limits = section(Limits, "How much one connection or tenant may ask for.")
     rooms: tuple[RoomRule, ...] = setting(
         (),
@@ -86,6 +93,7 @@ class Settings(Section):
         reload="hot",
     )
     policy: Policy = section(Policy, "What a message may hold.")
+    bridge: Bridge = section(Bridge, "Messages that are exchanged with NATS.")
     projector: Projector = section(Projector, "The projection of Continuum's episodes.")
     backup: Backup = section(Backup, "What is expected of backups.")
     preflight: Preflight = section(Preflight, "How the checks before a start judge.")

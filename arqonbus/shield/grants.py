@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from arqonbus.config.access import Role
 from arqonbus.config.globs import Glob, name_pattern
 from arqonbus.config.rooms import Action
 
@@ -35,6 +36,10 @@ class Grants:
     def allows(self, action: Action, room: str) -> bool:
         """Whether any rule covers the action in the room."""
         return self.unlimited or any(action in rule.allow and rule.room.matches(room) for rule in self.rules)
+
+    def allows_somewhere(self, action: Action) -> bool:
+        """Whether any rule covers the action in any room."""
+        return self.unlimited or any(action in rule.allow for rule in self.rules)
 
 
 EVERYTHING = Grants(unlimited=True)
@@ -64,6 +69,15 @@ def parse_grant(text: str) -> Grant:
     if not colon:
         raise ValueError("is not a grant; write <room>:<action>,<action>, such as orders.*:publish,subscribe")
     return Grant(_room(room), _actions(actions))
+
+
+def role_grants(roles: Iterable[Role]) -> Mapping[str, tuple[Grant, ...]]:
+    """What the profile's roles grant, by name; roles of one name add up."""
+    found: dict[str, tuple[Grant, ...]] = {}
+    for role in roles:
+        grants = tuple(Grant(Glob(each.room), frozenset(each.allow)) for each in role.grants)
+        found[role.name] = found.get(role.name, ()) + grants
+    return found
 
 
 def grants_claim(grants: Iterable[Grant]) -> list[dict[str, Any]]:
@@ -108,4 +122,5 @@ __all__ = [
     "grants_claim",
     "parse_grant",
     "parse_grants",
+    "role_grants",
 ]

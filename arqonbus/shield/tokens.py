@@ -1,8 +1,8 @@
 """Who a token says that somebody is: verification and minting of JSON Web Tokens (RFC 7519, 8725).
 
-An algorithm is bound to the kind of a key, so that a public key can never be taken for a shared secret,
-and a header may carry nothing but alg, typ and kid. Refusals are sentences that never repeat any part
-of a token. Reads key files when it is made, and nothing afterwards.
+A header may carry nothing but alg, typ and kid, and which key may have signed follows from token_keys.
+Refusals are sentences that never repeat any part of a token. Reads key files when it is made, and nothing
+afterwards.
 """
 
 from __future__ import annotations
@@ -12,34 +12,45 @@ import binascii
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from joserfc import jws
-from joserfc.errors import JoseError, SecurityWarning
-from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
-from arqonbus.config.access import Jwt, PublicKey
 from arqonbus.config.settings import Settings
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.names import is_name
-from arqonbus.shield.grants import EVERYTHING, NOTHING, Grant, Grants, grants_claim, parse_grants
+from arqonbus.shield.grants import EVERYTHING, NOTHING, Grant, Grants, grants_claim, parse_grants, role_grants
+from arqonbus.shield.token_keys import (
+    MAX_TOKEN_BYTES,
+    MIN_SECRET_BYTES,
+    Key,
+    Registry,
+    TrustedKey,
+    algorithm_of,
+    fetched_keys,
+    is_signed_by,
+    pem_key,
+    profile_keys,
+    secret_key,
+)
 
-MAX_TOKEN_BYTES = 8192
-MIN_SECRET_BYTES = 32  # RFC 7518, 3.2: a key of HS256 is no shorter than its hash
+MAX_ROLES = 64
 NEVER = 253_402_300_799  # the last second of the year 9999, which every date type can hold
 
 Kind = Literal["human", "service"]
 Role = Literal["user", "admin"]
 _T = TypeVar("_T", bound=str)
-Key = OctKey | RSAKey | ECKey | OKPKey
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is at the other end. `expires_at` is in Unix seconds; NEVER for a token without an end."""
+    """Who is at the other end. Times are Unix seconds.
+
+    `expires_at`: when the token ends, or the trust in the key that signed it; NEVER for neither. `claim`: the
+    part of the grants that the token itself says, None if it says nothing; `roles` name the rest.
+    """
 
     tenant: str
     subject: str
@@ -48,25 +59,11 @@ class Identity:
     grants: Grants
     expires_at: int
     token_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _TrustedKey:
-    """A key, the one algorithm that it serves, and until when (Unix seconds; infinity: without end)."""
-
-    algorithm: str
-    key: Key
-    key_id: str | None = None
-    valid_until: float = math.inf
-
-
-class _Registry(jws.JWSRegistry):
-    """Only the algorithms given; joserfc's own would warn on every EdDSA token (RFC 9864 renames it)."""
-
-    def get_alg(self, name: str) -> Any:
-        if name not in (self.allowed or ()):
-            raise ValueError("algorithm is not allowed")
-        return self.algorithms[name]
+    issued_at: int = 0
+    token_end: int = NEVER
+    key: str = ""
+    claim: Grants | None = None
+    roles: tuple[str, ...] = ()
 
 
 class Verifier:
@@ -79,48 +76,58 @@ class Verifier:
         # The loader refuses this setting outside dev; the second look costs nothing.
         self._skip_signature = self._dev and self._jwt.skip_validation
         self._now = now
-        self._keys: Sequence[_TrustedKey] = _profile_keys(self._jwt)
-        self._fetched: Sequence[_TrustedKey] = ()
+        self._keys: Sequence[TrustedKey] = profile_keys(self._jwt)
+        self._fetched: Sequence[TrustedKey] = ()
+        self._role_grants = role_grants(settings.roles)
+        self.on_unknown_key: Callable[[], None] = lambda: None  # a token names a kid that no key has
 
     def use_jwks(self, document: Any) -> int:
         """Take over a fetched JWKS (RFC 7517) beside the keys of the profile; how many keys it gave.
 
-        Shared secrets and keys of other kinds in it are passed over. Raises ValueError if it is no JWKS.
+        Raises ValueError if it is no JWKS, and goes on with the keys of before.
         """
-        try:
-            fetched = [
-                _TrustedKey(_algorithm(key), key, key.kid)
-                for key in KeySet.import_key_set(document).keys
-                if isinstance(key, (RSAKey, ECKey, OKPKey)) and key.as_dict(private=False).get("use") != "enc"
-            ]
-        except (JoseError, ValueError, KeyError, TypeError, AttributeError):
-            # Not chained: the cause could repeat the document.
-            raise ValueError("the JWKS is not a set of keys that can be read") from None
-        self._fetched = [key for key in fetched if key.algorithm in self._jwt.algorithms]
+        self._fetched = fetched_keys(document, self._jwt.algorithms)
         return len(self._fetched)
 
     def verify(self, token: str) -> Identity:
         """The identity of a token. Raises BusError: UNAUTHENTICATED, or EXPIRED when its time is over."""
-        claims = self._claims(token)
-        expires_at = self._times(claims)
+        claims, key = self._claims(token)
+        expires_at, issued_at = self._times(claims)
         self._addressee(claims)
         tenant = _text(claims, "tenant", 128)
         if not is_name(tenant):
             raise _refused("the claim tenant is not a name: 1 to 128 of A-Z a-z 0-9 . _ -")
         role: Role = _choice(claims, "role", ("user", "admin"))
+        claim, roles = _own_grants(claims), _roles(claims)
         return Identity(
             tenant=tenant,
             subject=_text(claims, "sub", 256),
             kind=_choice(claims, "kind", ("human", "service")),
             role=role,
-            grants=self._grants(claims, role),
-            expires_at=expires_at,
+            grants=self._grants(claim, roles, role),
+            expires_at=_earlier(expires_at, key),
             token_id=_text(claims, "jti", 256) if "jti" in claims else "",
+            issued_at=issued_at,
+            token_end=expires_at,
+            key=key.mark if key else "",
+            claim=claim,
+            roles=roles,
         )
 
     __call__ = verify
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    def renewed(self, identity: Identity) -> Identity | None:
+        """What a connection's identity is under these keys and roles; None if its key is not trusted here."""
+        key = next((key for key in (*self._keys, *self._fetched) if key.mark == identity.key), None)
+        if key is None and not self._skip_signature:
+            return None
+        return replace(
+            identity,
+            grants=self._grants(identity.claim, identity.roles, identity.role),
+            expires_at=_earlier(identity.token_end, key),
+        )
+
+    def _claims(self, token: str) -> tuple[dict[str, Any], TrustedKey | None]:
         if not token:
             raise _refused("there is no token")
         if len(token) > MAX_TOKEN_BYTES:
@@ -133,11 +140,11 @@ class Verifier:
             raise _refused("the token's header has parameters other than alg, typ and kid")
         if str(header.get("typ", "JWT")).lower() not in {"jwt", "at+jwt"}:
             raise _refused("the token is of another type than JWT")
-        if not self._skip_signature:
-            self._check_signature(token, header)
-        return _json_object(parts[1], "payload")
+        key = None if self._skip_signature else self._signer(token, header)
+        return _json_object(parts[1], "payload"), key
 
-    def _check_signature(self, token: str, header: Mapping[str, Any]) -> None:
+    def _signer(self, token: str, header: Mapping[str, Any]) -> TrustedKey:
+        """The key that signed the token."""
         algorithm, key_id = header.get("alg"), header.get("kid")
         # RFC 9864 names Ed25519 what RFC 8037 named EdDSA.
         family = "EdDSA" if algorithm == "Ed25519" else algorithm
@@ -147,16 +154,23 @@ class Verifier:
         candidates = [
             key for key in (*self._keys, *self._fetched) if key.algorithm == family and now < key.valid_until
         ]
+        if key_id is not None and not isinstance(key_id, str):
+            raise _refused("the token's kid is not text")
         if key_id is not None:
+            if all(key.key_id != key_id for key in candidates):
+                self.on_unknown_key()
             named = [key for key in candidates if key.key_id == key_id]
             candidates = named or [key for key in candidates if key.key_id is None]
         if not candidates:
             raise _refused("no key that this bus trusts fits the token")
-        registry = _Registry(algorithms=[str(algorithm)])
-        if not any(_is_signed_by(token, key.key, registry) for key in candidates):
-            raise _refused("the token's signature is not by a key that this bus trusts")
+        registry = Registry(algorithms=[str(algorithm)])
+        for key in candidates:
+            if is_signed_by(token, key.key, registry):
+                return key
+        raise _refused("the token's signature is not by a key that this bus trusts")
 
-    def _times(self, claims: Mapping[str, Any]) -> int:
+    def _times(self, claims: Mapping[str, Any]) -> tuple[int, int]:
+        """When the token ends, and when it was issued; 0 if it does not say."""
         now, leeway = self._now(), self._jwt.leeway
         expires = _moment(claims, "exp")
         if expires is None and self._require_exp:
@@ -169,7 +183,15 @@ class Verifier:
             raise _refused("the token was issued in the future")
         if expires is not None and now - leeway >= expires:
             raise BusError(Code.EXPIRED, "The token is past its end; get a new one.")
-        return NEVER if expires is None else min(int(expires), NEVER)
+        longest = self._jwt.max_lifetime
+        if longest:
+            if expires is None or issued is None:
+                raise _refused(
+                    "the claims iat and exp are both needed, because this bus bounds a token's life"
+                )
+            if expires - issued > longest:
+                raise _refused(f"the token lives longer than the {longest:g} s that this bus accepts")
+        return NEVER if expires is None else min(int(expires), NEVER), int(issued or 0)
 
     def _addressee(self, claims: Mapping[str, Any]) -> None:
         if self._jwt.issuer is not None and claims.get("iss") != self._jwt.issuer:
@@ -179,16 +201,15 @@ class Verifier:
             if self._jwt.audience not in (audience if isinstance(audience, list) else [audience]):
                 raise _refused("the claim aud does not name this bus")
 
-    def _grants(self, claims: Mapping[str, Any], role: Role) -> Grants:
-        try:
-            given = parse_grants(claims["grants"]) if "grants" in claims else None
-        except ValueError as error:
-            raise _refused(f"the claim grants {error}") from None
+    def _grants(self, claim: Grants | None, roles: Sequence[str], role: Role) -> Grants:
         if role == "admin":
             return EVERYTHING
-        if given is None:
+        if claim is None and not roles:
             return EVERYTHING if self._dev else NOTHING
-        return given
+        rules = list(claim.rules) if claim else []
+        for name in roles:  # one that the profile does not know grants nothing
+            rules += self._role_grants.get(name, ())
+        return Grants(tuple(rules))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +223,7 @@ class Claims:
     role: Role = "user"
     grants: Sequence[Grant] | None = None
     token_id: str = ""
+    roles: Sequence[str] = ()
 
 
 def mint(
@@ -219,16 +241,19 @@ def mint(
         raise ValueError("the tenant is not a name; write 1 to 128 of A-Z a-z 0-9 . _ -")
     if not 0 < len(claims.subject) <= 256 or not claims.subject.isprintable():
         raise ValueError("the subject is not 1 to 256 printable characters; name who the token is for")
+    longest = settings.auth.jwt.max_lifetime
+    if longest and claims.ttl_seconds > longest:
+        raise ValueError(f"auth.jwt.max_lifetime is {longest:g} s; give the token a shorter life")
     secret = settings.auth.jwt.secret
     if private_pem is not None:
-        key: Key = _pem_key(private_pem, "the private key")
+        key: Key = pem_key(private_pem, "the private key")
     elif secret is not None:
-        key = _secret_key(secret.get_secret_value(), "auth.jwt.secret")
+        key = secret_key(secret.get_secret_value(), "auth.jwt.secret")
     else:
         raise ValueError("the profile has no auth.jwt.secret; name a private key with --key")
     if not key.is_private:
         raise ValueError("the private key is a public one; name the file that signs")
-    algorithm = _algorithm(key)
+    algorithm = algorithm_of(key)
     if algorithm not in settings.auth.jwt.algorithms:
         raise ValueError(
             f"{algorithm} is not in auth.jwt.algorithms of the profile, so no bus would accept it"
@@ -240,10 +265,12 @@ def mint(
         "kind": claims.kind,
         "role": claims.role,
         "iat": int(issued),
-        "exp": math.ceil(issued + claims.ttl_seconds),
+        "exp": int(issued) + math.ceil(claims.ttl_seconds),
     }
     if claims.grants is not None:
         payload["grants"] = grants_claim(claims.grants)
+    if claims.roles:
+        payload["roles"] = list(claims.roles)
     if claims.token_id:
         payload["jti"] = claims.token_id
     for name, value in (("iss", settings.auth.jwt.issuer), ("aud", settings.auth.jwt.audience)):
@@ -251,89 +278,11 @@ def mint(
             payload[name] = value
     body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
     token = jws.serialize_compact(
-        {"alg": algorithm, "typ": "JWT"}, body, key, registry=_Registry(algorithms=[algorithm])
+        {"alg": algorithm, "typ": "JWT"}, body, key, registry=Registry(algorithms=[algorithm])
     )
     if len(token) > MAX_TOKEN_BYTES:
         raise ValueError(f"the token would be longer than {MAX_TOKEN_BYTES} bytes; give it fewer grants")
     return token
-
-
-def _profile_keys(jwt: Jwt) -> list[_TrustedKey]:
-    keys: list[_TrustedKey] = []
-    if jwt.secret is not None:
-        keys.append(_TrustedKey("HS256", _secret_key(jwt.secret.get_secret_value(), "auth.jwt.secret")))
-    previous = jwt.previous_secret
-    if previous.value is not None and previous.valid_until is not None:
-        key = _secret_key(previous.value.get_secret_value(), "auth.jwt.previous_secret.value")
-        keys.append(_TrustedKey("HS256", key, valid_until=previous.valid_until.timestamp()))
-    for index, declared in enumerate(jwt.public_keys):
-        key_of = f"auth.jwt.public_keys[{index}]"
-        trusted = _pem_key(_pem_text(declared, key_of), key_of)
-        if trusted.is_private:
-            raise ValueError(f"{key_of} is a private key; put the public one there")
-        keys.append(_TrustedKey(_algorithm(trusted), trusted, declared.key_id))
-    return keys
-
-
-def _pem_text(declared: PublicKey, name: str) -> str:
-    if declared.file is None:
-        return declared.pem or ""
-    try:
-        return declared.file.read_text("utf-8")
-    except OSError as error:
-        raise ValueError(f"{name} names a file that cannot be read ({error.strerror}); correct it") from error
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} names a file that is not PEM text; write the key in PEM") from None
-
-
-def _secret_key(secret: str, name: str) -> OctKey:
-    if "-----BEGIN" in secret:
-        raise ValueError(f"{name} is a PEM key and not a shared secret; put it into auth.jwt.public_keys")
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise ValueError(
-            f"{name} is shorter than {MIN_SECRET_BYTES} bytes; make one: openssl rand -base64 48"
-        )
-    return OctKey.import_key(secret.encode())
-
-
-def _pem_key(pem: str, name: str) -> RSAKey | ECKey | OKPKey:
-    for kind in (RSAKey, ECKey, OKPKey):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", SecurityWarning)
-                key = kind.import_key(pem)
-            _algorithm(key)
-        except SecurityWarning:
-            raise ValueError(f"{name} is an RSA key of fewer than 2048 bits; make a longer one") from None
-        except (JoseError, ValueError, TypeError):
-            # A key of another kind, or none; the sentence below says which are read.
-            continue
-        return key
-    raise ValueError(f"{name} is not an RSA, P-256 or Ed25519 key in unencrypted PEM; write one of these")
-
-
-def _algorithm(key: object) -> str:
-    """The one algorithm that a key serves. Raises ValueError for a key of a kind that is not used."""
-    match key:
-        case OctKey():
-            return "HS256"
-        case RSAKey():
-            return "RS256"
-        case ECKey() if key.curve_name == "P-256":
-            return "ES256"
-        case OKPKey() if key.curve_name == "Ed25519":
-            return "EdDSA"
-    raise ValueError("the key is of a kind that is not used here")
-
-
-def _is_signed_by(token: str, key: Key, registry: _Registry) -> bool:
-    registry.max_header_length = registry.max_payload_length = MAX_TOKEN_BYTES
-    try:
-        jws.deserialize_compact(token, key, registry=registry)
-    except (JoseError, ValueError, TypeError, KeyError):
-        # What joserfc says could repeat the token; that it did not verify is all that matters.
-        return False
-    return True
 
 
 def _json_object(part: str, name: str) -> dict[str, Any]:
@@ -366,6 +315,27 @@ def _text(claims: Mapping[str, Any], name: str, longest: int) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
         raise _refused(f"the claim {name} is not text of 1 to {longest} printable characters")
     return value
+
+
+def _own_grants(claims: Mapping[str, Any]) -> Grants | None:
+    try:
+        return parse_grants(claims["grants"]) if "grants" in claims else None
+    except ValueError as error:
+        raise _refused(f"the claim grants {error}") from None
+
+
+def _roles(claims: Mapping[str, Any]) -> tuple[str, ...]:
+    roles = claims.get("roles", [])
+    if not isinstance(roles, list) or len(roles) > MAX_ROLES:
+        raise _refused(f"the claim roles is not a list of at most {MAX_ROLES} names")
+    if not all(isinstance(name, str) and 0 < len(name) <= 128 for name in roles):
+        raise _refused("the claim roles has an entry that is not a name")
+    return tuple(roles)
+
+
+def _earlier(token_end: int, key: TrustedKey | None) -> int:
+    """The end of the token, or of the trust in its key if that is sooner."""
+    return token_end if key is None else int(min(token_end, key.valid_until))
 
 
 def _choice(claims: Mapping[str, Any], name: str, choices: tuple[_T, ...]) -> _T:

@@ -5,11 +5,7 @@ Secrets are looked at and never shown: no remark holds one, or says how it begin
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter
 from collections.abc import Iterator
-from itertools import pairwise
 
 from pydantic import SecretStr
 
@@ -34,18 +30,12 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import add, check
+from arqonbus.shield.secret_strength import LEAST_BYTES, is_patterned, is_well_known
 
-LEAST_BYTES = 32  # RFC 7518, 3.2: a key of HS256 is as long as its hash
-LEAST_ENTROPY = 96.0  # bits; 32 random hexadecimal digits have some 110
 LEAST_PASSWORD = 12
 
 JWT_SECRET = "auth.jwt.secret"  # noqa: S105 - the name of a setting
 MAKE_SECRET = "openssl rand -base64 48 > jwt_secret && chmod 0640 jwt_secret"  # noqa: S105 - a command
-_WELL_KNOWN = re.compile(
-    r"change|secret|password|passw0rd|example|default|placeholder|todo|replace|your[-_]?|insecure|"
-    r"12345|qwerty|test[-_]?key|dev[-_]?key|abcdef",
-    re.IGNORECASE,
-)
 
 add(
     Check(
@@ -86,23 +76,6 @@ def secrets_of(context: Context) -> Iterator[tuple[str, str]]:
             yield leaf.key, value.get_secret_value()
 
 
-def entropy_bits(text: str) -> float:
-    """Shannon's entropy of the characters times their number: an upper bound, and low for what repeats."""
-    if not text:
-        return 0.0
-    counts = Counter(text).values()
-    per_character = -sum(n / len(text) * math.log2(n / len(text)) for n in counts)
-    return per_character * len(text)
-
-
-def _is_walk(text: str) -> bool:
-    """Whether neighbours are mostly neighbours in the alphabet too, or the text repeats a short piece."""
-    steps = [ord(after) - ord(before) for before, after in pairwise(text)]
-    walking = sum(step in (-1, 0, 1) for step in steps)
-    repeats = any(text == (text[:n] * len(text))[: len(text)] for n in range(1, len(text) // 2 + 1))
-    return walking > len(steps) / 2 or repeats
-
-
 def _jwt_secret(context: Context) -> str:
     secret = context.settings.auth.jwt.secret
     return secret.get_secret_value() if secret else ""
@@ -117,7 +90,7 @@ def _jwt_secret(context: Context) -> str:
     tags=("secrets",),
 )
 def secrets_are_not_well_known(context: Context) -> Outcome:
-    known = [key for key, value in secrets_of(context) if _WELL_KNOWN.search(value)]
+    known = [key for key, value in secrets_of(context) if is_well_known(value)]
     remarks = [Remark(f"{key} looks like a placeholder", (key,)) for key in known]
     return verdict(remarks, expected="random characters")
 
@@ -154,7 +127,7 @@ def secret_is_long(context: Context) -> Outcome:
 )
 def secret_is_random(context: Context) -> Outcome:
     secret = _jwt_secret(context)
-    weak = entropy_bits(secret) < LEAST_ENTROPY or _is_walk(secret)
+    weak = is_patterned(secret)
     return verdict(
         ["it follows a pattern, or repeats few characters"] if weak else [], expected="random characters"
     )

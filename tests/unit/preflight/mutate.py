@@ -32,7 +32,6 @@ _FLIPS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
 
 _EXPLANATIONS: tuple[tuple[str, str, str], ...] = (
     ("sec", "previous.value is None or previous.valid_until", "the settings demand both or neither"),
-    ("sec", "entropy_bits(secret) < LEAST_ENTROPY", "no text has exactly that entropy"),
     ("sec", "walking > len(steps) / 2", "half of the steps is as good as one more"),
     ("bak", "seconds >= 2 * 86_400", "wording only"),
     ("pgs", "'ahead' if ahead > 0", "wording only, of a difference that is not 0"),
