@@ -140,6 +140,10 @@ class Groups:
             await self._bury(group, epoch, most, claimed.jobs)
         return deliveries
 
+    async def give_up(self, group: GroupKey, epoch: str, job: Job, reason: str) -> None:
+        """Nobody can ever do this job: it becomes a dead letter now, or when its lease has ended."""
+        await self._bury(group, epoch, 1, [job._replace(deliveries=job.deliveries + 1, reason=reason)])
+
     async def _bury(self, group: GroupKey, epoch: str, most: int, jobs: Sequence[Job]) -> None:
         """Store the dead letters, then ack. What cannot be stored stays leased and is tried again later."""
         room = RoomKey(group.room.tenant, dead_letter_room(group))

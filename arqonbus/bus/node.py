@@ -202,11 +202,11 @@ class Node:
             log.info("connection refused", extra={"code": decision.code, "address": request.address})
         return decision
 
-    def connect(self, accepted: Accepted, transport: Transport, address: str) -> Peer:
-        """A connection is up: welcome it."""
+    def connect(self, accepted: Accepted, transport: Transport, address: str, client: str = "") -> Peer:
+        """A connection is up: welcome it. `client`: its id, where it is one of the bus's own."""
         now = self._loop.time()
         session = Session(
-            client_id(self.name),
+            client or client_id(self.name),
             accepted.identity,
             accepted.wire,
             _session_limits(self.settings),

@@ -109,6 +109,12 @@ class Settings(Section):
             raise ValueError(f"has a room with a schema that schemas does not name: {', '.join(unknown)}")
         return self
 
+    @model_validator(mode="after")
+    def _bridge_has_two_ends(self) -> Settings:
+        if self.bridge.mappings and self.datastores.nats.url is None:
+            raise ValueError("has bridge.mappings and no datastores.nats.url; say where NATS is")
+        return self
+
     def room_policy(self, room: str) -> RoomPolicy:
         """What holds for a room. Pure and cheap enough per room, not per message: keep the result."""
         return room_policy(self.rooms, self.storage, room)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 
 from arqonbus import __version__
+from arqonbus.bridge.bridge import NatsBridge
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
 from arqonbus.bus.upgrade import local_url
@@ -44,8 +45,6 @@ def refuse_unavailable(settings: Settings) -> None:
     asked = {
         "server.workers": settings.server.workers > 1,
         "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
-        "storage.mode: degraded": settings.storage.mode == "degraded",
-        "datastores.nats.url": settings.datastores.nats.url is not None,
         "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
         "auth.service_mtls": settings.auth.service_mtls,
     }
@@ -69,6 +68,7 @@ class Service:
         self._store: ProjectionStore | None = None
         self._projecting: asyncio.Task[None] | None = None
         self.projector: Projector | None = None
+        self.bridge: NatsBridge | None = None
 
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
@@ -95,8 +95,14 @@ class Service:
             await self._stop()
             raise
         self._auditing = asyncio.create_task(keep_audit(self._gates, lambda: self.node.projection))
-        self._telemetry = TelemetryServer(app(self.node, self._metrics(), self._online_checks), bound)
+        if self.settings.bridge.mappings:
+            self.bridge = NatsBridge(self.node, self.settings)
+        of_bridge = self.bridge.facts if self.bridge is not None else None
+        endpoints = app(self.node, self._metrics(), self._online_checks, of_bridge)
+        self._telemetry = TelemetryServer(endpoints, bound)
         await self._telemetry.start()
+        if self.bridge is not None:
+            self.bridge.start()
         log.info(
             "the bus is up",
             extra={
@@ -139,9 +145,10 @@ class Service:
             await self._store.close()
 
     def _metrics(self) -> Metrics:
+        bridge = None if self.bridge is None else self.bridge.state
         if self.projector is None or self._store is None:
-            return Metrics(self.node)
-        return Metrics(self.node, partial(ProjectionMetrics, self.projector, self._store))
+            return Metrics(self.node, bridge=bridge)
+        return Metrics(self.node, partial(ProjectionMetrics, self.projector, self._store), bridge)
 
     @property
     def version(self) -> str:
@@ -168,6 +175,8 @@ class Service:
 
     async def stop(self) -> None:
         """Drain as the profile says, then close everything."""
+        if self.bridge is not None:
+            await self.bridge.stop()
         await self.node.drain()
         self._listening.close()
         await self._stop()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,8 +27,16 @@ OnlineChecks = Callable[[], Awaitable[Report]]
 KEEP_SECONDS = 5.0  # a burst of verbose questions asks the servers once
 
 
-def app(node: Node, metrics: Metrics, online_checks: OnlineChecks | None = None) -> Starlette:
-    """The endpoints of one node. `online_checks`: what /readyz?verbose asks of the servers behind it."""
+def app(
+    node: Node,
+    metrics: Metrics,
+    online_checks: OnlineChecks | None = None,
+    bridge: Callable[[], Mapping[str, Any]] | None = None,
+) -> Starlette:
+    """The endpoints of one node. `online_checks`: what /readyz?verbose asks of the servers behind it.
+
+    `bridge`: what it says of the bridge. A node whose bridge is not connected is ready all the same.
+    """
     health = Health(node)
 
     async def livez(request: Request) -> Response:
@@ -48,6 +57,8 @@ def app(node: Node, metrics: Metrics, online_checks: OnlineChecks | None = None)
         }
         ready = readiness.ready
         if "verbose" in request.query_params and online_checks is not None:
+        if "verbose" in request.query_params and bridge is not None:
+            body["bridge"] = bridge()
             report = await judge()
             body["checks"] = [plain_result(result) for result in report.results]
             body["ready"] = ready = ready and not report.failures

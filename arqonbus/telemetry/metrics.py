@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from arqonbus import __version__
+from arqonbus.bridge.state import State
 from arqonbus.bus.node import Node
 from arqonbus.telemetry.projection import ProjectionMetrics
 
@@ -80,6 +81,23 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _counter(name: str, text: str, value: float) -> Metric:
+class _BridgeCollector(Collector):
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def collect(self) -> Iterable[Metric]:
+        state = self._state
+        yield _gauge("arqonbus_bridge_connected", "1 while NATS is connected, else 0.", state.connected)
+        yield _counter("arqonbus_bridge_connects", "Connections made to NATS.", state.connects)
+        yield _gauge("arqonbus_bridge_rooms", "Rooms that are taken to NATS.", state.rooms)
+        messages = CounterMetricFamily(
+            "arqonbus_bridge_messages", "Messages settled, by outcome.", labels=["direction", "outcome"]
+        )
+        for (direction, outcome), count in state.messages.items():
+            messages.add_metric([direction, outcome], count)
+        yield messages
+
+
     return CounterMetricFamily(name, text, value=value)
 
 
@@ -95,9 +113,12 @@ class Metrics:
     """Everything that /metrics shows."""
 
     def __init__(
-        self, node: Node, projection: Callable[[CollectorRegistry], ProjectionMetrics] | None = None
+        self,
+        node: Node,
+        projection: Callable[[CollectorRegistry], ProjectionMetrics] | None = None,
+        bridge: State | None = None,
     ) -> None:
-        """`projection` adds the metrics of the projector, where it runs in this process."""
+        """`projection` adds the metrics of the projector, where it runs in this process, `bridge` its own."""
         self._node = node
         self.ready = False  # as /readyz says it; who scrapes asks first
         self._registry = CollectorRegistry(auto_describe=False)
@@ -108,6 +129,8 @@ class Metrics:
             "1 while the node takes connections and its storage can be written and read, else 0.",
             registry=self._registry,
         )
+        if bridge is not None:
+            self._registry.register(_BridgeCollector(bridge))
         self._append = Histogram(
             "arqonbus_storage_append_seconds",
             "Time from handing a tick's messages to the log to its answer.",
