@@ -26,6 +26,26 @@ class TokenBucket:
         self._tokens = tokens - granted
         return granted
 
+    def take_whole(self, wanted: int, now: float) -> bool:
+        """Whether all of the wanted tokens were there; if not, none is used up."""
+        if not self.rate:
+            return True
+        self._refill(now)
+        if self._tokens < wanted:
+            return False
+        self._tokens -= wanted
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """Whether a new bucket would be no different."""
+        if self.rate:
+            self._refill(now)
+        return self._tokens >= self.burst
+
+    def _refill(self, now: float) -> None:
+        self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        self._at = now
+
     def wait_ms(self, wanted: int = 1) -> int:
         """Milliseconds until that many tokens are there, or the whole burst; at least 1."""
         lacking = min(wanted, self.burst) - self._tokens

@@ -33,6 +33,7 @@ class Close(IntEnum):
     SLOW_CONSUMER = 4008
     POSITION_LOST = 4009
     TOKEN_EXPIRED = 4101
+    TOKEN_REVOKED = 4102
     KICKED = 4103
 
 

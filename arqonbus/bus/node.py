@@ -27,21 +27,22 @@ from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer, Transport
 from arqonbus.bus.policies import Policies
 from arqonbus.bus.presence import Presence
+from arqonbus.bus.quotas import Quotas
 from arqonbus.bus.sendqueue import SendQueue
 from arqonbus.bus.session import Gates, Intake, NoGates, Session, SessionLimits
-from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request
+from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request, refused
 from arqonbus.bus.upkeep import Timeouts, Upkeep
 from arqonbus.bus.welcome import welcome
 from arqonbus.config import Settings
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.revocations import Revocation
 from arqonbus.shield.tokens import Identity
 from arqonbus.storage.ports import Entry, EventLog, RoomKey
 from arqonbus.storage.projection import ProjectionStore
 
 SWEEP_SECONDS = 1.0
-MAX_BACKLOG = 256  # commands of one client that wait for their turn
 
 _NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 
@@ -112,13 +113,14 @@ class Node:
         self._run_command = run_command
         self.gates = gates or NoGates()
         self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
+        self.revoke: Callable[[Revocation], Awaitable[None]] | None = None  # tokens, on all nodes
         self.projection: ProjectionStore | None = None
         self.projector: Any = None  # the counters of the projector, where it runs in this process
         self._loop = asyncio.get_running_loop()
         self._dirty: list[Peer] = []
         self._flush_scheduled = False
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._tenants: dict[str, int] = {}
+        self.quotas = _quotas(settings)
         self._empty = asyncio.Event()  # no client is connected
         self._empty.set()
         self.hub = Hub(ready=self.ready, repair=self._repair)
@@ -178,8 +180,10 @@ class Node:
         self.gatekeeper = Gatekeeper(settings, verify)
         self.upkeep.timeouts = _timeouts(settings)
         now = self._loop.time()
+        self.quotas = _quotas(settings)
         for peer in self.clients.values():
             peer.session.limit(_session_limits(settings), now)
+            self._open_accounts(peer, now)
             peer.queue.budget = settings.limits.send_queue_bytes
         for key, room in self.hub.rooms.items():
             room.policy = self.policies.of(key.room)
@@ -192,14 +196,16 @@ class Node:
 
     def decide(self, request: Request) -> Accepted | Refused:
         """Judge an upgrade request."""
-        decision = self.gatekeeper.decide(request, self._obstacle())
-        if isinstance(decision, Accepted) and self._tenant_is_full(decision.identity.tenant):
-            decision = self.gatekeeper.decide(
-                request, BusError(Code.TOO_MANY_CONNECTIONS, "this tenant has as many connections as it may")
-            )
+        address, now = self.gatekeeper.address(request), self._loop.time()
+        decision = self.gatekeeper.decide(request, self._obstacle() or self.quotas.arrival(address, now))
+        if isinstance(decision, Accepted):
+            who = decision.identity
+            obstacle = self.quotas.identity_arrival(who.tenant, who.subject, now)
+            if obstacle is not None:
+                decision = refused(obstacle)
         if isinstance(decision, Refused):
             self.counters.connections_refused[decision.code] += 1
-            log.info("connection refused", extra={"code": decision.code, "address": request.address})
+            log.info("connection refused", extra={"code": decision.code, "address": address})
         return decision
 
     def connect(self, accepted: Accepted, transport: Transport, address: str, client: str = "") -> Peer:
@@ -219,8 +225,7 @@ class Node:
         peer = Peer(session, queue, transport, address, now)
         self.clients[peer.client] = peer
         self._empty.clear()
-        tenant = accepted.identity.tenant
-        self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
+        self._open_accounts(peer, now)
         self.counters.connections_accepted += 1
         peer.answer(
             welcome(session, self.settings, self.name, self.log.durability, groups=self.groups.available)
@@ -282,10 +287,7 @@ class Node:
         self.clients.pop(peer.client, None)
         if not self.clients:
             self._empty.set()
-        tenant = peer.session.identity.tenant
-        self._tenants[tenant] -= 1
-        if not self._tenants[tenant]:
-            del self._tenants[tenant]
+        self.quotas.close(peer.session.accounts)
         self.counters.connections_closed[code] += 1
         self._absorb(peer)
         for task in peer.later or ():
@@ -310,12 +312,21 @@ class Node:
             channels.discard(channel)
             if not channels:
                 del peer.rooms[key]
+                self.quotas.leave(peer.session.accounts, key)
         if room is None:
             return
         if room.remove(peer, channel):
             self._run(self.presence.left(key, peer))
         if room.is_empty():
             self.follower.emptied(key)
+
+    def reserve(self, peer: Peer, key: RoomKey) -> bool:
+        """Count a join, and whether it makes the client a member. Raises RATE_LIMITED for one too many."""
+        self.quotas.demand_join(peer.session.accounts, key, self._loop.time())
+        if key in peer.rooms:
+            return False
+        self.quotas.enter(peer.session.accounts, key)
+        return True
 
     def renew(self, peer: Peer, identity: Identity) -> None:
         """Go on under a renewed token; rooms that it no longer grants are left, with a signal."""
@@ -330,6 +341,16 @@ class Node:
                     replies.signal("left", {"reason": "the renewed token does not grant it"}, key.room)
                 )
         self.ready(peer)
+
+    def recheck(self, judge: Callable[[Identity], Identity | None]) -> None:
+        """Look at all connections again. `judge`: what an identity is by now, None if it is not accepted."""
+        for peer in list(self.clients.values()):
+            identity = peer.session.identity
+            current = judge(identity)
+            if current is None:
+                peer.close(Close.TOKEN_REVOKED, "the token is no longer accepted")
+            elif current != identity:
+                self.renew(peer, current)
 
     # -- what the log hears from other nodes
 
@@ -369,6 +390,7 @@ class Node:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self.upkeep.sweep(self._loop.time(), time.time())
+            self.quotas.sweep(self._loop.time())
             await self.follower.sweep()
 
     # -- the rest of a frame
@@ -386,25 +408,31 @@ class Node:
 
     def _enqueue(self, peer: Peer, command: Envelope) -> None:
         """Commands of one client are run one after the other, in the order they came."""
+        try:
+            if len(peer.backlog or ()) >= self.settings.limits.commands_per_connection:
+                raise BusError(Code.RATE_LIMITED, "too many commands wait already", retry_after_ms=100)
+            self.quotas.begin_command(peer.session.accounts)
+        except BusError as error:
+            peer.session.rejected[error.code] += 1
+            peer.answer(replies.refusal(error, command.id))
+            return
         if peer.backlog is None:
             peer.backlog = deque((command,))
             self._run(self._work_off(peer))
-        elif len(peer.backlog) < MAX_BACKLOG:
-            peer.backlog.append(command)
         else:
-            error = BusError(Code.RATE_LIMITED, "too many commands wait already", retry_after_ms=100)
-            peer.session.rejected[error.code] += 1
-            peer.answer(replies.refusal(error, command.id))
+            peer.backlog.append(command)
 
     async def _work_off(self, peer: Peer) -> None:
         while peer.backlog and not peer.closing:
             reply = await self._run_command(self, peer, peer.backlog[0])
             # No await from here to the end of `then`: a join goes live right behind its reply.
             peer.backlog.popleft()
+            self.quotas.end_commands(peer.session.accounts, 1)
             if isinstance(reply, Later):
                 self._answer_later(peer, reply)
             else:
                 self._answer(peer, reply)
+        self.quotas.end_commands(peer.session.accounts, len(peer.backlog or ()))
         peer.backlog = None
 
     def _answer(self, peer: Peer, reply: Reply) -> None:
@@ -434,9 +462,15 @@ class Node:
             return BusError(Code.TOO_MANY_CONNECTIONS, "this node holds as many connections as it may")
         return None
 
-    def _tenant_is_full(self, tenant: str) -> bool:
-        most = self.settings.limits.connections_per_tenant
-        return bool(most) and self._tenants.get(tenant, 0) >= most
+    def _open_accounts(self, peer: Peer, now: float) -> None:
+        """Let the connection, and what it is in the middle of, count for its tenant, identity and address."""
+        session = peer.session
+        who = session.identity
+        session.accounts = self.quotas.open(who.tenant, who.subject, peer.address, now)
+        for key in peer.rooms:
+            self.quotas.enter(session.accounts, key)
+        for account in session.accounts:
+            account.commands += len(peer.backlog or ())
 
     def _absorb(self, peer: Peer) -> None:
         """Add what the connection counted to the node's totals."""
@@ -466,6 +500,10 @@ def _session_limits(settings: Settings) -> SessionLimits:
         max_payload_bytes=settings.protocol.max_payload_bytes,
         bad_frames=limits.bad_frames,
     )
+
+
+def _quotas(settings: Settings) -> Quotas:
+    return Quotas(settings.limits, settings.protocol.max_frame_bytes)
 
 
 def _timeouts(settings: Settings) -> Timeouts:

@@ -6,15 +6,28 @@ and their tests run on both, so that neither library's habits become ours.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Protocol
 
 from arqonbus.bus.node import Node
+from arqonbus.bus.proxy_header import read_proxy_header
+from arqonbus.bus.server_tls import ReloadableTls, reloadable_tls
 from arqonbus.config.network import Server as ServerSettings
+from arqonbus.shield.proxies import TrustedProxies
 
 BACKLOG = 4096
+MAX_OPENING = 4096  # connections whose PROXY header is awaited at one time
+ACCEPT_PAUSE = 0.1  # seconds, when this process has no file descriptor left
+
+# A protocol for one connection, whose other end is at that address if a proxy said so.
+MakeProtocol = Callable[[str | None], asyncio.BaseProtocol]
+
+log = logging.getLogger(__name__)
 
 
 class Listening(Protocol):
@@ -24,23 +37,101 @@ class Listening(Protocol):
         """Take no further connections."""
 
 
+class OpenPort:
+    """The bus's port, and its certificates."""
+
+    def __init__(self, server: Listening, tls: ReloadableTls | None) -> None:
+        self._server = server
+        self._tls = tls
+
+    def close(self) -> None:
+        """See Listening.close."""
+        self._server.close()
+
+    def reload(self, settings: ServerSettings) -> None:
+        """Read the certificates again, for new connections. Raises ValueError with a sentence."""
+        if self._tls is None:
+            return
+        try:
+            self._tls.reload(settings.tls)
+        except (OSError, ssl.SSLError) as error:
+            raise ValueError(f"the files of server.tls cannot be used: {error.strerror or error}") from error
+
+
 class PortTaken(Exception):
     """The address cannot be bound; the text is a sentence for the operator."""
 
 
-async def listen(node: Node) -> Listening:
+async def listen(node: Node) -> OpenPort:
     """Open the port of the profile. Raises PortTaken."""
     settings = node.settings.server
     bound = bind(settings.host, settings.port, "server")
-    tls = tls_context(settings)
+    tls = reloadable_tls(settings.tls)
+    context = tls.context if tls else None
     # Imported here: only the chosen library is loaded.
     if settings.transport == "picows":
-        from arqonbus.bus import server_picows
+        from arqonbus.bus.server_picows import protocols
+    else:
+        from arqonbus.bus.server_websockets import protocols
+    make = protocols(node)
+    if settings.proxy_protocol:
+        return OpenPort(_BehindProxy(settings, bound, context, make), tls)
+    loop = asyncio.get_running_loop()
+    return OpenPort(
+        await loop.create_server(lambda: make(None), sock=bound, ssl=context, backlog=BACKLOG), tls
+    )
 
-        return await server_picows.serve(node, bound, tls, BACKLOG)
-    from arqonbus.bus import server_websockets
 
-    return await server_websockets.serve(node, bound, tls, BACKLOG)
+class _BehindProxy:
+    """A port on which trusted proxies say first who is behind them. Others are served as they are."""
+
+    def __init__(
+        self, settings: ServerSettings, bound: socket.socket, tls: ssl.SSLContext | None, make: MakeProtocol
+    ) -> None:
+        self._trusted = TrustedProxies(settings.trusted_proxies)
+        self._timeout = settings.handshake_timeout
+        self._bound, self._tls, self._make = bound, tls, make
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        bound.setblocking(False)
+        bound.listen(BACKLOG)
+        self._accepting = self._loop.create_task(self._accept(), name="accept behind a proxy")
+
+    def close(self) -> None:
+        """See Listening.close."""
+        self._accepting.cancel()
+        for task in self._opening:
+            task.cancel()
+        self._bound.close()
+
+    async def _accept(self) -> None:
+        while True:
+            try:
+                connection, address = await self._loop.sock_accept(self._bound)
+            except OSError as error:
+                log.warning("a connection was not taken", extra={"reason": error.strerror})
+                await asyncio.sleep(ACCEPT_PAUSE)
+                continue
+            if len(self._opening) >= MAX_OPENING:
+                connection.close()
+                continue
+            task = self._loop.create_task(self._open(connection, address[0]))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket, address: str) -> None:
+        named = None
+        try:
+            async with asyncio.timeout(self._timeout):
+                if self._trusted.trusts(address):
+                    named = await read_proxy_header(connection)
+                await self._loop.connect_accepted_socket(lambda: self._make(named), connection, ssl=self._tls)
+        except (OSError, ValueError, TimeoutError) as error:
+            log.info("a connection was not opened", extra={"address": address, "reason": str(error)})
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise
 
 
 def bind(host: str, port: int, section: str) -> socket.socket:
@@ -67,18 +158,4 @@ def bind(host: str, port: int, section: str) -> socket.socket:
     return bound
 
 
-def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
-    """TLS 1.2 or newer with the profile's certificate; None where the profile names none."""
-    tls = settings.tls
-    if tls.cert_file is None or tls.key_file is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    if tls.client_ca_file is not None:
-        context.load_verify_locations(tls.client_ca_file)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    return context
-
-
-__all__ = ["BACKLOG", "Listening", "PortTaken", "bind", "listen", "tls_context"]
+__all__ = ["BACKLOG", "Listening", "OpenPort", "PortTaken", "bind", "listen"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from picows import (
+    WSAutoPingStrategy,
     WSCloseCode,
     WSFrame,
     WSListener,
@@ -17,11 +17,12 @@ from picows import (
     WSUpgradeRequest,
     WSUpgradeResponse,
     WSUpgradeResponseWithListener,
-    ws_create_server,
 )
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out
 
 from arqonbus.bus.frames import Close
 from arqonbus.bus.node import Node
+from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
 from arqonbus.bus.upgrade import Accepted, Refused, Request
 
@@ -56,8 +57,7 @@ class _Connection(WSListener):
         self._write = under.write
         accepted, self._accepted = self._accepted, None
         assert accepted is not None
-        peername = under.get_extra_info("peername")
-        self._peer = self._node.connect(accepted, self, peername[0] if peername else "")
+        self._peer = self._node.connect(accepted, self, accepted.address)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         peer = self._peer
@@ -146,40 +146,56 @@ class _Connection(WSListener):
             self._node.receive_whole(peer, message, text=self._fragment_type == WSMsgType.TEXT)
 
 
-async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None, backlog: int) -> asyncio.Server:
-    """Take connections on a bound socket."""
+def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
+    """What makes the protocol of one connection; `named`: where a proxy says that its other end is."""
     settings = node.settings
+    logger = logging.getLogger("picows.server")
 
-    def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-        decision = node.decide(_request_of(request))
-        if isinstance(decision, Refused):
-            response = WSUpgradeResponse.create_error_response(
-                decision.status, decision.body, list(decision.headers)
-            )
-            return WSUpgradeResponseWithListener(response, None)
-        names = [("Sec-WebSocket-Protocol", decision.subprotocol)] if decision.subprotocol else []
-        response = WSUpgradeResponse.create_101_response(names)
-        return WSUpgradeResponseWithListener(response, _Connection(node, decision))
+    def protocol(named: str | None) -> asyncio.BaseProtocol:
+        # Made here and not by ws_create_server: a decision needs the address and the certificate, and what
+        # picows shows of a request holds neither.
+        def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+            return _answer(node, _request_of(request, made.transport.underlying_transport, named))
 
-    return await ws_create_server(
-        on_request,
-        sock=bound,
-        ssl=tls,
-        backlog=backlog,
-        websocket_handshake_timeout=settings.server.handshake_timeout,
-        max_frame_size=settings.protocol.max_frame_bytes,
-        read_buffer_init_size=READ_BUFFER,
-        enable_auto_ping=False,
-        enable_auto_pong=True,
-        use_aiofastnet=False,
-    )
+        made = WSProtocol(
+            None,  # host and port: of clients
+            None,  # path: of clients
+            False,  # is_client_side
+            on_request,
+            logger,
+            True,  # disconnect_on_exception
+            settings.server.handshake_timeout,
+            False,  # enable_auto_ping
+            20,  # auto_ping_idle_timeout
+            20,  # auto_ping_reply_timeout
+            WSAutoPingStrategy.PING_WHEN_IDLE,
+            True,  # enable_auto_pong
+            settings.protocol.max_frame_bytes,
+            None,  # extra_headers: of clients
+            READ_BUFFER,
+        )
+        return made  # type: ignore[no-any-return]
+
+    return protocol
 
 
-def _request_of(request: WSUpgradeRequest) -> Request:
+def _answer(node: Node, request: Request) -> WSUpgradeResponseWithListener:
+    decision = node.decide(request)
+    if isinstance(decision, Refused):
+        response = WSUpgradeResponse.create_error_response(
+            decision.status, decision.body, list(decision.headers)
+        )
+        return WSUpgradeResponseWithListener(response, None)
+    names = [("Sec-WebSocket-Protocol", decision.subprotocol)] if decision.subprotocol else []
+    response = WSUpgradeResponse.create_101_response(names)
+    return WSUpgradeResponseWithListener(response, _Connection(node, decision))
+
+
+def _request_of(request: WSUpgradeRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:
     headers: dict[str, Sequence[str]] = {}
     for name in request.headers:
         headers[name.lower()] = request.headers.getall(name)
-    return Request(request.path.decode("latin-1"), headers, "")
+    return Request(request.path.decode("latin-1"), headers, *other_end(transport, named))
 
 
-__all__ = ["serve"]
+__all__ = ["protocols"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
@@ -15,6 +13,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from arqonbus.bus.node import Node
+from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
 from arqonbus.bus.upgrade import Refused, Request
 
@@ -25,8 +24,10 @@ ABNORMAL = 1006
 class _Connection(asyncio.Protocol):
     """One connection, as asyncio calls it and as the peer writes to it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, named: str | None) -> None:
+        """`named`: where a proxy says that the other end is."""
         self._node = node
+        self._named = named
         self._protocol = ServerProtocol(max_size=node.settings.protocol.max_frame_bytes)
         self._transport: asyncio.Transport
         self._peer: Peer | None = None
@@ -104,7 +105,7 @@ class _Connection(asyncio.Protocol):
     # -- the handshake
 
     def _upgrade(self, request: HttpRequest) -> None:
-        decision = self._node.decide(_request_of(request))
+        decision = self._node.decide(_request_of(request, self._transport, self._named))
         if isinstance(decision, Refused):
             headers = Headers([*decision.headers, ("Content-Length", str(len(decision.body)))])
             headers["Connection"] = "close"
@@ -119,8 +120,7 @@ class _Connection(asyncio.Protocol):
         self._send_pending()
         if self._protocol.state is State.OPEN:
             self._handshake_timer.cancel()
-            peername = self._transport.get_extra_info("peername")
-            self._peer = self._node.connect(decision, self, peername[0] if peername else "")
+            self._peer = self._node.connect(decision, self, decision.address)
 
     # -- frames
 
@@ -144,17 +144,16 @@ class _Connection(asyncio.Protocol):
                 self._transport.close()
 
 
-async def serve(node: Node, bound: socket.socket, tls: ssl.SSLContext | None, backlog: int) -> asyncio.Server:
-    """Take connections on a bound socket."""
-    loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Connection(node), sock=bound, ssl=tls, backlog=backlog)
+def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
+    """What makes the protocol of one connection; `named`: where a proxy says that its other end is."""
+    return lambda named: _Connection(node, named)
 
 
-def _request_of(request: HttpRequest) -> Request:
+def _request_of(request: HttpRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:
     headers: dict[str, Sequence[str]] = {}
     for name, _ in request.headers.raw_items():
         headers[name.lower()] = request.headers.get_all(name)
-    return Request(request.path, headers, "")
+    return Request(request.path, headers, *other_end(transport, named))
 
 
-__all__ = ["serve"]
+__all__ = ["protocols"]

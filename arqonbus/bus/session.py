@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.frames import Close
+from arqonbus.bus.quotas import Account
 from arqonbus.bus.wire import Wire
 from arqonbus.config.rooms import Action
 from arqonbus.protocol import replies, wire_json, wire_protobuf
@@ -109,6 +110,7 @@ class Session:
         "_publish_to",
         "_room_grants",
         "_stamp",
+        "accounts",
         "bad_frames",
         "client",
         "identity",
@@ -139,6 +141,7 @@ class Session:
         self.unknown_keys = 0
         self.bad_frames = 0
         self._publish_to: dict[str, RoomKey] = {}
+        self.accounts: Sequence[Account] = ()  # that this connection shares with others
         self.limit(limits, now)
         self._stamp = wire_protobuf.sender_stamp(identity.tenant, client)
         self.identity = identity
@@ -253,6 +256,8 @@ class Session:
                 self._pass(self._gates.of_commands(), envelope)
                 intake.commands.append(envelope)
             elif envelope.recipient:
+                if not self.identity.grants.allows_somewhere("publish"):
+                    raise BusError(Code.AUTHORIZATION_ERROR, "the token grants publish in no room")
                 if self._pass(self._gates.of(""), envelope):
                     raw = envelope.SerializeToString()
                 intake.directs.append(Direct(envelope.id, envelope.recipient, raw + self._stamp, ack))
@@ -294,12 +299,16 @@ class Session:
         """How many of the envelopes the rates allow, from the first on."""
         if self._bytes.take(size, now) < size:
             return 0
-        return self._messages.take(messages, now)
+        granted = self._messages.take(messages, now)
+        for account in self.accounts:
+            granted = account.grant(granted, size, now)
+        return granted
 
     def _refuse_rest(self, ids: Sequence[str], size: int, intake: Intake) -> None:
         """Refuse what is beyond the rates; after the hint all of it would be granted."""
-        wait = max(self._messages.wait_ms(len(ids)), self._bytes.wait_ms(size))
-        error = BusError(Code.RATE_LIMITED, "more than the limits of a connection allow", retry_after_ms=wait)
+        buckets = [(self._messages, self._bytes), *((each.messages, each.bytes) for each in self.accounts)]
+        wait = max(max(messages.wait_ms(len(ids)), sizes.wait_ms(size)) for messages, sizes in buckets)
+        error = BusError(Code.RATE_LIMITED, "more than the limits allow", retry_after_ms=wait)
         for message_id in ids:
             self._refuse(message_id, error, intake)
 

@@ -7,7 +7,7 @@ deliberate: what costs nothing comes first, the token's signature last.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -18,6 +18,8 @@ from arqonbus.config import Settings
 from arqonbus.config.globs import Glob
 from arqonbus.config.network import Server
 from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.peer_names import Names, ServiceNames
+from arqonbus.shield.proxies import TrustedProxies
 from arqonbus.shield.tokens import Identity
 
 ENDPOINT = "/v1/ws"
@@ -43,20 +45,28 @@ _STATUS: Mapping[Code, HTTPStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the decision needs of an HTTP request. Header names are in lower case, values in order."""
+    """What the decision needs of an HTTP request. Header names are in lower case, values in order.
+
+    `address`: the other end of the socket. `certificate`: the names in the one that it showed, if any.
+    """
 
     target: str
     headers: Mapping[str, Sequence[str]]
     address: str
+    certificate: Names = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The connection may be. `subprotocol` is what the response names, if the client asked for any."""
+    """The connection may be. `subprotocol` is what the response names, if the client asked for any.
+
+    `address`: where the client is, seen through the proxies that the profile trusts.
+    """
 
     identity: Identity
     wire: Wire
     subprotocol: str | None
+    address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,12 @@ class Gatekeeper:
         self._settings = settings
         self._verify = verify
         self._origins = [Glob(origin) for origin in settings.server.origins]
+        self._proxies = TrustedProxies(settings.server.trusted_proxies)
+        self._services = ServiceNames(settings.auth.service_identities)
+
+    def address(self, request: Request) -> str:
+        """Where the client is."""
+        return self._proxies.client(request.address, request.headers)
 
     def decide(self, request: Request, obstacle: BusError | None) -> Accepted | Refused:
         """`obstacle`: why the node takes no connection at all just now (full, draining), or None."""
@@ -96,7 +112,9 @@ class Gatekeeper:
             self._check_origin(request)
             offered = _offered(request)
             identity = self._verify(_token(request, query, offered))
-            return self._accept(identity, [name for name in offered if not name.startswith(BEARER)])
+            self._check_certificate(request, identity)
+            accepted = self._accept(identity, [name for name in offered if not name.startswith(BEARER)])
+            return replace(accepted, address=self.address(request))
         except BusError as error:
             return refused(error)
 
@@ -104,6 +122,14 @@ class Gatekeeper:
         for origin in request.headers.get("origin", ()):
             if not any(allowed.matches(origin) for allowed in self._origins):
                 raise BusError(Code.ORIGIN_REFUSED, "pages of this origin may not connect")
+
+    def _check_certificate(self, request: Request, identity: Identity) -> None:
+        if not self._settings.auth.service_mtls or identity.kind != "service":
+            return
+        if not request.certificate:
+            raise BusError(Code.AUTHORIZATION_ERROR, "services show a certificate on this bus")
+        if not self._services.names(request.certificate, identity.tenant, identity.subject):
+            raise BusError(Code.AUTHORIZATION_ERROR, "the certificate does not name the service of the token")
 
     def _accept(self, identity: Identity, offered: Sequence[str]) -> Accepted:
         protocol = self._settings.protocol

@@ -72,6 +72,7 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
     if arguments.channel and not is_name(arguments.channel):
         raise Invalid("channel", "channel is not 1-128 of A-Z a-z 0-9 . _ -")
     _check_membership(caller, key, arguments)
+    reserved = node.reserve(peer, key)
     node.follower.pin(key)
     try:
         room = await node.follower.room(key)
@@ -88,6 +89,8 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
         return _go_live(caller, room, arguments, missed)
     finally:
         node.follower.unpin(key)
+        if reserved and key not in peer.rooms:
+            node.quotas.leave(peer.session.accounts, key)
 
 
 async def _missed(caller: Caller, room: Room, arguments: JoinArguments) -> list[Entry] | None:

@@ -26,10 +26,10 @@ from arqonbus.continuum.projector import Projector
 from arqonbus.lanes.dispatch import run_command
 from arqonbus.preflight import online_subset
 from arqonbus.protocol.errors import BusError, Code
+from arqonbus.service.admission import Admission
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.gates import ProfileGates, keep_audit
 from arqonbus.service.projector import boundary, make_projector, open_store
-from arqonbus.shield.tokens import Verifier
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.telemetry.http import OnlineChecks, TelemetryServer, app
@@ -45,8 +45,6 @@ def refuse_unavailable(settings: Settings) -> None:
     asked = {
         "server.workers": settings.server.workers > 1,
         "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
-        "auth.jwt.jwks_url": settings.auth.jwt.jwks_url is not None,
-        "auth.service_mtls": settings.auth.service_mtls,
     }
     found = [name for name, is_asked in asked.items() if is_asked]
     if found:
@@ -74,6 +72,7 @@ class Service:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
         refuse_unavailable(self.settings)
         self._gates = ProfileGates(self.settings)
+        self.admission = Admission(self.settings, lambda: self.node.recheck(self.admission.renewed))
         telemetry_settings = self.settings.telemetry
         bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
         if self.settings.projector.phase != "emit_only" or self.settings.datastores.postgres.configured:
@@ -82,15 +81,17 @@ class Service:
             self.settings,
             event_log(self.settings, self.name, self._store),
             name=self.name,
-            verify=Verifier(self.settings).verify,
+            verify=self.admission.verify,
             run_command=run_command,
             gates=self._gates,
         )
         try:
             await self.node.start()
+            await self.admission.start(self.node.log)
+            self.node.revoke = self.admission.revoke
             await self._start_projection()
             self._listening = await listen(self.node)
-        except (PortTaken, StorageError):
+        except (PortTaken, StorageError, ValueError):
             bound.close()
             await self._stop()
             raise
@@ -140,6 +141,7 @@ class Service:
         if self.projector is not None and self._projecting is not None:
             self.projector.stop()
             await asyncio.wait([self._projecting])
+        await self.admission.stop()
         await self.node.close()
         if self._store is not None:
             await self._store.close()
@@ -165,9 +167,11 @@ class Service:
         refuse_unavailable(settings)
         if _levels(settings) != _levels(self.settings):
             raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
-        verifier = Verifier(settings)
+        take_over = self.admission.prepare(settings)
+        self._listening.reload(settings.server)
         self._gates.renew(settings)
-        self.node.reconfigure(settings, verifier.verify)
+        self.node.reconfigure(settings, self.admission.verify)
+        take_over()
         if self.projector is not None:
             self.projector.boundary = boundary(settings)
         self.settings = settings

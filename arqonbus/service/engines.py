@@ -10,6 +10,7 @@ from pathlib import Path
 from arqonbus.bus.policies import Policies
 from arqonbus.config import Settings
 from arqonbus.continuum.events import ROOM as EPISODES
+from arqonbus.shield.tokens import OWN_TENANT
 from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.ports import Durability, EventLog
 from arqonbus.storage.projection import ProjectionStore
@@ -40,7 +41,9 @@ def event_log(settings: Settings, node: str, witness: WitnessStore | None = None
 
     memory = MemoryLog(dedup_seconds=settings.storage.dedup_window)
     policies = Policies(settings)
-    return LocalRooms(engine, memory, lambda key: policies.of(key.room).in_process)
+    return LocalRooms(
+        engine, memory, lambda key: key.tenant != OWN_TENANT and policies.of(key.room).in_process
+    )
 
 
 def _engine(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:

@@ -37,6 +37,7 @@ from arqonbus.shield.token_keys import (
 )
 
 MAX_ROLES = 64
+OWN_TENANT = "arqonbus.shield"  # where the bus keeps what is its own; no token is of it
 NEVER = 253_402_300_799  # the last second of the year 9999, which every date type can hold
 
 Kind = Literal["human", "service"]
@@ -89,6 +90,10 @@ class Verifier:
         self._fetched = fetched_keys(document, self._jwt.algorithms)
         return len(self._fetched)
 
+    def drop_jwks(self) -> None:
+        """Trust no fetched key any more."""
+        self._fetched = ()
+
     def verify(self, token: str) -> Identity:
         """The identity of a token. Raises BusError: UNAUTHENTICATED, or EXPIRED when its time is over."""
         claims, key = self._claims(token)
@@ -97,6 +102,8 @@ class Verifier:
         tenant = _text(claims, "tenant", 128)
         if not is_name(tenant):
             raise _refused("the claim tenant is not a name: 1 to 128 of A-Z a-z 0-9 . _ -")
+        if tenant == OWN_TENANT:
+            raise _refused("the claim tenant names what is the bus's own")
         role: Role = _choice(claims, "role", ("user", "admin"))
         claim, roles = _own_grants(claims), _roles(claims)
         return Identity(
@@ -363,6 +370,7 @@ __all__ = [
     "MAX_TOKEN_BYTES",
     "MIN_SECRET_BYTES",
     "NEVER",
+    "OWN_TENANT",
     "Claims",
     "Identity",
     "Kind",

@@ -194,7 +194,7 @@ async def test_a_full_node_says_when_to_come_back(start_bus: StartBus) -> None:
 
 async def test_a_tenant_can_be_full(start_bus: StartBus) -> None:
     """connections_per_tenant bounds one tenant and leaves the others alone."""
-    bus = await start_bus("limits.connections_per_tenant=1")
+    bus = await start_bus("limits.tenant.connections=1")
     assert (await ask(bus, bus.token(tenant="a"))).status == 101
     assert (await ask(bus, bus.token(tenant="a"))).status == 503
     assert (await ask(bus, bus.token(tenant="b"))).status == 101

@@ -1,0 +1,184 @@
+"""What all connections of one tenant, identity or address may ask of this node together. Pure.
+
+Each has an account while it is connected, and afterwards until its buckets are full again: whoever comes
+back gets no fresh burst. Where the profile sets no such limit there are no
+accounts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from arqonbus.bus.buckets import TokenBucket
+from arqonbus.config.access import Limits, Share
+from arqonbus.protocol.errors import BusError, Code
+from arqonbus.storage.ports import RoomKey
+
+ARRIVALS_SECONDS = 5  # worth of new connections that may come at once
+BURST_SECONDS = 2
+MAX_ACCOUNTS = 200_000  # addresses come from anybody, so the memory of them is bounded
+
+
+class Account:
+    """One tenant, identity or address. `scope` names which, in what a client is told."""
+
+    __slots__ = (
+        "arrivals",
+        "bytes",
+        "commands",
+        "connections",
+        "joins",
+        "messages",
+        "rooms",
+        "scope",
+        "share",
+    )
+
+    def __init__(self, scope: str, share: Share, max_frame_bytes: int, now: float) -> None:
+        self.scope = scope
+        self.share = share
+        self.connections = 0
+        self.commands = 0
+        self.rooms: Counter[RoomKey] = Counter()  # members by room
+        rate = share.connections_per_second
+        self.arrivals = TokenBucket(rate, ARRIVALS_SECONDS * rate, now)
+        self.messages = TokenBucket(share.messages_per_second, BURST_SECONDS * share.messages_per_second, now)
+        # A frame that may be sent at all must also fit the rate.
+        self.bytes = TokenBucket(
+            share.bytes_per_second, max(BURST_SECONDS * share.bytes_per_second, max_frame_bytes), now
+        )
+        self.joins = TokenBucket(share.joins_per_second, BURST_SECONDS * share.joins_per_second, now)
+
+    def grant(self, messages: int, size: int, now: float) -> int:
+        """How many of the envelopes, which are of that many bytes together, are granted."""
+        if not self.bytes.take_whole(size, now):
+            return 0
+        return self.messages.take(messages, now)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether forgetting it changes nothing."""
+        return not self.connections and all(
+            bucket.is_full(now) for bucket in (self.arrivals, self.messages, self.bytes, self.joins)
+        )
+
+
+class Quotas:
+    """The accounts of one node under one profile."""
+
+    def __init__(self, limits: Limits, max_frame_bytes: int) -> None:
+        self._limits = limits
+        self._max_frame_bytes = max_frame_bytes
+        self._none = Share()
+        self._accounts: dict[tuple[str, ...], Account] = {}
+
+    def arrival(self, address: str, now: float) -> BusError | None:
+        """Why an address may not connect just now; looked at before anything that costs more."""
+        return self._refusal(self._of(("address", address), self._limits.address, now), now)
+
+    def identity_arrival(self, tenant: str, subject: str, now: float) -> BusError | None:
+        """Why a tenant or one of its identities may not connect just now."""
+        for account in self._of_identity(tenant, subject, now):
+            refusal = self._refusal(account, now)
+            if refusal is not None:
+                return refusal
+        return None
+
+    def open(self, tenant: str, subject: str, address: str, now: float) -> Sequence[Account]:
+        """The accounts of a new connection, which counts from now on."""
+        accounts = self._of_identity(tenant, subject, now)
+        by_address = self._of(("address", address), self._limits.address, now)
+        if by_address is not None:
+            accounts.append(by_address)
+        for account in accounts:
+            account.connections += 1
+        return tuple(accounts)
+
+    def close(self, accounts: Sequence[Account]) -> None:
+        """The connection is gone."""
+        for account in accounts:
+            account.connections -= 1
+
+    def demand_join(self, accounts: Sequence[Account], room: RoomKey, now: float) -> None:
+        """Raise RATE_LIMITED where one more join, or one more room of the tenant, is too much."""
+        most = self._limits.rooms_per_tenant
+        for account in accounts:
+            if account.scope != "tenant" or room in account.rooms:
+                continue
+            if most and len(account.rooms) >= most:
+                raise BusError(Code.RATE_LIMITED, f"a tenant can be in {most} rooms of this node at most")
+        for account in accounts:
+            if not account.joins.take(1, now):
+                wait = account.joins.wait_ms()
+                raise _limited(account, "joins", wait)
+
+    def enter(self, accounts: Sequence[Account], room: RoomKey) -> None:
+        """A connection is in the room."""
+        for account in accounts:
+            if account.scope == "tenant":
+                account.rooms[room] += 1
+
+    def leave(self, accounts: Sequence[Account], room: RoomKey) -> None:
+        """It no longer is."""
+        for account in accounts:
+            if account.scope == "tenant":
+                account.rooms[room] -= 1
+                if account.rooms[room] <= 0:
+                    del account.rooms[room]
+
+    def begin_command(self, accounts: Sequence[Account]) -> None:
+        """Count a command that waits to be run. Raises RATE_LIMITED where it is one too many."""
+        for account in accounts:
+            if account.share.commands and account.commands >= account.share.commands:
+                raise _limited(account, "commands at one time", 100)
+        for account in accounts:
+            account.commands += 1
+
+    def end_commands(self, accounts: Sequence[Account], count: int) -> None:
+        """So many are done, or given up."""
+        for account in accounts:
+            account.commands -= count
+
+    def sweep(self, now: float) -> None:
+        """Forget accounts that nobody uses."""
+        for key in [key for key, account in self._accounts.items() if account.is_idle(now)]:
+            del self._accounts[key]
+
+    def _of_identity(self, tenant: str, subject: str, now: float) -> list[Account]:
+        limits = self._limits
+        always = bool(limits.rooms_per_tenant)
+        found = (
+            self._of(("tenant", tenant), limits.tenant, now, always=always),
+            self._of(("identity", tenant, subject), limits.identity, now),
+        )
+        return [account for account in found if account is not None]
+
+    def _of(self, key: tuple[str, ...], share: Share, now: float, *, always: bool = False) -> Account | None:
+        if not always and share == self._none:
+            return None
+        account = self._accounts.get(key)
+        if account is None:
+            if len(self._accounts) >= MAX_ACCOUNTS:
+                self.sweep(now)
+            account = Account(key[0], share, self._max_frame_bytes, now)
+            if len(self._accounts) < MAX_ACCOUNTS:
+                self._accounts[key] = account
+        return account
+
+    def _refusal(self, account: Account | None, now: float) -> BusError | None:
+        if account is None:
+            return None
+        if account.share.connections and account.connections >= account.share.connections:
+            text = f"this {account.scope} has as many connections as it may"
+            return BusError(Code.TOO_MANY_CONNECTIONS, text)
+        if not account.arrivals.take(1, now):
+            return _limited(account, "new connections", account.arrivals.wait_ms())
+        return None
+
+
+def _limited(account: Account, what: str, wait_ms: int) -> BusError:
+    text = f"more {what} than this {account.scope} may have"
+    return BusError(Code.RATE_LIMITED, text, retry_after_ms=wait_ms)
+
+
+__all__ = ["Account", "Quotas"]

@@ -1,0 +1,51 @@
+"""TLS of the bus's port, with files that are read again without dropping a connection.
+
+New connections get what was read last, old ones keep what they began with. The exchange happens in the
+handshake, where OpenSSL lets a server choose another context.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from arqonbus.config.network import Tls
+
+
+class ReloadableTls:
+    """`context` goes to the socket and stays. Raises OSError or ssl.SSLError for files that do not fit."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._current = _context(tls)
+        self.context = _context(tls)
+        self.context.sni_callback = self._choose
+
+    def reload(self, tls: Tls) -> None:
+        """Read the files again; if they do not fit, raise and go on with those of before."""
+        self._current = _context(tls)
+
+    def _choose(self, connection: Any, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def reloadable_tls(tls: Tls) -> ReloadableTls | None:
+    """TLS with the profile's certificate; None where the profile names none."""
+    return ReloadableTls(tls) if tls.cert_file is not None and tls.key_file is not None else None
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    """TLS 1.2 or newer. A client may show a certificate where there is an authority that vouches for it."""
+    assert tls.cert_file is not None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert_file, tls.key_file)
+    if tls.client_ca_file is not None:
+        context.load_verify_locations(tls.client_ca_file)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        # A resumed session would carry a certificate that a new authority no longer vouches for.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
+    return context
+
+
+__all__ = ["ReloadableTls", "reloadable_tls"]

@@ -1,0 +1,154 @@
+"""Keeps the list of revoked tokens: the operator's file, and what admins revoke, on all nodes of an engine.
+
+What admins revoke is kept in a room of a tenant that no token can have, so it goes wherever the log goes: to
+every node of a shared engine, and over a restart where the log outlives one. Nodes look at it every second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from arqonbus.config import Settings
+from arqonbus.protocol.ids import new_ulid
+from arqonbus.shield.revocations import (
+    NO_REVOCATIONS,
+    Revocation,
+    Revocations,
+    entry_of,
+    read_revocations,
+    revocation_of,
+)
+from arqonbus.shield.tokens import OWN_TENANT
+from arqonbus.storage.ports import Batch, EventLog, Item, Retention, RoomKey, StorageError
+
+ROOM = RoomKey(OWN_TENANT, "revocations")
+MAX_KEPT = 10_000  # revocations by admins; the oldest go first, and the log says so
+PAGE = 500
+LOOK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+class RevocationKeeper:
+    """What is revoked now. `on_change` is called after it became more or less."""
+
+    def __init__(self, settings: Settings, event_log: EventLog, on_change: Callable[[], None]) -> None:
+        """Reads the file. Raises ValueError when there is one and it cannot be used."""
+        self._log = event_log
+        self._on_change = on_change
+        self._lifetime = settings.auth.jwt.max_lifetime
+        self._path = settings.auth.revoked
+        self._of_file = read_file(settings)
+        self._seen_file = _look(self._path)
+        self._of_admins: list[Revocation] = []
+        self._position = ("", 0)
+        self.revocations = NO_REVOCATIONS
+        self._rebuild()
+
+    def take_file(self, settings: Settings, entries: list[Revocation]) -> None:
+        """Take over what `read_file` found, in another file or the same one."""
+        self._of_file, self._path = entries, settings.auth.revoked
+        self._seen_file = _look(self._path)
+        self._lifetime = settings.auth.jwt.max_lifetime
+        self._rebuild()
+
+    async def run(self) -> None:
+        """Look for what is new, until cancelled."""
+        away = False
+        while True:
+            try:
+                changed = await self._read_room()
+                away = False
+            except StorageError as error:
+                changed = False
+                if not away:
+                    log.warning("revocations of admins cannot be read now", extra={"reason": str(error)})
+                away = True
+            if await self._read_file() or changed:
+                self._rebuild()
+                self._on_change()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def revoke(self, revocation: Revocation) -> None:
+        """Revoke on all nodes; here at once, on others within LOOK_SECONDS. Raises StorageError."""
+        bound = round(self._lifetime * 1_000_000) if self._lifetime else 0
+        data = json.dumps(entry_of(revocation)).encode()
+        batch = Batch(ROOM, [Item(new_ulid(), "", data)], Retention(MAX_KEPT, bound))
+        outcomes = self._log.append([batch])
+        outcome = (outcomes if isinstance(outcomes, Sequence) else await outcomes)[0]
+        if isinstance(outcome, StorageError):
+            raise outcome
+        await self._read_room()
+        self._rebuild()
+        self._on_change()
+
+    def _rebuild(self) -> None:
+        now = time.time()
+        self.revocations = Revocations(
+            each for each in (*self._of_file, *self._of_admins) if each.until > now
+        )
+
+    async def _read_file(self) -> bool:
+        seen = _look(self._path)
+        if self._path is None or seen == self._seen_file:
+            return False
+        self._seen_file = seen
+        try:
+            self._of_file = await asyncio.to_thread(read_revocations, self._path)
+        except ValueError as error:
+            log.error("the revoked tokens are those of before", extra={"reason": str(error)})
+            return False
+        log.info("revoked tokens were read", extra={"entries": len(self._of_file)})
+        return True
+
+    async def _read_room(self) -> bool:
+        """Read what came behind the last that was read; whether there was anything."""
+        head = await self._log.head(ROOM)
+        epoch, after = self._position
+        if head.epoch != epoch:
+            after = 0  # the log began anew; what is known stays revoked
+        after = max(after, head.first - 1)
+        found = False
+        while head.epoch and after < head.last:
+            page = await self._log.read(ROOM, after, head.last, PAGE)
+            if not page.entries:
+                break
+            for entry in page.entries:
+                after = entry.sequence
+                found |= self._take(entry.data)
+        self._position = (head.epoch, after)
+        return found
+
+    def _take(self, data: bytes) -> bool:
+        try:
+            revocation = revocation_of(json.loads(data))
+        except ValueError as error:
+            log.error("a revocation cannot be read", extra={"reason": str(error)})
+            return False
+        self._of_admins.append(revocation)
+        if len(self._of_admins) > MAX_KEPT:
+            log.warning("the oldest revocation is forgotten", extra={"kept": MAX_KEPT})
+            del self._of_admins[0]
+        return True
+
+
+def read_file(settings: Settings) -> list[Revocation]:
+    """The operator's entries. Raises ValueError with a sentence when there is a file that cannot be used."""
+    return read_revocations(settings.auth.revoked) if settings.auth.revoked else []
+
+
+def _look(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does; None if there is none."""
+    try:
+        status = path.stat() if path else None
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
+
+
+__all__ = ["MAX_KEPT", "ROOM", "RevocationKeeper", "read_file"]
