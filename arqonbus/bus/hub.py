@@ -6,7 +6,7 @@ by itself (read a gap from the log, write to sockets) it asks for through the tw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from arqonbus.bus.fanout import Fanout
 from arqonbus.bus.peer import Peer
@@ -22,13 +22,14 @@ EVERY_CHANNEL = ""
 class Room:
     """One room with members on this node. Members are by channel; the empty channel means all of them."""
 
-    __slots__ = ("_waiting", "_watchers", "channels", "key", "order", "policy", "repairing")
+    __slots__ = ("_waiting", "_watchers", "channels", "key", "known", "order", "policy", "repairing")
 
     def __init__(self, key: RoomKey, policy: RoomPolicy) -> None:
         self.key = key
         self.policy = policy
         self.order = Order()
         self.repairing = False
+        self.known: set[str] = set()  # ids that the log will show and the members have had
         self.channels: dict[str, dict[Peer, None]] = {}
         self._watchers: dict[Peer, None] = {}
         self._waiting: set[Callable[[], None]] | None = None  # who wants to know that something came
@@ -97,6 +98,13 @@ class Hub:
         for ready in room.order.start(head):
             self._pass_on(room, ready)
 
+    def move(self, key: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
+        """The room goes on elsewhere in the log; messages with known ids were delivered before."""
+        room = self.rooms.get(key)
+        if room is not None:
+            room.known = set(known)
+            self._pass_on(room, room.order.move(epoch, position))
+
     def repaired(self, room: Room, page: Page) -> None:
         """A page of the log that was asked for."""
         self._pass_on(room, room.order.repair(page))
@@ -126,7 +134,10 @@ class Hub:
 
     def _fan_out(self, room: Room, entries: Sequence[Entry]) -> None:
         room.tell()
-        if not room.channels:
+        if room.known:
+            entries, passed = _without(room.known, entries)
+            room.known -= passed
+        if not room.channels or not entries:
             return
         whole = Fanout(room.key, room.order.epoch, entries, room.policy.slow_consumer)
         for channel, peers in room.channels.items():
@@ -143,6 +154,12 @@ class Hub:
                 if not peer.marked:
                     mark_ready(peer)
             self.delivered += len(fanout.entries) * len(peers)
+
+
+def _without(known: set[str], entries: Sequence[Entry]) -> tuple[Sequence[Entry], set[str]]:
+    """The entries that are not known, and the ids of those that are."""
+    passed = known.intersection(entry.id for entry in entries)
+    return [entry for entry in entries if entry.id not in passed], passed
 
 
 __all__ = ["EVERY_CHANNEL", "Hub", "Room"]

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -105,6 +105,7 @@ class Node:
         self.name = name
         self.verify = verify
         self.state = State.STARTING
+        self.degraded = False  # the storage engine is away, and the bus goes on without it
         self.started_at = time.time()
         self.counters = Counters()
         self.clients: dict[str, Peer] = {}
@@ -228,7 +229,14 @@ class Node:
         self._open_accounts(peer, now)
         self.counters.connections_accepted += 1
         peer.answer(
-            welcome(session, self.settings, self.name, self.log.durability, groups=self.groups.available)
+            welcome(
+                session,
+                self.settings,
+                self.name,
+                self.log.durability,
+                groups=self.groups.available,
+                degraded=self.degraded,
+            )
         )
         self.ready(peer)
         self.upkeep.watch(peer, now, time.time())
@@ -365,6 +373,16 @@ class Node:
 
     def on_resync(self, rooms: Sequence[RoomKey]) -> None:
         self.follower.resync(rooms)
+
+    def on_degraded(self, active: bool) -> None:
+        self.degraded = active
+        facts = {"active": active, "durability": self.log.durability.name.lower()}
+        for key, room in self.hub.rooms.items():
+            if room.policy.history:
+                self.hub.broadcast(room.members, replies.signal("degraded", facts, key.room))
+
+    def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
+        self.hub.move(room, epoch, position, known)
 
     def _repair(self, room: Room) -> None:
         self.follower.repair(room)

@@ -61,6 +61,13 @@ class Order:
             return Ready(entries)
         return Ready(self._take(entries))
 
+    def move(self, epoch: str, position: int) -> Ready:
+        """Go on in another epoch, with what the log holds there behind a position."""
+        announce = self.epoch not in ("", epoch)
+        self.epoch, self.position, self.started = epoch, position, True
+        self._early, self._former, self._entered, self._behind = {}, position, False, True
+        return Ready((), new_epoch=announce)
+
     def missing(self) -> bool:
         """True while something has to be read from the log."""
         return self._behind or bool(self._early)

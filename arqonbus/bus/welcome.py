@@ -12,9 +12,15 @@ from arqonbus.storage.ports import Durability
 
 
 def welcome(
-    session: Session, settings: Settings, node: str, durability: Durability, *, groups: bool
+    session: Session,
+    settings: Settings,
+    node: str,
+    durability: Durability,
+    *,
+    groups: bool,
+    degraded: bool,
 ) -> Envelope:
-    """The signal `welcome`. `groups`: whether the log has consumer groups."""
+    """The signal `welcome`. `groups`: whether the log has consumer groups; `degraded`: whether it is away."""
     limits, protocol, history = settings.limits, settings.protocol, settings.storage.history
     return replies.signal(
         "welcome",
@@ -34,6 +40,7 @@ def welcome(
             "capabilities": {
                 "consumer_groups": groups,
                 "durability": durability.name.lower(),
+                "degraded": degraded,
                 "recovery_window": {
                     "max_messages": history.max_messages,
                     "max_age_seconds": history.max_age,

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, model_validator
 from arqonbus.config.field import Section, setting
 from arqonbus.config.globs import Glob, name_pattern
 from arqonbus.config.schemas import SchemaName
-from arqonbus.config.stores import Durability, Storage
+from arqonbus.config.stores import Durability, Storage, StorageMode
 from arqonbus.config.units import Count, Seconds, Switch
 
 SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
@@ -55,6 +55,11 @@ class RoomRule(Section):
     durability: Durability | None = setting(
         None, "Level that an ack promises here; without one, storage.durability.", example="durable"
     )
+    mode: StorageMode | None = setting(
+        None,
+        "Whether the room goes on in memory while the engine is away; without one, storage.mode.",
+        example="degraded",
+    )
     grants: tuple[Action, ...] = setting(
         (),
         "What every token of the tenant may do here, beside its own grants.",
@@ -88,6 +93,7 @@ class RoomPolicy:
     slow_consumer: SlowConsumer
     durability: Durability
     in_process: bool
+    mode: StorageMode
     grants: frozenset[Action]
     signature: bool
 
@@ -106,6 +112,7 @@ def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> Roo
         slow_consumer=rule.slow_consumer,
         durability=rule.durability or storage.durability,
         in_process=rule.durability == "memory",
+        mode=rule.mode or storage.mode,
         grants=frozenset(rule.grants),
         signature=rule.signature,
     )

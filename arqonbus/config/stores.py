@@ -9,11 +9,12 @@ from urllib.parse import quote, urlsplit
 from pydantic import Field, SecretStr, model_validator
 
 from arqonbus.config.field import Section, section, setting
-from arqonbus.config.units import Count, FilePath, Port, Seconds, Switch, Text
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
 
 _SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
 
 Durability = Literal["memory", "hot", "durable"]
+StorageMode = Literal["strict", "degraded"]
 
 
 class History(Section):
@@ -49,10 +50,15 @@ class Storage(Section):
     backend: Literal["memory", "sqlite", "valkey"] = setting(
         "sqlite", "Engine that keeps the messages.", example="valkey", reload="cold"
     )
-    mode: Literal["strict", "degraded"] = setting(
+    mode: StorageMode = setting(
         "strict",
         "strict refuses a publish that cannot be stored as declared; degraded goes on in memory and says so.",
         example="strict",
+    )
+    degraded_max_bytes: Size = setting(
+        64 * 2**20,
+        "Messages that are kept in memory while the engine is away; beyond it they are refused.",
+        example="64MiB",
     )
     durability: Durability = setting(
         "hot",
@@ -248,6 +254,7 @@ __all__ = [
     "Sentinel",
     "Sqlite",
     "Storage",
+    "StorageMode",
     "Valkey",
     "has_password",
 ]

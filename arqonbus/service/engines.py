@@ -6,6 +6,7 @@ import secrets
 import socket
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arqonbus.bus.policies import Policies
 from arqonbus.config import Settings
@@ -15,6 +16,9 @@ from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.ports import Durability, EventLog
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.storage.witness import WitnessStore
+
+if TYPE_CHECKING:
+    from arqonbus.storage.valkey import ValkeyLog
 
 # Rooms that are looked for in every tenant: the projector works where there is one.
 INDEXED_ROOMS = frozenset({EPISODES})
@@ -33,7 +37,8 @@ def event_log(settings: Settings, node: str, witness: WitnessStore | None = None
 
     The `witness` is asked about rooms whenever the engine began anew.
     """
-    engine = _engine(settings, node, witness)
+    make = _degradable if _may_degrade(settings) else _engine
+    engine = make(settings, node, witness)
     if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
         return engine
     from arqonbus.storage.local_rooms import LocalRooms
@@ -43,6 +48,28 @@ def event_log(settings: Settings, node: str, witness: WitnessStore | None = None
     policies = Policies(settings)
     return LocalRooms(
         engine, memory, lambda key: key.tenant != OWN_TENANT and policies.of(key.room).in_process
+    )
+
+
+def _may_degrade(settings: Settings) -> bool:
+    modes = {settings.storage.mode, *(rule.mode for rule in settings.rooms)}
+    if "degraded" in modes and settings.storage.backend == "sqlite":
+        raise ValueError(
+            "mode degraded is for an engine that can go away by itself; the SQLite file is part of the bus, "
+            "so set storage.mode to strict"
+        )
+    return "degraded" in modes and settings.storage.backend == "valkey"
+
+
+def _degradable(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
+    from arqonbus.storage.degraded import DegradedLog
+
+    policies = Policies(settings)
+    return DegradedLog(
+        lambda: _valkey_log(settings, node, witness),
+        may_degrade=lambda key: policies.of(key.room).mode == "degraded",
+        max_bytes=settings.storage.degraded_max_bytes,
+        dedup_seconds=settings.storage.dedup_window,
     )
 
 
@@ -71,7 +98,7 @@ def _level(name: str | None) -> Durability:
     return Durability[name.upper()] if name else Durability.MEMORY
 
 
-def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
+def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> ValkeyLog:
     from arqonbus.storage.valkey import ValkeyLog
     from arqonbus.storage.valkey_sentinel import Sentinels
 

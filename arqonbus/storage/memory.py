@@ -159,6 +159,19 @@ class MemoryLog:
                 room.log.append(Entry(room.last, now, item.id, item.channel, item.data))
         return sequences, frozenset(duplicates)
 
+    def begin(self, room: RoomKey, epoch: str, last: int, ids: RecentIds | None = None) -> None:
+        """Let a new room go on from elsewhere: in this epoch, behind this number, knowing these ids."""
+        held = self._rooms[room] = _Room()
+        held.epoch, held.last = epoch, last
+        if ids is not None:
+            held.ids = ids
+        self._list(room)
+
+    def entries(self, room: RoomKey) -> Sequence[Entry]:
+        """All that is held of a room, oldest first."""
+        held = self._rooms.get(room)
+        return () if held is None else tuple(held.log)
+
     async def head(self, room: RoomKey) -> Head:
         """See EventLog.head."""
         held = self._rooms.get(room)

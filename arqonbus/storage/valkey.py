@@ -203,6 +203,11 @@ class ValkeyLog:
         head, entries = await self._look(room, function, low, high, limit)
         return Page(_head(head), [_entry(entry) for entry in entries], head[3])
 
+    async def begin_epoch(self, room: RoomKey, after: str) -> Head:
+        """Let the room go on in an epoch greater than `after` and its own. Its head then."""
+        await self.create_room(room)
+        return await self._fence.begin_epoch(room, after)
+
     async def seek(self, room: RoomKey, time_us: int) -> int:
         """See EventLog.seek."""
         return int(await self._call(room, "seek", time_us))

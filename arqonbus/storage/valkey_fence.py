@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping
 
 from arqonbus.protocol.ids import ulid_after
-from arqonbus.storage.ports import RoomKey, StorageError
+from arqonbus.storage.ports import Head, RoomKey, StorageError
 from arqonbus.storage.valkey_engine import Engine
 from arqonbus.storage.valkey_keys import room_keys
 from arqonbus.storage.witness import Evidence, Incarnation, Mark, Standing, WitnessStore, is_whole
@@ -84,6 +84,23 @@ class Fence:
             if run == server.run.encode():
                 return
         raise StorageError(f"The room {room.room} was not found at rest on a Valkey that changes.")
+
+    async def begin_epoch(self, room: RoomKey, after: str) -> Head:
+        """Let the room go on in an epoch greater than `after` and its own. Its head then."""
+        keys = room_keys(room)
+        for _ in range(_TRIES):
+            run = self.run(keys.slot)
+            held = await self._engine.call(keys.slot, "HMGET", keys.meta, "epoch", "last", "run")
+            if held[0] is None:
+                break
+            epoch = ulid_after(max(after, held[0].decode()))
+            arguments = (run, held[0], held[1], held[2] or b"", epoch)
+            now, _ = await self._engine.call(
+                keys.slot, "FCALL", "arqonbus_renew", 2, keys.log, keys.meta, *arguments
+            )
+            if now == epoch.encode():
+                return Head(epoch, 0, int(held[1]))
+        raise StorageError(f"The room {room.room} could not begin a new epoch on a Valkey that changes.")
 
     async def _evidence(self, room: RoomKey) -> Evidence:
         epoch, last = self.seen.get(room, ("", 0))

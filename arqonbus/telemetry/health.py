@@ -52,10 +52,16 @@ class Health:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 seconds = await self._node.log.probe()
         except TimeoutError:
-            return Readiness((f"storage {backend} did not answer within {PROBE_TIMEOUT:g} s",), None)
+            return self._without(f"storage {backend} did not answer within {PROBE_TIMEOUT:g} s")
         except StorageError as failure:
-            return Readiness((f"storage {backend}: {failure}",), None)
+            return self._without(f"storage {backend}: {failure}")
         return Readiness((), round(seconds * 1000, 3))
+
+    def _without(self, reason: str) -> Readiness:
+        """A node whose profile lets it go on in memory is ready, and says that it is degraded."""
+        if self._node.settings.storage.mode == "degraded":
+            return Readiness((), None)
+        return Readiness((reason,), None)
 
 
 __all__ = ["Health", "Readiness"]

@@ -52,13 +52,14 @@ def app(
                 "backend": node.log.name,
                 "mode": node.settings.storage.mode,
                 "durability": node.log.durability.name.lower(),
+                "degraded": node.degraded,
                 "probe_ms": readiness.probe_ms,
             },
         }
         ready = readiness.ready
-        if "verbose" in request.query_params and online_checks is not None:
         if "verbose" in request.query_params and bridge is not None:
             body["bridge"] = bridge()
+        if "verbose" in request.query_params and online_checks is not None:
             report = await judge()
             body["checks"] = [plain_result(result) for result in report.results]
             body["ready"] = ready = ready and not report.failures

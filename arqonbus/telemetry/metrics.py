@@ -35,6 +35,11 @@ class _NodeCollector(Collector):
             "Bytes accepted from clients that the log has not answered for.",
             node.committer.pending_bytes,
         )
+        yield _gauge(
+            "arqonbus_degraded",
+            "1 while the storage engine is away and the bus goes on in memory, else 0.",
+            int(node.degraded),
+        )
         yield _gauge("arqonbus_start_time_seconds", "Unix time of the start.", node.started_at)
         version = GaugeMetricFamily("arqonbus_build_info", "Always 1.", labels=["version", "node"])
         version.add_metric([__version__, node.name], 1)
@@ -76,11 +81,6 @@ class _NodeCollector(Collector):
         yield commands
 
 
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(name, text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
 class _BridgeCollector(Collector):
     def __init__(self, state: State) -> None:
         self._state = state
@@ -98,6 +98,11 @@ class _BridgeCollector(Collector):
         yield messages
 
 
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
     return CounterMetricFamily(name, text, value=value)
 
 
@@ -124,13 +129,13 @@ class Metrics:
         self._registry = CollectorRegistry(auto_describe=False)
         self._projection = projection(self._registry) if projection else None
         self._registry.register(_NodeCollector(node))
+        if bridge is not None:
+            self._registry.register(_BridgeCollector(bridge))
         self._ready = Gauge(
             "arqonbus_ready",
             "1 while the node takes connections and its storage can be written and read, else 0.",
             registry=self._registry,
         )
-        if bridge is not None:
-            self._registry.register(_BridgeCollector(bridge))
         self._append = Histogram(
             "arqonbus_storage_append_seconds",
             "Time from handing a tick's messages to the log to its answer.",

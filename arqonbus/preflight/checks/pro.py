@@ -135,15 +135,15 @@ def _covers(wide: str, narrow: str) -> bool:
 
 @check(
     "ARQ-PRO-008",
-    "Schemas of rooms are where the profile says",
+    "Schemas are where the profile says",
     phase=Phase.HOST,
     severity=EVERYWHERE,
     why="A room whose schema cannot be read refuses everything, or accepts everything.",
     fix=("ls -l FILE",),
-    reads=("rooms",),
+    reads=("schemas",),
 )
 def schemas_can_be_read(context: Context) -> Outcome:
-    files = [f for f in context.host.files if f.key == "rooms" and f.state != "file"]
+    files = [f for f in context.host.files if f.key == "schemas" and f.state != "file"]
     return verdict([f"{f.path} {f.reason or 'is no regular file'}" for f in files], expected="readable files")
 
 

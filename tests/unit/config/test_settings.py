@@ -60,11 +60,12 @@ def test_the_first_rule_that_matches_is_a_rooms_only_one(
                     "history": {"max_messages": 5, "max_age": "7d"},
                     "slow_consumer": "drop_oldest",
                     "durability": "durable",
-                    "schema": "order.json",
+                    "schema": ["order"],
                 },
                 {"match": "*.off", "history": "off"},
                 {"match": "ticks", "history": "off", "slow_consumer": "latest", "grants": ["subscribe"]},
-            ]
+            ],
+            "schemas": [{"name": "order", "content_type": "application/json", "file": "order.json"}],
         }
     )
     policy = settings.room_policy(room)

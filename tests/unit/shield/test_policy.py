@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -203,7 +204,7 @@ def test_probable_secrets(secret: str, rule: str) -> None:
 @pytest.mark.parametrize(
     "harmless",
     [
-        new_ulid(),
+        "01M7ZCHGXJ15XRV4BDXE5VT4ZB",
         "550e8400-e29b-41d4-a716-446655440000",
         "da39a3ee5e6b4b0d3255bfef95601890afd80709",
         "2030-01-31T12:00:00.000001Z",
@@ -274,5 +275,5 @@ def test_whatever_is_redacted_is_gone_and_the_rest_stays(value: Any) -> None:
     assert NUMBER.encode() not in judgement.payload
     published = json.loads(judgement.payload)
     assert published["secret"] == f"<{REDACTED}>"
-    if NUMBER not in json.dumps(value, ensure_ascii=False):
+    if not re.search("4[0-9]{15}", json.dumps(value, ensure_ascii=False)):
         assert published["left"] == json.loads(payload)["left"]
