@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
+from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.valkey_keys import SLOTS
+from arqonbus.storage.valkey_keys import GENERATION_KEY, SLOTS
 from arqonbus.storage.valkey_line import Line
 from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
 from arqonbus.storage.witness import Incarnation
@@ -123,6 +124,15 @@ class Engine:
                 "Valkey is not connected: the log is closed or its cluster changes. Nothing was written."
             )
         return line.usable()
+
+    async def identity(self, slot: int) -> Incarnation:
+        """Which server serves the slot now, asked again. Raises StorageError."""
+        link = self.link(slot)
+        try:
+            await self.identify(link)
+        except (LinkLost, NotSent, ReplyError) as failure:
+            raise storage_error(failure) from failure
+        return link.incarnation
 
     def links(self) -> Sequence[Link]:
         """The connections that are up."""
@@ -240,7 +250,7 @@ class Engine:
                 return  # good enough to read the map from; the map then replaces it
             raise StorageError(f"Valkey at {link.endpoint} is a {role.decode()}, not the primary")
         await load_library(link, self._library)
-        link.incarnation = await _incarnation(link)
+        await self.identify(link)
         if link.incarnation.promoted:
             self.flushed_runs.clear()  # what was on their disks is not for that on this one's
         if link.incarnation.flushes:
@@ -248,9 +258,17 @@ class Engine:
         if self._durable:
             await _require_aof(link)
 
+    async def identify(self, link: Link) -> None:
+        """Ask the server again which one it is, and of which time its data are. Raises as `Link.call`."""
+        found, former = await _incarnation(link)
+        if not self.cluster:  # whose shards have no key in common
+            call = ("FCALL", "arqonbus_generation", 1, GENERATION_KEY, f"{found.run} {former}", new_ulid())
+            found = found._replace(run=(await link.call(*call)).decode())
+        link.incarnation = found
 
-async def _incarnation(link: Link) -> Incarnation:
-    """What the server says of itself; without the right to INFO there is no telling it from its successor."""
+
+async def _incarnation(link: Link) -> tuple[Incarnation, str]:
+    """What the server says of itself, and whom it took over from; both need the right to INFO."""
     text = (await link.call("INFO", "server")) + b"\r\n" + (await link.call("INFO", "replication"))
     facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
     try:
@@ -259,8 +277,8 @@ async def _incarnation(link: Link) -> Incarnation:
         _log.warning("Valkey at %s does not say how it flushes: %s", link.endpoint, refusal)
         settings = {}
     flushes = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
-    promoted = facts.get(b"master_replid2", b"").strip(b"0") != b""
-    return Incarnation(facts[b"run_id"].decode(), flushes, promoted)
+    former = facts.get(b"master_replid2", b"").strip(b"0").decode()
+    return Incarnation(facts[b"run_id"].decode(), flushes, former != ""), former
 
 
 async def load_library(link: Link, source: str) -> None:

@@ -62,7 +62,7 @@ class Fence:
         """
         keys = room_keys(room)
         for _ in range(_TRIES):
-            server = self._engine.link(keys.slot).incarnation
+            server = await self._engine.identity(keys.slot)
             reply = await self._engine.call(keys.slot, "HMGET", keys.meta, "epoch", "last", "run")
             if reply[0] is None:
                 return

@@ -173,6 +173,16 @@ local function renew(keys, args)
   return server.call('HMGET', keys[2], 'epoch', 'run')
 end
 
+-- KEYS generation. ARGV which server it is and whom it took over from, and a new name. The name of the time since
+-- then, as it stands in the data: a server that was primary before another one was is in a new time, although it
+-- never ended.
+local function generation(keys, args)
+  local held = server.call('HMGET', keys[1], 'run', 'name')
+  if held[1] == args[1] then return held[2] end
+  server.call('HSET', keys[1], 'run', args[1], 'name', args[2])
+  return args[2]
+end
+
 -- epoch, first, last of a room; an empty epoch for one never written to.
 local function head_of(log, meta)
   local held = server.call('HMGET', meta, 'epoch', 'last', 'run', 'base')
@@ -277,6 +287,7 @@ end
 register('append', function(keys, args) return append(keys, args) end, {})
 register('append_checked', append_checked, {})
 register('renew', renew, {})
+register('generation', generation, { 'allow-oom' })
 register('head_checked', head_checked, { 'no-writes' })
 register('read_checked', read_checked, { 'no-writes' })
 register('read_back_checked', read_back_checked, { 'no-writes' })

@@ -15,6 +15,7 @@ from arqonbus.protocol.names import is_name
 from arqonbus.storage.ports import GroupKey, RoomKey, StorageError
 
 SLOTS = 16384
+GENERATION_KEY = "arqonbus:generation"  # of a server that is no cluster: which time its data are of
 
 
 class RoomKeys(NamedTuple):
@@ -112,6 +113,7 @@ def probe_key(node: str, number: int) -> Slotted:
 
 
 __all__ = [
+    "GENERATION_KEY",
     "SLOTS",
     "GroupKeys",
     "RoomKeys",

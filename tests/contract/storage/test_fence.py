@@ -178,6 +178,25 @@ async def test_a_promoted_replica(server: ValkeyServer, store: SqliteProjection,
         await bench.close()
 
 
+async def test_a_primary_that_is_one_again(server: ValkeyServer, tmp_path: Path) -> None:
+    """It lost what the other one never had, and its process never ended: its rooms go on in new epochs."""
+    with running_server(tmp_path / "other", "--replicaof", f"127.0.0.1 {server.port}") as other:
+        bench = valkey_bench([server.url])
+        log, room = await bench.log(), bench.room()
+        before = await append(log, room, "a", "b")
+        wait_until(lambda: other.ask("XLEN", room_keys(room).log) == 2, "the replica to have it")
+        other.ask("REPLICAOF", "NO", "ONE")
+        assert (await append(log, room, "lost")).epoch == before.epoch
+        server.ask("REPLICAOF", "127.0.0.1", str(other.port))
+        wait_until(lambda: server.ask("XLEN", room_keys(room).log) == 2, "the primary to lose it")
+        server.ask("REPLICAOF", "NO", "ONE")
+        await log.close()
+        second = await bench.log()
+        after = await again(second, room, "c")
+        assert (after.epoch > before.epoch, list(after.sequences)) == (True, [3])
+        await bench.close()
+
+
 async def test_a_room_that_was_deleted_on_purpose(bench: Bench, server: ValkeyServer) -> None:
     """It begins anew and stays as it is after the next restart."""
     log, room = await bench.log(), bench.room()
@@ -296,6 +315,7 @@ async def test_no_recovery_is_claimed_across_a_hole(
         await asyncio.to_thread(server.start)
         for room in rooms:
             await again(logs[turn % 2], room, f"after-{turn}")
+        await epoch_of(logs[1], rooms[0])  # it has to be connected again, too
         for room, epoch, sequence in [*chance.sample(ear.positions, 200), *ear.positions[-5 * ROOMS :]]:
             recoveries += 1
             page = await logs[1].read(room, 0, 0, 1_000_000)
