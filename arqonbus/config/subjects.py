@@ -101,6 +101,17 @@ class Route:
             yield Address(tenant, self.room)
 
 
+def covers(pattern: str, subject: str) -> bool:
+    """Whether every subject of the second pattern is one of the first, both in the words of NATS."""
+    wide, narrow = pattern.split("."), subject.split(".")
+    for index, token in enumerate(wide):
+        if token == REST:
+            return index < len(narrow)
+        if index >= len(narrow) or narrow[index] == REST or token not in ("*", narrow[index]):
+            return False
+    return len(wide) == len(narrow)
+
+
 def route(subject: str, room: str, tenant: str | None) -> Route:
     """The route of a mapping. Raises ValueError with the end of a sentence."""
     *tokens, last = subject.split(".")
@@ -127,4 +138,4 @@ def route(subject: str, room: str, tenant: str | None) -> Route:
     return Route(tuple(tokens), tenant, room.removesuffix("*"), is_open)
 
 
-__all__ = ["EMPTY", "REST", "TENANT", "Address", "Route", "route"]
+__all__ = ["EMPTY", "REST", "TENANT", "Address", "Route", "covers", "route"]

@@ -261,7 +261,10 @@ class PostgresAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class NatsAnswers:
-    """What NATS said in its greeting."""
+    """What NATS said in its greeting, and of the bridge's stream where there is a bridge.
+
+    `stream_subjects` None: there is no such stream. `dead_letters_held`: some stream holds their subject.
+    """
 
     where: str
     failure: Failure | None = None
@@ -269,6 +272,9 @@ class NatsAnswers:
     encrypted: bool = False
     auth_required: bool = False
     max_payload: int = 0
+    jetstream_problem: str = ""
+    stream_subjects: tuple[str, ...] | None = None
+    dead_letters_held: bool = False
     probe_ms: float | None = None
 
 

@@ -15,13 +15,18 @@ import pytest
 from nats.aio.client import Client as NatsClient
 from nats.js import JetStreamContext
 
+from arqonbus.config import Resolved, load
+from arqonbus.preflight import online_subset
+from arqonbus.preflight.model import Status
 from arqonbus.protocol.ids import new_ulid
-from tests.integration.conftest import Bus, StartBus
+from tests.integration.conftest import REPOSITORY, Bus, StartBus
 from tests.integration.waiting import until
+from tests.servers.certificates import Authority
 from tests.servers.nats import NatsServer, running_nats
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("bridge")]
 
+SECRET = "Zq8mW2kT5vX1nR7pL4cY"
 ORDERS = "shop.{tenant}.orders.>"
 
 
@@ -259,3 +264,66 @@ async def test_nats_is_away(start_bus: StartBus, server: NatsServer) -> None:
             'arqonbus_bridge_messages_total{direction="out",outcome="OK"} 10.0'
             in (await http.get(bus.http("/metrics"))).text
         )
+
+
+@pytest.mark.parametrize("kind", ["password", "token"])
+async def test_tls_and_who_we_are(start_bus: StartBus, tmp_path: Path, kind: str) -> None:
+    """The bridge shows its password or token, over TLS that it verifies; with a wrong one it says why not."""
+    authority = Authority(tmp_path / "ca")
+    certificate, key = authority.server("nats")
+    who = ["--user", "bus", "--pass", SECRET] if kind == "password" else ["--auth", SECRET]
+    tls = ["--tls", "--tlscert", str(certificate), "--tlskey", str(key)]
+    with running_nats(tmp_path / "nats", "-js", "-sd", str(tmp_path / "jetstream"), *who, *tls) as server:
+        settings = [
+            *overrides(server),
+            f"datastores.nats.url=tls://127.0.0.1:{server.port}",
+            f"datastores.nats.tls.ca_file={authority.file}",
+            *(["datastores.nats.user=bus"] if kind == "password" else []),
+        ]
+        bus = await started(start_bus, *settings, f"datastores.nats.password={SECRET}")
+        await (await bus.client()).publish("orders.eu", {"n": 1})
+        state = bus.service.bridge.state  # type: ignore[union-attr]
+        await until(lambda: state.messages["out", "OK"] == 1)
+        elsewhere = f"storage.sqlite.path={tmp_path}/wrong.sqlite"
+        wrong = await start_bus(*settings, elsewhere, "datastores.nats.password=wrong-password-12345")
+        reason = wrong.service.bridge.state  # type: ignore[union-attr]
+        await until(lambda: "uthorization" in reason.reason)
+        assert SECRET not in reason.reason
+
+
+PREFLIGHT = {
+    "no stream": ([], [], ["ARQ-NAT-006"]),
+    "made by the bridge": ([], ["bridge.create_stream=true"], []),
+    "all there": (["shop.>", "arqonbus.>"], [], []),
+    "no subject": (["shop.a.orders.>", "arqonbus.dead_letters"], [], ["ARQ-NAT-007"]),
+    "no dead letters": (["shop.*.orders.>"], [], ["ARQ-NAT-007"]),
+}
+
+
+def profile(state: Path, *settings: str) -> Resolved:
+    return load("dev", root=REPOSITORY, environ={}, overrides=[f"state_dir={state}", *settings])
+
+
+@pytest.mark.parametrize("case", PREFLIGHT)
+async def test_preflight(server: NatsServer, outside: Outside, case: str, tmp_path: Path) -> None:
+    """Preflight finds what the bridge would wait for."""
+    subjects, more, found = PREFLIGHT[case]
+    if subjects:
+        await outside.jetstream.add_stream(name="ARQONBUS", subjects=subjects)
+    given = [text for text in overrides(server, *more) if more or "create_stream" not in text]
+    report = await online_subset(
+        load("dev", root=REPOSITORY, environ={}, overrides=[f"state_dir={tmp_path}", *given])
+    )
+    ours = {r.check.id: r.outcome for r in report.results if r.check.id in ("ARQ-NAT-006", "ARQ-NAT-007")}
+    assert [name for name, outcome in ours.items() if outcome.status is Status.FAILED] == found
+
+
+async def test_preflight_without_jetstream(tmp_path: Path) -> None:
+    """A server without JetStream is told as such."""
+    with running_nats(tmp_path / "nats") as server:
+        resolved = load(
+            "dev", root=REPOSITORY, environ={}, overrides=[f"state_dir={tmp_path}", *overrides(server)]
+        )
+        report = await online_subset(resolved)
+    [failed] = [r.outcome for r in report.results if r.check.id == "ARQ-NAT-006"]
+    assert [remark.text for remark in failed.remarks] == ["JetStream is not enabled"]

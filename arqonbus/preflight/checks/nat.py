@@ -1,7 +1,8 @@
-"""NAT: what the NATS server that the profile names says in its greeting."""
+"""NAT: what the NATS server that the profile names says in its greeting, and of the bridge's stream."""
 
 from __future__ import annotations
 
+from arqonbus.config.subjects import covers
 from arqonbus.preflight.facts import NatsAnswers
 from arqonbus.preflight.model import (
     EVERYWHERE,
@@ -118,3 +119,55 @@ def is_supported(context: Context) -> Outcome:
     return verdict(
         [f"it is version {version or 'unknown'}"] if number < (2, 9) else [], expected="2.9 or newer"
     )
+
+
+@check(
+    "ARQ-NAT-006",
+    "The stream of the bridge is there, or may be made",
+    phase=Phase.ONLINE,
+    severity=EVERYWHERE,
+    why="The bridge waits until it is, and what is published to its subjects meanwhile is kept by nobody.",
+    fix=(
+        "nats stream add ARQONBUS --subjects 'SUBJECT,arqonbus.dead_letters' --storage file --defaults",
+        "$EDITOR FILE   # bridge: {create_stream: true}",
+    ),
+    reads=(_URL, "bridge.mappings", "bridge.stream", "bridge.create_stream"),
+    requires=(_FIRST,),
+)
+def stream_is_there(context: Context) -> Outcome:
+    bridge, said = context.settings.bridge, _answers(context)
+    if not bridge.mappings:
+        return skipped("there is no bridge")
+    remarks = []
+    if said.jetstream_problem:
+        remarks = [Remark(said.jetstream_problem, (_URL,))]
+    elif said.stream_subjects is None and not bridge.create_stream:
+        remarks = [Remark(f"there is no stream {bridge.stream}", ("bridge.stream", "bridge.create_stream"))]
+    return verdict(remarks, expected="the stream, or bridge.create_stream")
+
+
+@check(
+    "ARQ-NAT-007",
+    "The stream holds every subject of the bridge",
+    phase=Phase.ONLINE,
+    severity=EVERYWHERE,
+    why="What is published to a subject that no stream holds is gone, and the bridge never sees it.",
+    fix=("nats stream edit ARQONBUS --subjects 'SUBJECT,arqonbus.dead_letters'",),
+    reads=(_URL, "bridge.mappings", "bridge.stream", "bridge.dead_letters"),
+    requires=("ARQ-NAT-006",),
+)
+def stream_holds_subjects(context: Context) -> Outcome:
+    bridge, said = context.settings.bridge, _answers(context)
+    if not bridge.mappings:
+        return skipped("there is no bridge")
+    held = said.stream_subjects
+    if held is None:
+        return skipped("the stream is made by the bridge")
+    remarks = [
+        Remark(f"{bridge.stream} does not hold {subject}", ("bridge.mappings",))
+        for subject in bridge.subjects
+        if not any(covers(pattern, subject) for pattern in held)
+    ]
+    if not said.dead_letters_held:
+        remarks.append(Remark(f"no stream holds {bridge.dead_letters}", ("bridge.dead_letters",)))
+    return verdict(remarks, expected="a stream with all of them")

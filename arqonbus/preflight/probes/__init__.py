@@ -44,7 +44,7 @@ async def _nats(settings: Settings, seconds: float) -> NatsAnswers | None:
         return None
     from arqonbus.preflight.probes.nats import ask_nats
 
-    return await ask_nats(settings.datastores.nats, seconds)
+    return await ask_nats(settings.datastores.nats, seconds, settings.bridge)
 
 
 __all__ = ["DEADLINE", "ask"]

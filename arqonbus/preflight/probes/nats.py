@@ -1,14 +1,19 @@
-"""Asks NATS: reads its greeting, introduces us, and waits for the answer to one PING. Publishes nothing."""
+"""Asks NATS: reads its greeting, introduces us, and waits for the answer to one PING. Publishes no message.
+
+Where there is a bridge it asks JetStream for the bridge's stream, too.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import ssl
 import time
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from arqonbus.config.bridge import Bridge
 from arqonbus.config.stores import Nats
 from arqonbus.preflight.facts import NatsAnswers
 from arqonbus.preflight.probes.reach import (
@@ -25,11 +30,11 @@ from arqonbus.storage.client_tls import client_context
 _SECTION = "datastores.nats"
 
 
-async def ask_nats(store: Nats, seconds: float) -> NatsAnswers:
+async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) -> NatsAnswers:
     """The answers of the profile's server. Never raises for what the server does."""
     parts = urlsplit(store.url or "")
     server = Server("NATS", _SECTION, parts.hostname or "localhost", parts.port or 4222)
-    asking = _Asking(store, server)
+    asking = _Asking(store, server, bridge)
     try:
         async with asyncio.timeout(seconds):
             return await asking.answers()
@@ -42,8 +47,9 @@ async def ask_nats(store: Nats, seconds: float) -> NatsAnswers:
 class _Asking:
     """One round of questions."""
 
-    def __init__(self, store: Nats, server: Server) -> None:
+    def __init__(self, store: Nats, server: Server, bridge: Bridge | None) -> None:
         parts = urlsplit(store.url or "")
+        self._bridge = bridge if bridge is not None and bridge.mappings else None
         self._store = store
         self._server = server
         self._user = store.user or unquote(parts.username or "")
@@ -69,13 +75,20 @@ class _Asking:
             self.way.stage = "talk"
             writer.write(b"CONNECT " + json.dumps(self._introduction()).encode() + b"\r\nPING\r\n")
             self._judge(await _line(reader))
+            probe_ms = (time.perf_counter() - began) * 1000
+            problem, subjects, held = "", None, False
+            if self._bridge is not None:
+                problem, subjects, held = await _stream(reader, writer, self._bridge)
             return NatsAnswers(
                 where=self._server.where,
                 version=str(info.get("version", "")),
                 encrypted=encrypted,
                 auth_required=bool(info.get("auth_required")),
                 max_payload=int(info.get("max_payload", 0)),
-                probe_ms=(time.perf_counter() - began) * 1000,
+                jetstream_problem=problem,
+                stream_subjects=subjects,
+                dead_letters_held=held,
+                probe_ms=probe_ms,
             )
 
     def _tls(self) -> ssl.SSLContext:
@@ -96,7 +109,13 @@ class _Asking:
         return info
 
     def _introduction(self) -> dict[str, Any]:
-        introduction: dict[str, Any] = {"verbose": False, "pedantic": False, "name": "arqonbus preflight"}
+        introduction: dict[str, Any] = {
+            "verbose": False,
+            "pedantic": False,
+            "name": "arqonbus preflight",
+            "headers": True,
+            "no_responders": True,
+        }
         if self._user and self._password:
             return introduction | {"user": self._user, "pass": self._password}
         if self._user or self._password:
@@ -120,6 +139,44 @@ class _Asking:
             raise Unusable(failure_of(EOFError(), self._server, self.way))
         text = line.decode("utf-8", "replace").strip()
         raise Unusable(self._server.failure("other", f"answers with {text}", "nc -v HOST 4222"))
+
+
+async def _stream(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bridge: Bridge
+) -> tuple[str, tuple[str, ...] | None, bool]:
+    """What is wrong with JetStream, the subjects of the stream, and whether the dead letters have one."""
+    inbox = f"_INBOX.{secrets.token_hex(8)}"
+    writer.write(f"SUB {inbox} 1\r\n".encode())
+    problem, info = await _request(reader, writer, inbox, f"STREAM.INFO.{bridge.stream}", {})
+    if problem:
+        return problem, None, False
+    subjects = info.get("config", {}).get("subjects") if "error" not in info else None
+    problem, names = await _request(reader, writer, inbox, "STREAM.NAMES", {"subject": bridge.dead_letters})
+    return problem, None if "error" in info else tuple(subjects or ()), bool(names.get("streams"))
+
+
+async def _request(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    inbox: str,
+    name: str,
+    question: dict[str, str],
+) -> tuple[str, dict[str, Any]]:
+    """One question to JetStream: what is wrong, or its answer."""
+    body = json.dumps(question).encode() if question else b""
+    writer.write(f"PUB $JS.API.{name} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
+    while line := await _line(reader):
+        words = line.split()
+        if line.startswith(b"HMSG "):
+            return "JetStream is not enabled", {}
+        if line.startswith(b"-ERR"):
+            return f"JetStream may not be asked: {line[4:].decode('utf-8', 'replace').strip()}", {}
+        if line.startswith(b"MSG "):
+            answer = json.loads((await reader.readexactly(int(words[-1]) + 2)).decode("utf-8", "replace"))
+            return "", answer if isinstance(answer, dict) else {}
+        if line.startswith(b"PING"):
+            writer.write(b"PONG\r\n")
+    return "JetStream does not answer", {}
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
