@@ -25,6 +25,8 @@ class Counters:
     clock_skews: Counter[str] = field(default_factory=Counter)  # found in clients, by direction
     dropped: int = 0  # messages, by slow-consumer policies
     preflight_bypassed: int = 0  # 1: the bus was started although preflight did not pass
+    jwks_failures: int = 0  # fetches of the issuer's keys
+    jwks_fetched_at: float | None = None  # Unix time of the set in use; None where there is no issuer
     repairs: int = 0  # reads of the log because entries were missing
     gaps: int = 0  # holes that the log no longer fills
     append_seconds: list[float] = field(default_factory=list)  # since the last scrape, bounded

@@ -114,7 +114,8 @@ class Node:
         self._run_command = run_command
         self.gates = gates or NoGates()
         self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
-        self.revoke: Callable[[Revocation], Awaitable[None]] | None = None  # tokens, on all nodes
+        # Revokes tokens on all nodes, and gives what ends their connections on this one.
+        self.revoke: Callable[[Revocation], Awaitable[Callable[[], None]]] | None = None
         self.projection: ProjectionStore | None = None
         self.projector: Any = None  # the counters of the projector, where it runs in this process
         self._loop = asyncio.get_running_loop()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from arqonbus.bus.follow import unavailable
-from arqonbus.lanes.table import Caller, Command
+from arqonbus.lanes.table import Answer, Caller, Command
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.shield.revocations import Revocation
 from arqonbus.storage.ports import StorageError
@@ -46,7 +46,7 @@ async def refresh(caller: Caller, arguments: RefreshArguments) -> dict[str, Any]
     return {"expires_at": datetime.fromtimestamp(new.expires_at, UTC).isoformat()}
 
 
-async def revoke(caller: Caller, arguments: RevokeArguments) -> dict[str, Any]:
+async def revoke(caller: Caller, arguments: RevokeArguments) -> Answer:
     """Refuse tokens of the tenant from now on, and end their connections, on all nodes."""
     node, identity = caller.node, caller.peer.session.identity
     named = [arguments.jti is not None, arguments.sub is not None, arguments.everybody]
@@ -67,14 +67,15 @@ async def revoke(caller: Caller, arguments: RevokeArguments) -> dict[str, Any]:
     )
     outcome = "failed"
     try:
-        await node.revoke(revocation)
+        end_connections = await node.revoke(revocation)
         outcome = "done"
     except StorageError as failure:
         raise unavailable(failure) from failure
     finally:
         if node.projection is not None:
             await node.projection.record(identity.tenant, identity.subject, "auth.revoke", facts, outcome)
-    return {"revoked": {key: value for key, value in facts.items() if value}}
+    # Behind the reply: the connection of the caller may be among them.
+    return Answer({"revoked": {key: value for key, value in facts.items() if value}}, end_connections)
 
 
 COMMANDS = (

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+from arqonbus.bus.counters import Counters
 from arqonbus.config import Settings
 from arqonbus.service.jwks import JwksKeeper
 from arqonbus.service.revoking import RevocationKeeper, read_file
@@ -25,13 +26,15 @@ class Admission:
         self.settings = settings
         self._verifier = Verifier(settings)
         self._on_change = on_change
+        self._counters: Counters
         self._document: Any = None
         self._revoking: RevocationKeeper
         self._looking: asyncio.Task[None] | None = None
         self.jwks: JwksKeeper | None = None
 
-    async def start(self, event_log: EventLog) -> None:
+    async def start(self, event_log: EventLog, counters: Counters) -> None:
         """Begin to keep keys and revocations. Raises ValueError."""
+        self._counters = counters
         self._revoking = RevocationKeeper(self.settings, event_log, self._on_change)
         self._looking = asyncio.create_task(self._revoking.run(), name="revocations")
         await self._start_jwks()
@@ -55,9 +58,10 @@ class Admission:
         # One that no key vouches for is the bus's own, or of a dev bus that looks at no signature.
         return self._verifier.renewed(identity) if identity.key else identity
 
-    async def revoke(self, revocation: Revocation) -> None:
-        """Revoke tokens on all nodes. Raises StorageError."""
+    async def revoke(self, revocation: Revocation) -> Callable[[], None]:
+        """Revoke tokens on all nodes; what ends their connections here at once. Raises StorageError."""
         await self._revoking.revoke(revocation)
+        return self._on_change
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """Read another profile's keys, roles and revocations; what takes them over. Raises ValueError."""
@@ -91,7 +95,7 @@ class Admission:
     async def _start_jwks(self) -> None:
         if self.settings.auth.jwt.jwks_url is None:
             return
-        self.jwks = JwksKeeper(self.settings, self._use, self._drop)
+        self.jwks = JwksKeeper(self.settings, self._counters, self._use, self._drop)
         self._verifier.on_unknown_key = self.jwks.want
         await self.jwks.start()
 

@@ -87,7 +87,7 @@ class Service:
         )
         try:
             await self.node.start()
-            await self.admission.start(self.node.log)
+            await self.admission.start(self.node.log, self.node.counters)
             self.node.revoke = self.admission.revoke
             await self._start_projection()
             self._listening = await listen(self.node)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from arqonbus.bus.counters import Counters
 from arqonbus.config import Settings
 from arqonbus.config.access import Jwt
 
@@ -45,21 +46,19 @@ class JwksKeeper:
     def __init__(
         self,
         settings: Settings,
+        counters: Counters,
         use: Callable[[Any], int],
         drop: Callable[[], None],
-        *,
-        early_seconds: float = EARLY_SECONDS,
     ) -> None:
         self._jwt: Jwt = settings.auth.jwt
         self._https_only = settings.environment != "dev"
         self._path = settings.state_dir / FILE_NAME
         self._use, self._drop = use, drop
-        self._early_seconds = early_seconds
         self._wanted = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.fetched_at = 0.0  # Unix time of the set in use; 0: none
-        self.failures = 0
+        self._counters = counters
+        counters.jwks_fetched_at = 0.0
 
     async def start(self) -> None:
         """Take over what is kept, and begin to fetch. Raises ValueError for an address that is not safe."""
@@ -70,6 +69,11 @@ class JwksKeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FIRST_SECONDS):
                     await self._tried.wait()
+
+    @property
+    def _fetched_at(self) -> float:
+        """Unix time of the set in use; 0: none."""
+        return self._counters.jwks_fetched_at or 0.0
 
     async def stop(self) -> None:
         """Fetch no more."""
@@ -82,9 +86,7 @@ class JwksKeeper:
         self._wanted.set()
 
     async def _run(self) -> None:
-        fetched = -self._early_seconds
         while True:
-            begun = time.monotonic()
             good = await self._fetch()
             self._tried.set()
             fetched = time.monotonic()
@@ -96,20 +98,19 @@ class JwksKeeper:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wanted.wait()
-            await asyncio.sleep(max(0.0, self._early_seconds - (time.monotonic() - fetched)))
-            log.debug("fetching the JWKS again", extra={"after_seconds": round(time.monotonic() - begun, 1)})
+            await asyncio.sleep(max(0.0, EARLY_SECONDS - (time.monotonic() - fetched)))
 
     async def _fetch(self) -> bool:
         url = self._jwt.jwks_url or ""
         try:
-            document = await fetch(url, self._jwt.jwks_ca_file)
+            document = await fetch(url, self._jwt.jwks_ca_file, FETCH_SECONDS)
             count = self._use(document)
         except (FetchFailed, ValueError) as error:
-            self.failures += 1
-            age = round(time.time() - self.fetched_at) if self.fetched_at else None
+            self._counters.jwks_failures += 1
+            age = round(time.time() - self._fetched_at) if self._fetched_at else None
             log.warning("the JWKS was not fetched", extra={"url": url, "reason": str(error), "age": age})
             return False
-        self.fetched_at = time.time()
+        self._counters.jwks_fetched_at = time.time()
         log.info("the JWKS was fetched", extra={"url": url, "keys": count})
         try:
             await asyncio.to_thread(self._write, document)
@@ -118,9 +119,9 @@ class JwksKeeper:
         return True
 
     def _forget_stale(self) -> None:
-        if self.fetched_at and time.time() - self.fetched_at > self._jwt.jwks_max_stale:
+        if self._fetched_at and time.time() - self._fetched_at > self._jwt.jwks_max_stale:
             log.error("the JWKS is too old and no longer used", extra={"url": self._jwt.jwks_url})
-            self.fetched_at = 0.0
+            self._counters.jwks_fetched_at = 0.0
             self._drop()
 
     def _read(self) -> bool:
@@ -136,7 +137,7 @@ class JwksKeeper:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             log.warning("the kept JWKS cannot be used", extra={"file": str(self._path)})
             return False
-        self.fetched_at = float(kept["fetched_at"])
+        self._counters.jwks_fetched_at = float(kept["fetched_at"])
         return True
 
     def _write(self, document: Any) -> None:
@@ -144,7 +145,7 @@ class JwksKeeper:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self._path.with_suffix(f".{os.getpid()}.new")
         fresh.unlink(missing_ok=True)
-        kept = {"url": self._jwt.jwks_url, "fetched_at": self.fetched_at, "jwks": document}
+        kept = {"url": self._jwt.jwks_url, "fetched_at": self._fetched_at, "jwks": document}
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             json.dump(kept, stream)
@@ -162,7 +163,7 @@ def check_address(url: str, *, https_only: bool) -> None:
         raise ValueError("auth.jwt.jwks_url is not https://, and whoever is on the way could send own keys")
 
 
-async def fetch(url: str, ca_file: Path | None, seconds: float = FETCH_SECONDS) -> Any:
+async def fetch(url: str, ca_file: Path | None, seconds: float) -> Any:
     """The JSON document at the address. Raises FetchFailed; never takes longer than `seconds`."""
     request = await asyncio.to_thread(_Request, url, ca_file, seconds)
     work = asyncio.create_task(asyncio.to_thread(request.run))
@@ -202,10 +203,10 @@ class _Request:
         connection = self._connection
         try:
             connection.request("GET", self._target, headers={"Accept": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                raise FetchFailed(f"the issuer answered {response.status}")
-            body = response.read(MAX_BYTES + 1)
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise FetchFailed(f"the issuer answered {response.status}")
+                body = response.read(MAX_BYTES + 1)
             if len(body) > MAX_BYTES:
                 raise FetchFailed(f"the issuer sent more than {MAX_BYTES} bytes")
             return json.loads(body)

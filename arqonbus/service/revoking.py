@@ -47,6 +47,7 @@ class RevocationKeeper:
         self._seen_file = _look(self._path)
         self._of_admins: list[Revocation] = []
         self._position = ("", 0)
+        self._unseen = False  # connections were not looked at since something was revoked
         self.revocations = NO_REVOCATIONS
         self._rebuild()
 
@@ -69,13 +70,17 @@ class RevocationKeeper:
                 if not away:
                     log.warning("revocations of admins cannot be read now", extra={"reason": str(error)})
                 away = True
-            if await self._read_file() or changed:
+            if await self._read_file() or changed or self._unseen:
+                self._unseen = False
                 self._rebuild()
                 self._on_change()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def revoke(self, revocation: Revocation) -> None:
-        """Revoke on all nodes; here at once, on others within LOOK_SECONDS. Raises StorageError."""
+        """Revoke on all nodes; here at once, on others within LOOK_SECONDS. Raises StorageError.
+
+        Connections are looked at within LOOK_SECONDS too, or when the caller asks for it before.
+        """
         bound = round(self._lifetime * 1_000_000) if self._lifetime else 0
         data = json.dumps(entry_of(revocation)).encode()
         batch = Batch(ROOM, [Item(new_ulid(), "", data)], Retention(MAX_KEPT, bound))
@@ -85,7 +90,7 @@ class RevocationKeeper:
             raise outcome
         await self._read_room()
         self._rebuild()
-        self._on_change()
+        self._unseen = True
 
     def _rebuild(self) -> None:
         now = time.time()

@@ -47,10 +47,16 @@ def _is_walk(text: str) -> bool:
 
 
 def demand_verification(settings: Settings) -> None:
-    """Outside dev, raise ValueError unless tokens are verified, and with keys that cannot be guessed.
+    """Raise ValueError unless services that must show a certificate can, and, outside dev, unless tokens are
+    verified with keys that cannot be guessed.
 
     Preflight says the same with more words; this holds where preflight was told to stand aside too.
     """
+    tls = settings.server.tls
+    if settings.auth.service_mtls and not (tls.client_ca_file and tls.cert_file):
+        raise ValueError(
+            "auth.service_mtls needs server.tls.cert_file, key_file and client_ca_file; set them"
+        )
     if settings.environment == "dev":
         return
     jwt = settings.auth.jwt

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -66,6 +68,12 @@ class _NodeCollector(Collector):
         dropped = counters.dropped + sum(peer.queue.dropped for peer in node.clients.values())
         yield _counter("arqonbus_dropped_messages", "Messages dropped for slow consumers.", dropped)
         yield _counter("arqonbus_repairs", "Reads of the log because entries were missing.", counters.repairs)
+        if counters.jwks_fetched_at is not None:
+            age = time.time() - counters.jwks_fetched_at if counters.jwks_fetched_at else math.inf
+            yield _gauge("arqonbus_jwks_age_seconds", "Age of the issuer's keys; +Inf: none.", age)
+            yield _counter(
+                "arqonbus_jwks_failures", "Fetches of the issuer's keys that failed.", counters.jwks_failures
+            )
         findings = CounterMetricFamily(
             "arqonbus_policy_findings", "What the content policy found.", labels=["rule", "action", "mode"]
         )

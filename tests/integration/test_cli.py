@@ -262,7 +262,6 @@ def test_the_dev_bus_needs_no_options(tmp_path: Path) -> None:
     [
         "server.workers=2",
         "storage.mode=degraded",
-        "auth.service_mtls=true",
         'rooms=[{"match": "*", "signature": true}]',
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,31 @@ class Authority:
         (self.directory / f"{name}.key").write_bytes(secret)
         return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
 
+    def client(self, name: str, *names: str) -> tuple[Path, Path]:
+        """Certificate and key of a client with these names: URIs, or DNS names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        general = [
+            x509.UniformResourceIdentifier(each) if "://" in each else x509.DNSName(each) for each in names
+        ]
+        certificate = self._sign(subject, key.public_key(), sans=general)
+        secret = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        (self.directory / f"{name}.key").write_bytes(secret)
+        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
+
     def _sign(
-        self, subject: x509.Name, public: Any, *, authority: bool = False, address: str = "", days: int = 30
+        self,
+        subject: x509.Name,
+        public: Any,
+        *,
+        authority: bool = False,
+        address: str = "",
+        days: int = 30,
+        sans: Sequence[x509.GeneralName] = (),
     ) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
         begin = now - datetime.timedelta(days=60)
@@ -65,6 +89,8 @@ class Authority:
         if address:
             names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
             builder = builder.add_extension(names, critical=False)
+        if sans:
+            builder = builder.add_extension(x509.SubjectAlternativeName(list(sans)), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
     def _write(self, name: str, certificate: x509.Certificate) -> Path:
