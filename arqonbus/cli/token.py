@@ -27,6 +27,7 @@ EPILOG = """examples:
   arqonbus token mint --sub ops --tenant demo --role admin --ttl 15m --profile prod
   arqonbus token mint --sub alice --tenant demo | arqonbus token verify
   arqonbus token verify --file token.txt --json
+  arqonbus token explain --file token.txt --room orders.eu --action publish
 
 A token is read from the argument, --file or standard input; as an argument it is visible to others on this
 host. exit codes: 0 done, 1 no or an invalid token, 2 wrong usage, 3 unreadable profile"""
@@ -64,13 +65,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     mint.add_argument(
         "--key", type=Path, metavar="FILE", help="private key in PEM to sign with, instead of auth.jwt.secret"
     )
+    mint.add_argument(
+        "--grants-of",
+        action="append",
+        metavar="ROLE",
+        default=[],
+        help="role of the profile; may be repeated",
+    )
+    explain = action("explain", "Say what a token may do, and which grant, role or rule of a room says so.")
+    explain.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or nothing: standard input")
+    explain.add_argument("--file", type=Path, metavar="FILE", help="file that holds the token")
+    explain.add_argument("--room", metavar="ROOM", help="only what it may do in this room")
+    explain.add_argument("--action", dest="may", metavar="ACTION", help="only whether it may do this there")
     verify = action("verify", "Say whether this profile's bus accepts a token, and what it says.")
     verify.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or nothing: standard input")
     verify.add_argument("--file", type=Path, metavar="FILE", help="file that holds the token")
 
 
 def run(args: argparse.Namespace) -> int:
-    return _mint(args) if args.action == "mint" else _verify(args)
+    return {"mint": _mint, "verify": _verify, "explain": _explain}[args.action](args)
 
 
 def _mint(args: argparse.Namespace) -> int:
@@ -89,7 +102,7 @@ def _mint(args: argparse.Namespace) -> int:
         grants = [parse_grant(text) for text in args.grant] if args.grant else None
     except ValueError as error:
         raise Failure(f"--grant {error}", 2) from error
-    claims = Claims(args.tenant, args.sub, ttl, args.kind, args.role, grants, args.id)
+    claims = Claims(args.tenant, args.sub, ttl, args.kind, args.role, grants, args.id, args.grants_of)
     try:
         now = time.time()
         token = mint(settings, claims, private_pem=_private_key(args.key), now=lambda: now)
@@ -102,22 +115,59 @@ def _mint(args: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _explain(args: argparse.Namespace) -> int:
+    from arqonbus.protocol.names import is_name
+    from arqonbus.shield.explain import reasons, unknown_roles
+    from arqonbus.shield.grants import ACTIONS
+
+    if args.may is not None and (args.may not in ACTIONS or args.room is None):
+        raise Failure(f"--action needs --room and is one of {', '.join(sorted(ACTIONS))}", 2)
+    if args.room is not None and not is_name(args.room):
+        raise Failure("--room is not a name: 1 to 128 of A-Z a-z 0-9 . _ -", 2)
+    settings = _settings(args)
+    identity = _identity(args, settings)
+    if identity is None:
+        return 1
+    found = [each for each in reasons(identity, settings, args.room) if args.may in (None, *each.allow)]
+    ignored = unknown_roles(identity, settings)
+    if args.json:
+        because = [{"room": each.room, "allow": sorted(each.allow), "because": each.source} for each in found]
+        print(json.dumps({"allowed": bool(found), "reasons": because, "unknown_roles": ignored}, indent=2))
+        return 0 if found else 1
+    who = f"{identity.subject} of {identity.tenant}"
+    where = f"in {args.room}" if args.room else "in any room"
+    print(f"{who} {'may' if found else 'may not'} {args.may or 'do something'} {where}.")
+    if found:
+        print()
+        rows = [(each.room, ", ".join(sorted(each.allow)), each.source) for each in found]
+        print_table(("ROOM", "MAY", "BECAUSE OF"), rows)
+    if ignored:
+        print(styled(f"\nThe profile has no such roles: {', '.join(ignored)}.", "yellow"))
+    return 0 if found else 1
+
+
+def _identity(args: argparse.Namespace, settings: Settings) -> Identity | None:
+    """What the token says. None after an answer in JSON that it is not accepted."""
     from arqonbus.protocol.errors import BusError
     from arqonbus.shield.tokens import Verifier
 
-    settings = _settings(args)
     token = _read_token(args)
     try:
-        identity = Verifier(settings).verify(token)
+        return Verifier(settings).verify(token)
     except ValueError as error:
         raise Failure(f"the profile's keys cannot be used: {error}") from error
     except BusError as error:
         if args.json:
             verdict = {"valid": False, "code": error.code.value, "message": error.message}
             print(json.dumps(verdict, indent=2))
-            return 1
+            return None
         raise Failure(f"the token is not accepted ({error.code.value}): {error.message}") from error
+
+
+def _verify(args: argparse.Namespace) -> int:
+    identity = _identity(args, _settings(args))
+    if identity is None:
+        return 1
     if args.json:
         print(json.dumps({"valid": True, **_plain(identity)}, indent=2, ensure_ascii=False))
         return 0
