@@ -29,12 +29,13 @@ check: lint ## What a change has to pass before anything else: lint, and the tes
 	$(BIN)/pytest -q -n $(JOBS) -m "not servers" tests/unit tests/runbooks tests/contract/config tests/contract/protocol
 
 .PHONY: lint
-lint: setup ## Lint, types, architecture, generated files, shell scripts
+lint: setup ## Lint, types, architecture, generated files, dependencies, shell scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate --check
+	$(BIN)/python scripts/sbom --audit
 	@scripts/setup-ansible lint
 	cd ansible && PATH=$(CURDIR)/.venv-ansible/bin:$$PATH LC_ALL=C.UTF-8 ANSIBLE_CONFIG=ansible.cfg ansible-lint --offline -q -c .ansible-lint.yml
 	cd ansible && ../.venv-ansible/bin/yamllint --strict -c .yamllint .
