@@ -1,12 +1,15 @@
-"""NET, continued: the pages that may connect."""
+"""NET, continued: the pages that may connect, and the proxies whose word counts."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 
 from arqonbus.preflight.checks.net import host_of, is_local
 from arqonbus.preflight.model import EVERYWHERE, OUTSIDE_DEV, Context, Outcome, verdict
 from arqonbus.preflight.registry import check
+
+LEAST_PREFIX = {4: 8, 6: 32}  # 10.0.0.0/8 is the widest range that anybody has of their own
 
 
 @check(
@@ -22,6 +25,26 @@ def origins_are_named(context: Context) -> Outcome:
     wide = [origin for origin in context.settings.server.origins if _too_wide(origin)]
     remarks = [f'server.origins allows "{origin}"' for origin in wide]
     return verdict(remarks, expected="origins that end in a domain of yours")
+
+
+@check(
+    "ARQ-NET-025",
+    "Trusted proxies are few, and are there where they are needed",
+    severity=EVERYWHERE,
+    why="Who is trusted may say that it is any address, and so be in nobody's limits.",
+    fix=("$EDITOR FILE   # server: {trusted_proxies: [10.0.0.5]}",),
+    reads=("server.trusted_proxies", "server.proxy_protocol"),
+)
+def proxies_are_few(context: Context) -> Outcome:
+    server = context.settings.server
+    remarks = []
+    if server.proxy_protocol and not server.trusted_proxies:
+        remarks.append("proxy_protocol is on and no proxy is trusted, so none is listened to")
+    for text in server.trusted_proxies:
+        network = ip_network(text)
+        if network.prefixlen < LEAST_PREFIX[network.version]:
+            remarks.append(f"{text} takes in {network.num_addresses} addresses")
+    return verdict(remarks, expected="the addresses of your proxies")
 
 
 def _too_wide(origin: str) -> bool:

@@ -8,6 +8,7 @@ from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
     WARN_IN_DEV,
+    WARNING_EVERYWHERE,
     WARNING_OUTSIDE_DEV,
     Context,
     Outcome,
@@ -17,6 +18,8 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import check
+
+LONGEST_DAYS = 31
 
 
 @check(
@@ -107,6 +110,41 @@ def algorithms_are_of_one_kind(context: Context) -> Outcome:
 def leeway_is_small(context: Context) -> Outcome:
     leeway = context.settings.auth.jwt.leeway
     return verdict([f"leeway is {leeway:g} s"] if leeway > 60 else [], expected="60 s at most")
+
+
+@check(
+    "ARQ-SEC-023",
+    "The life of a token is bounded",
+    severity=WARNING_OUTSIDE_DEV,
+    why="An issuer that makes a token for years makes a key that nobody remembers.",
+    fix=("$EDITOR FILE   # auth: {jwt: {max_lifetime: 24h}}",),
+    reads=("auth.jwt.max_lifetime",),
+    tags=("tokens",),
+)
+def life_is_bounded(context: Context) -> Outcome:
+    longest = context.settings.auth.jwt.max_lifetime
+    remarks = []
+    if not longest:
+        remarks.append("max_lifetime is not set")
+    elif longest > LONGEST_DAYS * 86_400:
+        remarks.append(f"max_lifetime is {longest / 86_400:g} days")
+    return verdict(remarks, expected=f"{LONGEST_DAYS} days at most")
+
+
+@check(
+    "ARQ-SEC-024",
+    "Certificates of services are asked for where they are declared",
+    severity=WARNING_EVERYWHERE,
+    why="Without auth.service_mtls nobody looks at what service_identities says.",
+    fix=("$EDITOR FILE   # auth: {service_mtls: true}",),
+    reads=("auth.service_mtls", "auth.service_identities"),
+    tags=("tokens",),
+)
+def declared_services_are_asked(context: Context) -> Outcome:
+    auth = context.settings.auth
+    idle = bool(auth.service_identities) and not auth.service_mtls
+    remarks = [Remark("service_identities is set and service_mtls is not", ("auth.service_identities",))]
+    return verdict(remarks if idle else [], expected="both or neither")
 
 
 @check(
