@@ -435,3 +435,62 @@ def test_no_refusal_holds_any_of_the_token() -> None:
     ):
         error = refusal(forge({**claims, "sub": canary}))
         assert "canary" not in f"{error} {error.__cause__} {error.details}"
+
+
+def test_a_token_may_live_as_long_as_the_profile_says() -> None:
+    """From iat to exp, both of which it must then have."""
+    bounded = profile(secret=SECRET, max_lifetime=60)
+    assert verify(forge({**GOOD, "iat": NOW}), bounded).expires_at == NOW + 60
+    for claims in ({**GOOD, "iat": NOW - 1}, GOOD, {**GOOD, "iat": 0}):
+        assert refusal(forge(claims), bounded).code is Code.UNAUTHENTICATED
+    with pytest.raises(ValueError, match="max_lifetime is 60 s"):
+        mint(bounded, Claims("demo", "alice", 61), now=lambda: NOW)
+    assert verify(mint(bounded, Claims("demo", "alice", 60), now=lambda: NOW + 0.9), bounded)
+
+
+def test_the_trust_in_a_key_bounds_the_token() -> None:
+    """One of the previous secret ends with it, also where it says a later time."""
+    previous = {"value": OTHER, "valid_until": "2030-03-17T17:46:50Z"}  # ten seconds from now
+    settings = profile(secret=SECRET, previous_secret=previous)
+    who = verify(forge(secret=OTHER), settings)
+    assert (who.expires_at, who.token_end) == (NOW + 10, NOW + 60)
+    assert verify(forge(), settings).expires_at == NOW + 60
+    assert Verifier(profile()).renewed(who) is None
+    again = Verifier(profile(secret=OTHER)).renewed(who)
+    assert again is not None
+    assert again.expires_at == NOW + 60
+
+
+ROLES = [{"name": "reader", "grants": [{"room": "orders.*", "allow": ["subscribe"]}]}]
+
+
+def test_roles_add_to_the_grants_of_a_token() -> None:
+    """A name that the profile does not have adds nothing."""
+    settings = Settings.model_validate(
+        {"environment": "prod", "auth": {"jwt": {"secret": SECRET}}, "roles": ROLES}
+    )
+    who = verify(forge({**GOOD, "roles": ["reader", "other"], "grants": {"a": ["publish"]}}), settings)
+    assert who.grants.allows("subscribe", "orders.eu")
+    assert who.grants.allows("publish", "a")
+    assert not who.grants.allows("publish", "orders.eu")
+    assert verify(forge({**GOOD, "roles": ["other"]}), settings).grants == NOTHING
+    dev = profile("dev", secret=SECRET)
+    assert verify(forge({**GOOD, "roles": ["other"]}), dev).grants == NOTHING
+
+
+@pytest.mark.parametrize("roles", ["reader", [5], [""], ["x" * 129], ["x"] * 65, None, {}])
+def test_roles_are_a_list_of_names(roles: Any) -> None:
+    """Anything else is refused, not read as none."""
+    assert refusal(forge({**GOOD, "roles": roles})).code is Code.UNAUTHENTICATED
+
+
+def test_a_key_that_is_not_known_is_asked_for() -> None:
+    """Once for a token that names one; a token without a name asks for nothing."""
+    asked: list[int] = []
+    verifier = Verifier(profile(), now=lambda: NOW)
+    verifier.on_unknown_key = lambda: asked.append(1)
+    verifier.verify(forge(header={"alg": "HS256", "typ": "JWT"}))
+    assert not asked
+    verifier.verify(forge(header={"alg": "HS256", "typ": "JWT", "kid": "new"}))
+    assert asked == [1]
+    assert refusal(forge(header={"alg": "HS256", "kid": 5})).code is Code.UNAUTHENTICATED
