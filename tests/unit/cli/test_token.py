@@ -115,3 +115,30 @@ def test_prod_signs_with_its_own_secret_and_needs_no_other(
     assert not (here / ".state").exists()
     (here / "jwt_secret").chmod(0o644)
     assert run(capsys, "verify", token, *options)[0] == 3
+
+
+def test_a_token_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which grant lets it do what; a no ends with 1, and a role that nobody has is named."""
+    token = minted(capsys, "--grant", "orders.*:publish", "--grant", "a:*", "--grants-of", "unheard-of")
+    code, out, _ = run(capsys, "explain", token, "--room", "orders.eu", "--action", "publish")
+    assert (code, out.splitlines()[0]) == (0, "alice of demo may publish in orders.eu.")
+    assert "orders.*  publish  the claim grants, entry 1" in out
+    assert "The profile has no such roles: unheard-of." in out
+    code, out, _ = run(capsys, "explain", token, "--room", "orders.eu", "--action", "manage")
+    assert (code, out.splitlines()[0]) == (1, "alice of demo may not manage in orders.eu.")
+    verdict = json.loads(run(capsys, "explain", token, "--json")[1])
+    assert [each["room"] for each in verdict["reasons"]] == ["orders.*", "a"]
+    assert verdict["unknown_roles"] == ["unheard-of"]
+    for words in (["--action", "publish"], ["--room", "a/b"], ["--room", "a", "--action", "fly"]):
+        assert run(capsys, "explain", token, *words)[0] == 2
+
+
+def test_the_rule_of_a_room_explains_too(capsys: pytest.CaptureFixture[str]) -> None:
+    """What everybody may do there, and what admins may do everywhere."""
+    rooms = 'rooms=[{"match": "news", "grants": ["subscribe"]}]'
+    token = minted(capsys, "--grant", "x:publish")
+    out = run(capsys, "explain", token, "--room", "news", "--set", rooms)[1]
+    assert "news  subscribe  rooms: news grants it to everybody" in out
+    admin = minted(capsys, "--role", "admin")
+    assert "the claim role: admin" in run(capsys, "explain", admin, "--room", "any")[1]
+    assert "environment dev" in run(capsys, "explain", minted(capsys), "--room", "any")[1]
