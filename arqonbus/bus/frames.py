@@ -12,6 +12,7 @@ from enum import IntEnum
 TEXT = 0x1
 BINARY = 0x2
 _FIN = 0x80
+_SENDABLE = frozenset((*range(1000, 1004), *range(1007, 1015)))  # close codes of the registry
 
 _short = struct.Struct("!BB").pack
 _medium = struct.Struct("!BBH").pack
@@ -37,6 +38,23 @@ class Close(IntEnum):
     KICKED = 4103
 
 
+def close_answer(payload: bytes) -> int:
+    """The code to answer a client's close frame with: its own if it may be sent, 0 if it has none.
+
+    Source: RFC 6455, sections 5.5.1, 7.4 and 8.1.
+    """
+    if not payload:
+        return 0
+    code = int.from_bytes(payload[:2])
+    if len(payload) == 1 or not (code in _SENDABLE or 3000 <= code <= 4999):
+        return Close.PROTOCOL
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        return Close.BAD_TEXT
+    return code
+
+
 def framed(payload: bytes, opcode: int) -> bytes:
     """One complete frame."""
     size = len(payload)
@@ -47,4 +65,4 @@ def framed(payload: bytes, opcode: int) -> bytes:
     return _long(_FIN | opcode, 127, size) + payload
 
 
-__all__ = ["BINARY", "TEXT", "Close", "framed"]
+__all__ = ["BINARY", "TEXT", "Close", "close_answer", "framed"]

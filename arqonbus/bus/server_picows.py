@@ -9,7 +9,6 @@ from typing import Any
 
 from picows import (
     WSAutoPingStrategy,
-    WSCloseCode,
     WSFrame,
     WSListener,
     WSMsgType,
@@ -20,7 +19,7 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out
 
-from arqonbus.bus.frames import Close
+from arqonbus.bus.frames import Close, close_answer
 from arqonbus.bus.node import Node
 from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
@@ -65,7 +64,8 @@ class _Connection(WSListener):
             return
         kind = frame.msg_type
         inbox = self._inbox
-        if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not frame.rsv1:
+        reserved = frame.rsv1 or frame.rsv2 or frame.rsv3
+        if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not reserved:
             inbox.append(frame.get_payload_as_bytes())
             if not frame.last_in_buffer:  # what came together is handled together
                 return
@@ -75,12 +75,16 @@ class _Connection(WSListener):
         if inbox:
             self._inbox = []
             self._node.receive(peer, inbox)
-        if kind == WSMsgType.PONG:
+        if reserved:
+            peer.close(Close.PROTOCOL, "no extension was negotiated")
+        elif kind == WSMsgType.PONG:
             peer.last_seen = asyncio.get_running_loop().time()
+        elif kind == WSMsgType.PING:
+            # Who does not read its pongs gets no more of them: the newest ping is what counts.
+            if not peer.closing and not peer.blocked:
+                transport.send_pong(frame.get_payload_as_bytes())
         elif kind == WSMsgType.CLOSE:
             self._on_close(frame)
-        elif frame.rsv1 or frame.rsv2 or frame.rsv3:
-            peer.close(Close.PROTOCOL, "no extension was negotiated")
         else:
             self._on_data(peer, kind, frame)
 
@@ -125,11 +129,11 @@ class _Connection(WSListener):
     def _on_close(self, frame: WSFrame) -> None:
         assert self._transport is not None
         assert self._peer is not None
-        code: int = frame.get_close_code()  # type: ignore[assignment]  # a plain number, whatever the stub says
         if not self._peer.closing:
-            self._close_code = code or Close.NORMAL
+            answer = close_answer(frame.get_payload_as_bytes())
+            self._close_code = answer or Close.NORMAL
             self._peer.closing = True
-            self._transport.send_close(WSCloseCode.OK)
+            self._transport.send_close(answer or Close.NORMAL)  # type: ignore[arg-type]
         self._transport.disconnect()
 
     def _on_data(self, peer: Peer, kind: WSMsgType, frame: WSFrame) -> None:
@@ -169,7 +173,7 @@ def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
             20,  # auto_ping_idle_timeout
             20,  # auto_ping_reply_timeout
             WSAutoPingStrategy.PING_WHEN_IDLE,
-            True,  # enable_auto_pong
+            False,  # enable_auto_pong: it would answer pings whose reserved bits are set
             settings.protocol.max_frame_bytes,
             None,  # extra_headers: of clients
             READ_BUFFER,

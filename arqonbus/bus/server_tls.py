@@ -11,6 +11,9 @@ from typing import Any
 
 from arqonbus.config.network import Tls
 
+# Of TLS 1.2: forward secrecy and authenticated encryption only. Those of TLS 1.3 all have both.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL"
+
 
 class ReloadableTls:
     """`context` goes to the socket and stays. Raises OSError or ssl.SSLError for files that do not fit."""
@@ -38,6 +41,9 @@ def _context(tls: Tls) -> ssl.SSLContext:
     assert tls.cert_file is not None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(tls.cert_file, tls.key_file)
     if tls.client_ca_file is not None:
         context.load_verify_locations(tls.client_ca_file)

@@ -19,6 +19,7 @@ from arqonbus.bus.upgrade import Refused, Request
 
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
+MAX_PONGS = 2**20  # bytes of answers to pings, beside the client's budget, that may wait for it
 
 
 class _Connection(asyncio.Protocol):
@@ -55,6 +56,9 @@ class _Connection(asyncio.Protocol):
                 self._on_frame(self._peer, event)
         failure = self._protocol.close_expected()
         self._send_pending()
+        if self._peer is not None and self.buffered() > MAX_PONGS + self._peer.queue.budget:
+            self._transport.abort()  # it sends pings and reads nothing
+            return
         if failure and self._protocol.state in (State.CLOSING, State.CLOSED) and self._peer is not None:
             self._peer.closing = True
             if self._close_code == ABNORMAL and self._protocol.close_rcvd is not None:

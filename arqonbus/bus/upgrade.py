@@ -28,6 +28,11 @@ RETRY_AFTER_SECONDS = 2
 DOCS = "docs/reference/errors.md#"
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
 
+_FOR_BROWSERS = (
+    ("Strict-Transport-Security", "max-age=31536000"),  # which counts over TLS only, by RFC 6797
+    ("X-Content-Type-Options", "nosniff"),
+)
+
 _STATUS: Mapping[Code, HTTPStatus] = {
     Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
     Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
@@ -158,7 +163,7 @@ class Gatekeeper:
 def refused(error: BusError) -> Refused:
     """The HTTP response for an error before the upgrade."""
     status = _STATUS.get(error.code, HTTPStatus.BAD_REQUEST)
-    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
+    headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *_FOR_BROWSERS]
     if status == HTTPStatus.UNAUTHORIZED:
         reason = "invalid_token" if error.code == Code.EXPIRED else "invalid_request"
         headers.append(("WWW-Authenticate", f'Bearer realm="arqonbus", error="{reason}"'))
