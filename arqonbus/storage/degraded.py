@@ -30,12 +30,12 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     NotCapableError,
-    Page,
     RoomKey,
     RoomPage,
     StorageError,
 )
 from arqonbus.storage.recent_ids import RecentIds, Rotations
+from arqonbus.storage.room_reads import RoomReads
 
 RETRY_SECONDS = 0.5
 AT_ONCE = 500  # messages of one room that are handed over in one call
@@ -81,7 +81,7 @@ class _Held:
         self.last_batch: Batch | None = None
 
 
-class DegradedLog:
+class DegradedLog(RoomReads):
     """EventLog of an engine, and of memory while that is away. `make` gives the engine, not opened."""
 
     def __init__(
@@ -273,6 +273,8 @@ class DegradedLog:
             self._rotations.run(stored.time_us)
         ids = self._ids.get(batch.room)
         if ids is None:
+            if len(self._ids) >= MOST_HEADS:
+                self._ids.clear()
             ids = self._ids[batch.room] = RecentIds()
         if not ids.waiting:
             self._rotations.plan(ids, stored.time_us)
@@ -320,31 +322,14 @@ class DegradedLog:
         # No await from here on: what comes next goes to the engine, behind what it was given.
         del self._rooms[room]
         known = [entry.id for entry in self._memory.entries(room)]
+        self._ids[room] = self._memory.recent_ids(room)
         self._heads.pop(room, None)
         self._listener.on_moved(room, held.moved, held.former, known)
         log.info("a room is in the engine again", extra={"room": room.room, "messages": len(known)})
 
-    # -- reading
-
-    async def head(self, room: RoomKey) -> Head:
-        """See EventLog.head. Of a room that is in memory, that is all there is."""
-        return await (self._memory.head(room) if self._is_here(room) else self._engine.head(room))
-
-    async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
-        """See EventLog.read."""
-        source: EventLog = self._memory if self._is_here(room) else self._engine
-        return await source.read(room, after, until, limit)
-
-    async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
-        """See EventLog.read_back."""
-        source: EventLog = self._memory if self._is_here(room) else self._engine
-        return await source.read_back(room, before, limit)
-
-    async def seek(self, room: RoomKey, time_us: int) -> int:
-        """See EventLog.seek."""
-        return await (
-            self._memory.seek(room, time_us) if self._is_here(room) else self._engine.seek(room, time_us)
-        )
+    def _of(self, room: RoomKey) -> EventLog:
+        """Of a room that is in memory, what is there is all there is."""
+        return self._memory if self._is_here(room) else self._engine
 
     # -- rooms
 

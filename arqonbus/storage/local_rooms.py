@@ -20,16 +20,16 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     NotCapableError,
-    Page,
     RoomKey,
     RoomPage,
     StorageError,
 )
+from arqonbus.storage.room_reads import RoomReads
 
 Outcome = Appended | StorageError
 
 
-class LocalRooms:
+class LocalRooms(RoomReads):
     """EventLog: the rooms for which `is_local` in `memory`, all others in `engine`."""
 
     def __init__(self, engine: EventLog, memory: MemoryLog, is_local: Callable[[RoomKey], bool]) -> None:
@@ -85,22 +85,6 @@ class LocalRooms:
 
     def _of(self, room: RoomKey) -> EventLog:
         return self._memory if self._is_local(room) else self._engine
-
-    async def head(self, room: RoomKey) -> Head:
-        """See EventLog.head."""
-        return await self._of(room).head(room)
-
-    async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
-        """See EventLog.read."""
-        return await self._of(room).read(room, after, until, limit)
-
-    async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
-        """See EventLog.read_back."""
-        return await self._of(room).read_back(room, before, limit)
-
-    async def seek(self, room: RoomKey, time_us: int) -> int:
-        """See EventLog.seek."""
-        return await self._of(room).seek(room, time_us)
 
     async def create_room(self, room: RoomKey) -> bool:
         """See EventLog.create_room."""

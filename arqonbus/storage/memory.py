@@ -167,6 +167,10 @@ class MemoryLog:
             held.ids = ids
         self._list(room)
 
+    def recent_ids(self, room: RoomKey) -> RecentIds:
+        """The ids that the room knows again."""
+        return self._rooms[room].ids
+
     def entries(self, room: RoomKey) -> Sequence[Entry]:
         """All that is held of a room, oldest first."""
         held = self._rooms.get(room)
