@@ -148,6 +148,7 @@ class HostFacts:
     requirements: tuple[RequirementFact, ...] = ()
     alerts: tuple[AlertFact, ...] | None = None
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    unusable: tuple[str, ...] = ()  # sentences: schemas and keys that nothing can be judged by
 
 
 FailureKind = Literal[

@@ -41,6 +41,8 @@ from arqonbus.preflight.facts import (
 )
 from arqonbus.preflight.fingerprint import fingerprint
 from arqonbus.preflight.intake import Intake
+from arqonbus.shield.schemas import compile_schema
+from arqonbus.shield.signatures import SignatureBook
 
 OVERLAY = Path("/etc/arqonbus/local.yaml")
 UNITS = Path("/etc/systemd/system")
@@ -83,6 +85,7 @@ def gather(intake: Intake, process: Process = "bus") -> HostFacts:
         requirements=tuple(_requirements()),
         alerts=alerts_below(root),
         secret_fingerprints=_other_secrets(intake, receipts),
+        unusable=tuple(_unusable(settings, root)),
     )
 
 
@@ -110,6 +113,20 @@ def _named_files(settings: Settings, root: Path) -> Iterator[tuple[str, Path]]:
     named += [("auth.jwt.public_keys", key.file) for key in settings.auth.jwt.public_keys]
     named += [("schemas", schema.file) for schema in settings.schemas]
     yield from ((key, root / path) for key, path in named if path is not None)
+
+
+def _unusable(settings: Settings, root: Path) -> Iterator[str]:
+    """What the bus would refuse to start with, of that which is there."""
+    for schema in settings.schemas:
+        if (root / schema.file).is_file():
+            try:
+                compile_schema(schema, root=root)
+            except ValueError as error:
+                yield str(error)
+    try:
+        SignatureBook(settings.auth.signers)
+    except ValueError as error:
+        yield str(error)
 
 
 def _profile_files(intake: Intake) -> Iterator[tuple[str, Path]]:

@@ -232,3 +232,19 @@ def test_a_source_without_a_profile_is_told_and_not_raised(tmp_path: Path) -> No
     intake = take_in(Source("prod", root=tmp_path, environ={}, profiles_dir=tmp_path))
     assert intake.unread
     assert intake.findings[0].code == "PROFILE_MISSING"
+
+
+def test_schemas_and_keys_that_nothing_can_be_judged_by(tmp_path: Path) -> None:
+    """What the bus would refuse to start with is a sentence before."""
+    (tmp_path / "bad.json").write_text('{"type": "strin"}')
+    (tmp_path / "good.json").write_text('{"type": "object"}')
+    schemas = [
+        {"name": name, "content_type": f"application/{name}+json", "file": str(tmp_path / f"{name}.json")}
+        for name in ("bad", "good")
+    ]
+    signers = [{"tenant": "demo", "subject": "alice", "pem": "no key"}]
+    overrides = [f"schemas={json.dumps(schemas)}", f"auth.signers={json.dumps(signers)}"]
+    intake = take_in(Source("dev", root=REPOSITORY, environ={}, overrides=overrides))
+    first, second = gather(intake).unusable
+    assert first.startswith("schema bad is not a JSON Schema")
+    assert second == "auth.signers[0] is not a public key in PEM"

@@ -135,16 +135,17 @@ def _covers(wide: str, narrow: str) -> bool:
 
 @check(
     "ARQ-PRO-008",
-    "Schemas are where the profile says",
+    "Schemas and keys of signers can be used",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="A room whose schema cannot be read refuses everything, or accepts everything.",
-    fix=("ls -l FILE",),
-    reads=("schemas",),
+    why="The bus does not start with a schema or a key that it cannot judge by.",
+    fix=("ls -l FILE", "arqonbus schema list --profile PROFILE"),
+    reads=("schemas", "auth.signers"),
 )
 def schemas_can_be_read(context: Context) -> Outcome:
     files = [f for f in context.host.files if f.key == "schemas" and f.state != "file"]
-    return verdict([f"{f.path} {f.reason or 'is no regular file'}" for f in files], expected="readable files")
+    missing = [f"{file.path} {file.reason or 'is no regular file'}" for file in files]
+    return verdict([*missing, *context.host.unusable], expected="files that can be read and say something")
 
 
 @check(
