@@ -10,12 +10,9 @@ settings.load_profile("arqonbus")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Tests that share servers or hosts have to be told apart by their group, or two workers would make them."""
+    """Tests that share servers or hosts stay with one worker by their group; two would make two of them."""
     if getattr(session.config.option, "loadgroup", False):
-        lost = [
-            item.nodeid
-            for item in session.items
-            if item.get_closest_marker("xdist_group") and "@" not in item.nodeid
-        ]
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        lost = [item.nodeid for item in grouped if "@" not in item.nodeid]
         if lost:
             raise pytest.UsageError(f"this pytest-xdist ignores groups, for one that of {lost[0]}")
