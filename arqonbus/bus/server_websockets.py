@@ -35,6 +35,7 @@ class _Connection(asyncio.Protocol):
         self._fragments: list[bytes] = []
         self._fragment_type = Opcode.BINARY
         self._close_code = ABNORMAL
+        self._answered = False
         self._handshake_timer: asyncio.TimerHandle
 
     # -- from asyncio
@@ -51,7 +52,9 @@ class _Connection(asyncio.Protocol):
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, HttpRequest):
-                self._upgrade(event)
+                if not self._answered:  # one request is all that a connection has
+                    self._answered = True
+                    self._upgrade(event)
             elif self._peer is not None and isinstance(event, Frame):
                 self._on_frame(self._peer, event)
         failure = self._protocol.close_expected()

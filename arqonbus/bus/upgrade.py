@@ -114,6 +114,7 @@ class Gatekeeper:
                 raise BusError(Code.NOT_FOUND, f"the bus is at {ENDPOINT}")
             if obstacle is not None:
                 raise obstacle
+            _check_handshake(request)
             self._check_origin(request)
             offered = _offered(request)
             identity = self._verify(_token(request, query, offered))
@@ -174,6 +175,13 @@ def refused(error: BusError) -> Refused:
         headers.append(("Upgrade", "websocket"))
     body = {"code": error.code, "message": error.message, "docs": DOCS + error.code.lower()}
     return Refused(status, error.code, tuple(headers), msgspec.json.encode(body))
+
+
+def _check_handshake(request: Request) -> None:
+    """What RFC 6455, section 4.2.1, asks of the headers and a server library may leave out."""
+    versions = request.headers.get("sec-websocket-version", ("13",))
+    if list(versions) != ["13"] or len(request.headers.get("sec-websocket-key", ("",))) != 1:
+        raise BusError(Code.VALIDATION_ERROR, "the request is no upgrade to version 13 with one key")
 
 
 def _offered(request: Request) -> list[str]:
