@@ -52,7 +52,8 @@ class _Connection(asyncio.Protocol):
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, HttpRequest):
-                if not self._answered:  # one request is all that a connection has
+                # One request is all that a connection has; what is behind it was no frame and ended it.
+                if not self._answered and not self._protocol.eof_sent:
                     self._answered = True
                     self._upgrade(event)
             elif self._peer is not None and isinstance(event, Frame):

@@ -19,7 +19,7 @@ from arqonbus.bus.quotas import Account
 from arqonbus.bus.wire import Wire
 from arqonbus.config.rooms import Action
 from arqonbus.protocol import replies, wire_json, wire_protobuf
-from arqonbus.protocol.envelope import COMMAND, Envelope, check, is_plain
+from arqonbus.protocol.envelope import COMMAND, MAX_TIME_US, Envelope, check, is_plain
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
 from arqonbus.protocol.ids import is_message_id
 from arqonbus.protocol.names import is_name
@@ -192,7 +192,8 @@ class Session:
             except DecodeError as error:
                 self._bad_frame(error, intake)
         if decoded:
-            intake.claimed_us = decoded[-1][0].time_us
+            claimed = decoded[-1][0].time_us
+            intake.claimed_us = claimed if claimed < MAX_TIME_US else 0  # no clock shows that: it is refused
         granted = self._granted(len(decoded), size, now)
         if granted < len(decoded):
             rest = [envelope.id for envelope, _ in decoded[granted:]]
