@@ -243,7 +243,7 @@ BODIES: Mapping[str, bytes] = {
     "not a number": b'{"exp":NaN',
     "infinity": b'{"exp":Infinity',
     "an exponent": b'{"exp":1e999',
-    "deep": b'{"x":' + b"[" * 900 + b"]" * 900,
+    "deep": b'{"x":' + b"[" * 2500 + b"]" * 2500,
     "not utf-8": b'{"sub":"\xff"',
 }
 
