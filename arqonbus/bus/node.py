@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
+from arqonbus.bus.commands import CommandQueues, Later, Reply
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.direct import Directory, client_id
@@ -58,19 +59,6 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Reply(NamedTuple):
-    """A command's answer, and what is sent directly behind it."""
-
-    envelope: Envelope
-    then: Callable[[], None] | None = None
-
-
-class Later(NamedTuple):
-    """An answer that waits for something, while the client's other commands go on."""
-
-    reply: Callable[[], Awaitable[Reply]]
-
-
 CommandRunner = Callable[["Node", Peer, Envelope], Awaitable[Reply | Later]]
 
 
@@ -111,7 +99,6 @@ class Node:
         self.clients: dict[str, Peer] = {}
         self.policies = Policies(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
-        self._run_command = run_command
         self.gates = gates or NoGates()
         self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
         # Revokes tokens on all nodes, and gives what ends their connections on this one.
@@ -139,7 +126,14 @@ class Node:
             ready=self.ready,
             counters=self.counters,
         )
-        self.upkeep = Upkeep(_timeouts(settings), self.ready)
+        self._commands = CommandQueues(
+            partial(run_command, self),
+            most=lambda: self.settings.limits.commands_per_connection,
+            quotas=lambda: self.quotas,
+            ready=self.ready,
+            spawn=self._run,
+        )
+        self.upkeep = Upkeep(Timeouts.of(settings), self.ready)
 
     # -- life
 
@@ -180,11 +174,11 @@ class Node:
         self.verify = verify
         self.policies.renew(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
-        self.upkeep.timeouts = _timeouts(settings)
+        self.upkeep.timeouts = Timeouts.of(settings)
         now = self._loop.time()
         self.quotas = _quotas(settings)
         for peer in self.clients.values():
-            peer.session.limit(_session_limits(settings), now)
+            peer.session.limit(SessionLimits.of(settings), now)
             self._open_accounts(peer, now)
             peer.queue.budget = settings.limits.send_queue_bytes
         for key, room in self.hub.rooms.items():
@@ -217,7 +211,7 @@ class Node:
             client or client_id(self.name),
             accepted.identity,
             accepted.wire,
-            _session_limits(self.settings),
+            SessionLimits.of(self.settings),
             lambda room: self.policies.of(room).grants,
             self.counters.rejected,
             now,
@@ -420,57 +414,10 @@ class Node:
         for direct in intake.directs:
             self.directory.send(peer, direct)
         for command in intake.commands:
-            self._enqueue(peer, command)
+            self._commands.put(peer, command)
         self.ready(peer)
         if intake.close is not None:
             peer.close(*intake.close)
-
-    def _enqueue(self, peer: Peer, command: Envelope) -> None:
-        """Commands of one client are run one after the other, in the order they came."""
-        try:
-            if len(peer.backlog or ()) >= self.settings.limits.commands_per_connection:
-                raise BusError(Code.RATE_LIMITED, "too many commands wait already", retry_after_ms=100)
-            self.quotas.begin_command(peer.session.accounts)
-        except BusError as error:
-            peer.session.rejected[error.code] += 1
-            peer.answer(replies.refusal(error, command.id))
-            return
-        if peer.backlog is None:
-            peer.backlog = deque((command,))
-            self._run(self._work_off(peer))
-        else:
-            peer.backlog.append(command)
-
-    async def _work_off(self, peer: Peer) -> None:
-        while peer.backlog and not peer.closing:
-            reply = await self._run_command(self, peer, peer.backlog[0])
-            # No await from here to the end of `then`: a join goes live right behind its reply.
-            peer.backlog.popleft()
-            self.quotas.end_commands(peer.session.accounts, 1)
-            if isinstance(reply, Later):
-                self._answer_later(peer, reply)
-            else:
-                self._answer(peer, reply)
-        self.quotas.end_commands(peer.session.accounts, len(peer.backlog or ()))
-        peer.backlog = None
-
-    def _answer(self, peer: Peer, reply: Reply) -> None:
-        peer.answer(reply.envelope)
-        if reply.then is not None:
-            reply.then()
-        self.ready(peer)
-
-    def _answer_later(self, peer: Peer, later: Later) -> None:
-        if peer.later is None:
-            peer.later = set()
-        task = self._run(self._wait_for(peer, later))
-        peer.later.add(task)
-        task.add_done_callback(peer.later.discard)
-
-    async def _wait_for(self, peer: Peer, later: Later) -> None:
-        reply = await later.reply()
-        if not peer.closing:
-            self._answer(peer, reply)
 
     # -- small decisions
 
@@ -508,28 +455,8 @@ class Node:
             log.error("a background task failed", exc_info=task.exception())
 
 
-def _session_limits(settings: Settings) -> SessionLimits:
-    limits = settings.limits
-    return SessionLimits(
-        messages_per_second=limits.messages_per_second,
-        messages_burst=limits.messages_burst,
-        bytes_per_second=limits.bytes_per_second,
-        # A frame that may be sent at all must also fit the rate.
-        bytes_burst=max(4 * limits.bytes_per_second, settings.protocol.max_frame_bytes),
-        max_payload_bytes=settings.protocol.max_payload_bytes,
-        bad_frames=limits.bad_frames,
-    )
-
-
 def _quotas(settings: Settings) -> Quotas:
     return Quotas(settings.limits, settings.protocol.max_frame_bytes)
 
 
-def _timeouts(settings: Settings) -> Timeouts:
-    limits = settings.limits
-    return Timeouts(
-        limits.ping_interval, limits.ping_timeout, limits.idle_timeout, settings.auth.refresh_window
-    )
-
-
-__all__ = ["CommandRunner", "Later", "Load", "Node", "Reply", "State"]
+__all__ = ["CommandRunner", "Load", "Node", "State"]

@@ -17,6 +17,7 @@ from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.frames import Close
 from arqonbus.bus.quotas import Account
 from arqonbus.bus.wire import Wire
+from arqonbus.config import Settings
 from arqonbus.config.rooms import Action
 from arqonbus.protocol import replies, wire_json, wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, MAX_TIME_US, Envelope, check, is_plain
@@ -43,6 +44,20 @@ class SessionLimits:
     bytes_burst: int
     max_payload_bytes: int
     bad_frames: int
+
+    @staticmethod
+    def of(settings: Settings) -> SessionLimits:
+        """Those of a profile."""
+        limits = settings.limits
+        return SessionLimits(
+            messages_per_second=limits.messages_per_second,
+            messages_burst=limits.messages_burst,
+            bytes_per_second=limits.bytes_per_second,
+            # A frame that may be sent at all must also fit the rate.
+            bytes_burst=max(4 * limits.bytes_per_second, settings.protocol.max_frame_bytes),
+            max_payload_bytes=settings.protocol.max_payload_bytes,
+            bad_frames=limits.bad_frames,
+        )
 
 
 class Direct(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from arqonbus.bus.frames import Close
 from arqonbus.bus.peer import Peer
+from arqonbus.config import Settings
 from arqonbus.protocol import replies
 
 NEVER = float("inf")
@@ -24,6 +25,14 @@ class Timeouts:
     ping_timeout: float
     idle_timeout: float
     refresh_window: float
+
+    @staticmethod
+    def of(settings: Settings) -> Timeouts:
+        """Those of a profile."""
+        limits = settings.limits
+        return Timeouts(
+            limits.ping_interval, limits.ping_timeout, limits.idle_timeout, settings.auth.refresh_window
+        )
 
 
 class Upkeep:

@@ -11,7 +11,8 @@ from typing import Any
 
 import msgspec
 
-from arqonbus.bus.node import Later, Node, Reply
+from arqonbus.bus.commands import Later, Reply
+from arqonbus.bus.node import Node
 from arqonbus.bus.peer import Peer
 from arqonbus.lanes import audit, auth, groups, history, node_status, policy, projector, rooms
 from arqonbus.lanes.table import Answer, Caller, Command, Frame, Waiting, table
