@@ -16,6 +16,7 @@ from enum import Enum
 from functools import partial
 from typing import Any
 
+from arqonbus.bus import sharing
 from arqonbus.bus.commands import CommandQueues, Later, Reply
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
@@ -40,7 +41,7 @@ from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.shield.revocations import Revocation
 from arqonbus.shield.tokens import Identity
-from arqonbus.storage.ports import Entry, EventLog, RoomKey
+from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
 from arqonbus.storage.projection import ProjectionStore
 
 SWEEP_SECONDS = 1.0
@@ -110,6 +111,8 @@ class Node:
         self._flush_scheduled = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.quotas = _quotas(settings)
+        self.sharing = sharing.Sharing(name)
+        self._hears_limits = False
         self._empty = asyncio.Event()  # no client is connected
         self._empty.set()
         self.hub = Hub(ready=self.ready, repair=self._repair)
@@ -361,7 +364,10 @@ class Node:
         self.hub.deliver(room, epoch, entries)
 
     def on_signal(self, room: RoomKey, data: bytes) -> None:
-        self.presence.heard(room, data)
+        if room == sharing.ROOM:
+            self.sharing.heard(data, self._loop.time())
+        else:
+            self.presence.heard(room, data)
 
     def on_direct(self, data: bytes) -> None:
         self.directory.heard(data)
@@ -404,7 +410,20 @@ class Node:
             await asyncio.sleep(SWEEP_SECONDS)
             self.upkeep.sweep(self._loop.time(), time.time())
             self.quotas.sweep(self._loop.time())
+            if self.settings.limits.shared and self.log.shared:
+                await self._share_limits()
             await self.follower.sweep()
+
+    async def _share_limits(self) -> None:
+        """Tell the other nodes what is asked here, and take our part. Alone, the parts stay as they are."""
+        try:
+            if not self._hears_limits:
+                await self.log.follow(sharing.ROOM)
+                self._hears_limits = True
+            await self.log.signal(sharing.ROOM, self.sharing.report(self.quotas))
+        except StorageError as failure:
+            log.debug("the limits are not shared just now", extra={"reason": str(failure)})
+        self.sharing.settle(self.quotas, self._loop.time())
 
     # -- the rest of a frame
 

@@ -8,7 +8,8 @@ accounts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.config.access import Limits, Share
@@ -17,7 +18,39 @@ from arqonbus.storage.ports import RoomKey
 
 ARRIVALS_SECONDS = 5  # worth of new connections that may come at once
 BURST_SECONDS = 2
+LEAST_PART = 0.01  # of a limit that counts over all nodes, so that a node can begin to ask
 MAX_ACCOUNTS = 200_000  # addresses come from anybody, so the memory of them is bounded
+
+
+class Usage(NamedTuple):
+    """What was asked of one account in a second, granted or not, and how many connections it has."""
+
+    messages: float
+    bytes: float
+    joins: float
+    arrivals: float
+    connections: float
+
+
+class CountingBucket(TokenBucket):
+    """Counts what is asked, so that a limit can be parted among nodes. `limit` is the whole."""
+
+    __slots__ = ("asked", "limit")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        super().__init__(rate, burst, now)
+        self.limit = rate
+        self.asked = 0
+
+    def take(self, wanted: int, now: float) -> int:
+        """See TokenBucket.take."""
+        self.asked += wanted
+        return super().take(wanted, now)
+
+    def take_whole(self, wanted: int, now: float) -> bool:
+        """See TokenBucket.take_whole."""
+        self.asked += wanted
+        return super().take_whole(wanted, now)
 
 
 class Account:
@@ -25,9 +58,11 @@ class Account:
 
     __slots__ = (
         "arrivals",
+        "asked",
         "bytes",
         "commands",
         "connections",
+        "elsewhere",
         "joins",
         "messages",
         "rooms",
@@ -39,22 +74,30 @@ class Account:
         self.scope = scope
         self.share = share
         self.connections = 0
+        self.elsewhere = 0  # connections on other nodes
         self.commands = 0
         self.rooms: Counter[RoomKey] = Counter()  # members by room
         rate = share.connections_per_second
-        self.arrivals = TokenBucket(rate, ARRIVALS_SECONDS * rate, now)
-        self.messages = TokenBucket(share.messages_per_second, BURST_SECONDS * share.messages_per_second, now)
+        self.asked: Usage | None = None  # in the second before
+        self.arrivals = CountingBucket(rate, ARRIVALS_SECONDS * rate, now)
+        self.messages = CountingBucket(
+            share.messages_per_second, BURST_SECONDS * share.messages_per_second, now
+        )
         # A frame that may be sent at all must also fit the rate.
-        self.bytes = TokenBucket(
+        self.bytes = CountingBucket(
             share.bytes_per_second, max(BURST_SECONDS * share.bytes_per_second, max_frame_bytes), now
         )
-        self.joins = TokenBucket(share.joins_per_second, BURST_SECONDS * share.joins_per_second, now)
+        self.joins = CountingBucket(share.joins_per_second, BURST_SECONDS * share.joins_per_second, now)
 
     def grant(self, messages: int, size: int, now: float) -> int:
         """How many of the envelopes, which are of that many bytes together, are granted."""
         if not self.bytes.take_whole(size, now):
             return 0
         return self.messages.take(messages, now)
+
+    def buckets(self) -> tuple[CountingBucket, ...]:
+        """In the order of Usage."""
+        return self.messages, self.bytes, self.joins, self.arrivals
 
     def is_idle(self, now: float) -> bool:
         """Whether forgetting it changes nothing."""
@@ -139,6 +182,36 @@ class Quotas:
         for account in accounts:
             account.commands -= count
 
+    def usage(self) -> dict[str, Usage]:
+        """What was asked of each account since the last call; those of which nothing was are left out."""
+        found = {}
+        for key, account in self._accounts.items():
+            buckets = account.buckets()
+            account.asked = Usage(
+                account.messages.asked,
+                account.bytes.asked,
+                account.joins.asked,
+                account.arrivals.asked,
+                account.connections,
+            )
+            for bucket in buckets:
+                bucket.asked = 0
+            if any(account.asked):
+                found["\n".join(key)] = account.asked
+        return found
+
+    def settle(self, elsewhere: Callable[[str], Sequence[Sequence[float]]]) -> None:
+        """Take this node's part of each limit. `elsewhere`: the usages of an account on other nodes."""
+        for key, account in self._accounts.items():
+            if account.asked is not None:
+                others = [Usage(*usage) for usage in elsewhere("\n".join(key))]
+                account.elsewhere = round(sum(usage.connections for usage in others))
+                for number, bucket in enumerate(account.buckets()):
+                    if bucket.limit:
+                        asked = [usage[number] for usage in others]
+                        part = part_of(bucket.limit, account.asked[number], asked)
+                        bucket.rate = max(part, bucket.limit * LEAST_PART)
+
     def sweep(self, now: float) -> None:
         """Forget accounts that nobody uses."""
         for key in [key for key, account in self._accounts.items() if account.is_idle(now)]:
@@ -168,7 +241,7 @@ class Quotas:
     def _refusal(self, account: Account | None, now: float) -> BusError | None:
         if account is None:
             return None
-        if account.share.connections and account.connections >= account.share.connections:
+        if account.share.connections and account.connections + account.elsewhere >= account.share.connections:
             text = f"this {account.scope} has as many connections as it may"
             return BusError(Code.TOO_MANY_CONNECTIONS, text)
         if not account.arrivals.take(1, now):
@@ -181,4 +254,21 @@ def _limited(account: Account, what: str, wait_ms: int) -> BusError:
     return BusError(Code.RATE_LIMITED, text, retry_after_ms=wait_ms)
 
 
-__all__ = ["Account", "Quotas"]
+def part_of(limit: float, own: float, others: Sequence[float]) -> float:
+    """How much of a limit is for whoever asks for `own` while `others` ask too.
+
+    All of it but what the others need; where there is not enough, everybody gets the same, and what somebody
+    does not need goes to the rest.
+    """
+    if own + sum(others) <= limit:
+        return limit - sum(others)
+    left, asking = limit, sorted([own, *others])
+    for position, asked in enumerate(asking):
+        even = left / (len(asking) - position)
+        if asked >= even:
+            return min(own, even)
+        left -= asked
+    return own
+
+
+__all__ = ["Account", "Quotas", "Usage", "part_of"]

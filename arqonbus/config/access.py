@@ -270,6 +270,12 @@ class Limits(Section):
         example=10_000,
         reload="hot",
     )
+    shared: Switch = setting(
+        False,
+        "Whether the limits of tenant, identity and address hold for all nodes together, not for each.",
+        example=True,
+        reload="hot",
+    )
     tenant: Share = section(Share, "What one tenant may ask of a node.")
     identity: Share = section(Share, "What one tenant and `sub` together may ask of a node.")
     address: Share = section(Share, "What one address of a client may ask of a node.")

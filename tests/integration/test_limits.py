@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 
-from arqonbus.client import Rejected
+from arqonbus.client import Client, Rejected
 from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
@@ -16,6 +17,7 @@ from arqonbus.protocol.replies import now_us
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.raw import BINARY, Raw, Response
 from tests.integration.waiting import until
+from tests.servers.valkey import running_server
 
 TRANSPORTS = pytest.mark.parametrize("transport", ["picows", "websockets"])
 
@@ -216,3 +218,37 @@ async def test_a_proxy_header_from_elsewhere_is_no_header(start_bus: StartBus, t
     raw.send(b"GET /v1/ws HTTP/1.1\r\n\r\n")
     assert await is_cut_off(raw)
     assert {peer.address for peer in bus.node.clients.values()} == {"127.0.0.1"}
+
+
+@pytest.mark.servers
+async def test_a_limit_that_all_nodes_share(start_bus: StartBus, tmp_path: Path) -> None:
+    """Two nodes together grant what one of them would, after a moment."""
+    with running_server(tmp_path / "valkey") as server:
+        overrides = [
+            "storage.backend=valkey",
+            f"datastores.valkey.url={server.url}",
+            "limits.shared=true",
+            "limits.tenant.messages_per_second=200",
+        ]
+        buses = [await start_bus(*overrides) for _ in range(2)]
+        clients = [await bus.client(timeout=0.5) for bus in buses]
+        stop = asyncio.Event()
+
+        async def publish(client: Client) -> None:
+            while not stop.is_set():
+                await asyncio.gather(*(client.publish("r", 1) for _ in range(20)), return_exceptions=True)
+
+        load = [asyncio.create_task(publish(client)) for client in clients]
+
+        def parts() -> list[float]:
+            return [
+                account.messages.rate
+                for bus in buses
+                for account in bus.node.quotas._accounts.values()
+                if account.scope == "tenant"
+            ]
+
+        await until(lambda: len(parts()) == 2 and sum(parts()) <= 1.2 * 200, 30)
+        assert all(part >= 0.2 * 200 for part in parts())
+        stop.set()
+        await asyncio.gather(*load)

@@ -399,6 +399,7 @@ def test_a_minted_token_says_what_it_was_asked_to_say() -> None:
             "would be longer than 8192 bytes",
         ),
     ],
+    ids=["tenant", "subject", "secret", "algorithm", "public key", "length"],
 )
 def test_a_token_that_no_bus_would_accept_is_not_minted(
     settings: Settings, claims: Claims, private: str | None, sentence: str

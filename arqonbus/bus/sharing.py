@@ -1,0 +1,58 @@
+"""Limits of tenants, identities and addresses that count over all nodes. Pure.
+
+Once a second each node tells the others what was asked of it, and takes of each limit what is its part: what
+nobody else asks for, or else an equal part, of which the small leave what they do not need to the great. So
+the sum is right a second or two after the load has moved, and no message waits for another node.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from arqonbus.bus.quotas import Quotas, Usage
+from arqonbus.storage.ports import RoomKey
+
+ROOM = RoomKey("arqonbus.shield", "limits")  # nodes speak here; no token is of that tenant
+FORGET_SECONDS = 3.5  # after which a node that says nothing counts as gone
+MAX_REPORTED = 2000  # accounts of one node in one report
+MAX_NODES = 512
+
+
+class _Report(msgspec.Struct):
+    node: str
+    usage: dict[str, list[float]]
+
+
+class Sharing:
+    """What the other nodes of a bus are asked for."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._heard: dict[str, tuple[float, dict[str, list[float]]]] = {}
+
+    def report(self, quotas: Quotas) -> bytes:
+        """What was asked of this node since the last report, for the others."""
+        usage = quotas.usage()
+        most = sorted(usage, key=lambda key: usage[key], reverse=True)[:MAX_REPORTED]
+        return msgspec.json.encode(_Report(self._node, {key: list(usage[key]) for key in most}))
+
+    def heard(self, data: bytes, now: float) -> None:
+        """A report of some node. What cannot be read is not one."""
+        try:
+            report = msgspec.json.decode(data, type=_Report)
+        except msgspec.DecodeError:
+            return
+        if report.node != self._node and (report.node in self._heard or len(self._heard) < MAX_NODES):
+            self._heard[report.node] = (now, report.usage)
+
+    def settle(self, quotas: Quotas, now: float) -> None:
+        """Take this node's part of each limit."""
+        for node in [node for node, (at, _) in self._heard.items() if now - at > FORGET_SECONDS]:
+            del self._heard[node]
+        others = [usage for _, usage in self._heard.values()]
+        quotas.settle(
+            lambda key: [usage[key] for usage in others if len(usage.get(key, ())) == len(Usage._fields)]
+        )
+
+
+__all__ = ["FORGET_SECONDS", "ROOM", "Sharing"]
