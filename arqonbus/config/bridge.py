@@ -71,7 +71,7 @@ class Bridge(Section):
     mappings: tuple[Mapping, ...] = setting(
         (),
         "Which subjects are which rooms. No two may share a subject, or a room in the same direction.",
-        example=[{"subject": "shop.{tenant}.orders.>", "room": "orders.*", "direction": "in"}],
+        example=[{"subject": "shop.orders.>", "tenant": "demo", "room": "orders.*", "direction": "in"}],
     )
     tenants: tuple[Text, ...] = setting((), "Tenants that {tenant} stands for.", example=["demo"])
     stream: Annotated[str, Field(pattern=_WORD)] = setting(

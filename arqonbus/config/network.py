@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
@@ -88,6 +88,14 @@ class Telemetry(Section):
 
     host: Text = setting("127.0.0.1", "Address of the health and metrics endpoint.", example="10.0.0.5")
     port: Port = setting(9101, "Port of the health and metrics endpoint.", example=9101)
+    token: SecretStr | None = setting(
+        None,
+        "Bearer token for /metrics and /readyz?verbose; without one, whoever reaches the port may ask.",
+        example={"from": "credential", "name": "telemetry_token"},
+        secrecy="value",
+        reload="hot",
+        min_length=16,
+    )
     log_level: Literal["debug", "info", "warning", "error"] = setting(
         "info", "Least severity that is logged.", example="info", reload="hot"
     )

@@ -58,6 +58,11 @@ def prometheus(resolved: Resolved) -> str:
         "  - job_name: arqonbus",
         "    metrics_path: /metrics",
         f"    scrape_interval: {SCRAPE_SECONDS}s",
+        *(
+            ["    authorization: {credentials_file: /etc/prometheus/arqonbus.token}"]
+            if telemetry.token
+            else []
+        ),
         "    static_configs:",
         f"      - targets: [{json.dumps(target)}]",
         f"        labels: {{environment: {environment}}}",

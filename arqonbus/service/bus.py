@@ -100,7 +100,7 @@ class Service:
             self.bridge = NatsBridge(self.node, self.settings)
         of_bridge = self.bridge.facts if self.bridge is not None else None
         endpoints = app(self.node, self._metrics(), self._online_checks, of_bridge)
-        self._telemetry = TelemetryServer(endpoints, bound)
+        self._telemetry = TelemetryServer(endpoints, bound, lambda: self.settings.telemetry.token)
         await self._telemetry.start()
         if self.bridge is not None:
             self.bridge.start()

@@ -117,7 +117,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     projector = make_projector(
         settings, events, store, name, lambda key, call: wakes.watch(events, key, call)
     )
-    telemetry = TelemetryServer(_app(projector, events, store, name), bound)
+    telemetry = TelemetryServer(_app(projector, events, store, name), bound, lambda: settings.telemetry.token)
     await telemetry.start()
     stop = _stop_signal(projector)
     async with Supervisor(os.environ) as supervisor:

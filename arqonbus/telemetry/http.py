@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import uvicorn
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,6 +20,7 @@ from arqonbus import __version__
 from arqonbus.bus.node import Node
 from arqonbus.preflight.report.plain import plain_result
 from arqonbus.preflight.runner import Report
+from arqonbus.telemetry.guard import Guard
 from arqonbus.telemetry.health import Health
 from arqonbus.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -103,9 +105,12 @@ def app(
 class TelemetryServer:
     """The endpoints on a bound socket, on the bus's own event loop."""
 
-    def __init__(self, endpoints: Starlette, bound: socket.socket) -> None:
+    def __init__(
+        self, endpoints: Starlette, bound: socket.socket, token: Callable[[], SecretStr | None]
+    ) -> None:
+        """`token`: what has to be shown for more than whether the bus is up; see Guard."""
         config = uvicorn.Config(
-            endpoints,
+            Guard(endpoints, token),
             log_config=None,
             access_log=False,
             server_header=False,

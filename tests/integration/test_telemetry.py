@@ -9,12 +9,13 @@ import logging
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from arqonbus import __version__
 from arqonbus.client import Client, ConnectionRefused
 from arqonbus.storage.ports import StorageError
 from arqonbus.telemetry.logs import JsonFormatter
-from tests.integration.conftest import Bus
+from tests.integration.conftest import Bus, StartBus
 from tests.integration.waiting import until
 
 
@@ -129,3 +130,35 @@ async def test_the_metric_says_what_readyz_says(bus: Bus, monkeypatch: pytest.Mo
 
 async def ready(bus: Bus) -> bool:
     return (await metrics(bus))["arqonbus_ready", ()] == 1
+
+
+async def test_more_than_being_up_needs_the_token(start_bus: StartBus) -> None:
+    """Where there is one: health stays open for load balancers, and a rotated token counts at once."""
+    token = "a token of this test, long enough"
+    bus = await start_bus(f"telemetry.token={token}")
+
+    async def asked(path: str, header: str = "") -> int:
+        async with httpx.AsyncClient() as http:
+            answer = await http.get(bus.http(path), headers={"authorization": header} if header else {})
+            assert token not in answer.text
+            return answer.status_code
+
+    for path in ("/livez", "/readyz", "/version"):
+        assert await asked(path) == 200
+    for path in ("/metrics", "/readyz?verbose", "/livez?x", "/nothing"):
+        for header in (
+            "",
+            "Bearer",
+            f"Bearer {token}x",
+            f"Bearer {token[:-1]}",
+            f"Basic {token}",
+        ):
+            assert await asked(path, header) == 401, (path, header)
+    assert await asked("/metrics", f"Bearer {token}") == 200
+    assert await asked("/readyz?verbose", f"bearer {token}") == 200
+    bus.service.settings = bus.settings.model_copy(
+        update={
+            "telemetry": bus.settings.telemetry.model_copy(update={"token": SecretStr("another one of it")})
+        }
+    )
+    assert await asked("/metrics", f"Bearer {token}") == 401
