@@ -228,6 +228,8 @@ def test_a_receipt_holds_no_secret(said: Said, place: Path) -> None:
     assert_silent(json.dumps(receipt) + text, "the receipt")
 
 
+NOWHERE = ("--set", "server.host=192.0.2.1")  # where a bus cannot listen, so that it ends
+
 # Faults beside secrets, as they come of editing: how the text of the dev profile is changed.
 LITERAL = f"secret: {canary('literal')}"
 FAULTS: Mapping[str, tuple[str, str]] = {
@@ -269,7 +271,7 @@ FAULTS: Mapping[str, tuple[str, str]] = {
         ("profile", "render", "ansible"),
         ("preflight", "--phase", "static"),
         ("preflight", "--phase", "static", "--format", "json", "--capture", "bundle"),
-        ("serve", "--json"),
+        ("serve", "--json", *NOWHERE),
     ],
     ids=" ".join,
 )
@@ -312,7 +314,7 @@ BUNDLE = ("preflight", "--capture", "bundle")
     ("command", "words"),
     [
         (command, words)
-        for command in (("profile", "show", "--json"), ("serve",), BUNDLE)
+        for command in (("profile", "show", "--json"), ("serve", *NOWHERE), BUNDLE)
         for words in BROKEN_WORDS
     ],
 )
@@ -383,7 +385,7 @@ def started(directory: Path, *arguments: str) -> tuple[int, str]:
 
 LEAVE_OUT_NATS = "NATS_URL"
 FAILING_STARTS: Mapping[str, Sequence[str]] = {
-    "a feature that is not there": PROFILES["dev"],
+    "a feature that is not there": (*PROFILES["dev"], "--set", "server.workers=2"),
     "a dead Valkey": (*PROFILES["dev"][:-2], "--set", "storage.backend=valkey"),
     "a state directory that is a file": (*PROFILES["dev"][:-2], "--set", "state_dir=profiles/base.yaml"),
     "an address of nobody": (*PROFILES["dev"][:-2], "--set", "server.host=192.0.2.1"),

@@ -30,6 +30,8 @@ def test_every_setting_explains_itself(key: str) -> None:
         tree = {part: tree}
     if key == "auth.jwt.previous_secret.value":
         tree = {"auth": {"jwt": {"previous_secret": {"value": value, "valid_until": "2030-01-31T00:00:00Z"}}}}
+    if key == "bridge.mappings":
+        tree = {"bridge": {"mappings": value}, "datastores": {"nats": {"url": "nats://nats:4222"}}}
     assert Settings.model_validate(tree)
 
 
