@@ -97,6 +97,39 @@ BUS = Dashboard(
         ),
         Panel("Commands", {"{{operation}}": _rate("arqonbus_commands_total", "operation")}, "cps"),
         Panel("Started past preflight", {"{{instance}}": "arqonbus_preflight_bypassed"}),
+        Panel(
+            "Going on without the engine",
+            {"{{instance}}": "arqonbus_degraded"},
+            "short",
+            "1 while messages are taken in memory because the storage engine is away.",
+        ),
+        Panel(
+            "Found by the content policy",
+            {"{{rule}}, {{action}}": _rate("arqonbus_policy_findings_total", "rule, action")},
+            "cps",
+        ),
+        Panel(
+            "Clients whose clock is off",
+            {"now": "sum(arqonbus_clients_skewed)", "found": _rate("arqonbus_clock_skews_total")},
+        ),
+        Panel("Age of the issuer's keys", {"{{instance}}": "arqonbus_jwks_age_seconds"}, "s"),
+        Panel(
+            "Fetches of the issuer's keys that failed",
+            {"{{instance}}": _rate("arqonbus_jwks_failures_total", "instance")},
+            "cps",
+        ),
+        Panel(
+            "Bridge to NATS",
+            {"connected": "min(arqonbus_bridge_connected)", "rooms": "max(arqonbus_bridge_rooms)"},
+        ),
+        Panel(
+            "Messages over the bridge",
+            {"{{direction}}": _rate("arqonbus_bridge_messages_total", "direction")},
+            "cps",
+        ),
+        Panel(
+            "Connections made to NATS", {"{{instance}}": _rate("arqonbus_bridge_connects_total", "instance")}
+        ),
     ),
 )
 
