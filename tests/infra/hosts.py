@@ -43,7 +43,7 @@ DATA = f"data-1.{DOMAIN}"
 PUBLIC = f"bus.{DOMAIN}"
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "AUDIT_CONTROL"]
 
-PLAY_SECONDS = 420
+PLAY_SECONDS = 840
 _FAILURE = re.compile(r"^(?:fatal|failed):", re.MULTILINE)
 _RECAP = re.compile(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)\s", re.MULTILINE)
 

@@ -18,7 +18,7 @@ from arqonbus.ops.render import render
 from arqonbus.ops.units import CREDENTIALS, PROFILES
 from tests.infra.hosts import BUS, DATA, PUBLIC, Hosts
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900), pytest.mark.xdist_group("rollout")]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 UNIT = "arqonbus@1"
 EXPOSURE = 1.5

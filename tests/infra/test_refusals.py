@@ -11,7 +11,7 @@ import pytest
 from tests.infra.hosts import ADDRESSES, BUS, DATA, Hosts
 from tests.infra.releases import Releases
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900), pytest.mark.xdist_group("rollout")]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.infra.hosts import ADDRESSES, BUS, DATA, PUBLIC, Hosts, changes
 from tests.infra.load import under_load
 from tests.infra.releases import Releases
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(900), pytest.mark.xdist_group("rollout")]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 CURRENT = "readlink /opt/arqonbus/current"
 
