@@ -77,10 +77,19 @@ def policy(data: bytes) -> None:
     if again.payload is not None or again.blocked is not None:
         raise Broken("what was redacted is found again")
     if kind == JSON_CONTENT and one_line_json(published) is not None:
-        if CARD in json.dumps(msgspec.json.decode(published), ensure_ascii=False):
+        if _holds_card(json.loads(published)):
             raise Broken("a card went through")
     elif CARD.encode() in published:
         raise Broken("a card went through")
+
+
+def _holds_card(value: object) -> bool:
+    """In a text, or as a whole number. One that is written with a point or an exponent is another number."""
+    if isinstance(value, dict):
+        return any(_holds_card(each) for pair in value.items() for each in pair)
+    if isinstance(value, list):
+        return any(map(_holds_card, value))
+    return isinstance(value, str | int) and CARD in str(value)
 
 
 @lru_cache(maxsize=1)
