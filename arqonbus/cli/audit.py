@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.store_options import Opened, add_store_options, positive, run_on_store
 from arqonbus.cli.table import print_table, styled
 
@@ -21,19 +22,12 @@ exit codes: 0 done, 1 failed or (verify) a chain is broken, 2 wrong usage, 3 unr
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+    action = actions_of(parser, EPILOG)
     for name, summary in (
         ("list", "List what was done, oldest first; by default the newest rows."),
         ("verify", "Check the chain of every tenant, or of one."),
     ):
-        added = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        added = action(name, summary)
         if name == "list":
             added.add_argument("--limit", type=positive, default=50, metavar="N", help="default: 50")
             added.add_argument("--after", type=positive, metavar="NUMBER", help="rows after this one")

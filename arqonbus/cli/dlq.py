@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arqonbus.cli import USAGE, Failure
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.store_options import Opened, add_store_options, positive, run_on_store
 from arqonbus.cli.table import print_table, printable, styled
 
@@ -33,17 +34,10 @@ SHOWN_REASON = 70
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+    add = actions_of(parser, EPILOG)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        added = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        added = add(name, summary)
         add_store_options(added)
         return added
 

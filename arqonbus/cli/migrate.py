@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from arqonbus.cli import Failure
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 from arqonbus.cli.table import print_table
 
@@ -32,17 +33,10 @@ exit codes: 0 done, 1 failed or (verify) not at this version's schema, 2 wrong u
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+    add = actions_of(parser, EPILOG)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        added = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        added = add(name, summary)
         added.add_argument("--json", action="store_true", help="write JSON")
         add_profile_options(added)
         return added

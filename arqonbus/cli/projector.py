@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from arqonbus.cli import Failure
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.backfill import add_backfill_options, run_backfill
 from arqonbus.cli.gate import add_gate_options, pass_gate
 from arqonbus.cli.profile_options import add_profile_options, load_profile
@@ -36,18 +37,7 @@ exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile, 130 interrupt
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
-
-    def action(name: str, summary: str) -> argparse.ArgumentParser:
-        return actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-
+    action = actions_of(parser, EPILOG)
     run_ = action("run", "Project until it is told to stop.")
     run_.add_argument("--json", action="store_true", help="say in JSON where its health is, and log in JSON")
     add_gate_options(run_)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arqonbus.cli import USAGE, Failure
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 from arqonbus.cli.table import print_table
 
@@ -26,17 +27,10 @@ unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+    add = actions_of(parser, EPILOG)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        added = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        added = add(name, summary)
         added.add_argument("--json", action="store_true", help="write JSON")
         return added
 

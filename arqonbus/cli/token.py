@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure
+from arqonbus.cli.actions import actions_of
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 from arqonbus.cli.table import print_table, styled
 
@@ -34,17 +35,10 @@ host. exit codes: 0 done, 1 no or an invalid token, 2 wrong usage, 3 unreadable 
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
+    add = actions_of(parser, EPILOG)
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:
-        added = actions.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        added = add(name, summary)
         added.add_argument("--json", action="store_true", help="write JSON")
         add_profile_options(added)
         return added
