@@ -30,6 +30,7 @@ from arqonbus.service.admission import Admission
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.gates import ProfileGates, keep_audit
 from arqonbus.service.projector import boundary, make_projector, open_store
+from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.telemetry.http import OnlineChecks, TelemetryServer, app
@@ -218,14 +219,7 @@ async def run(
     """
     resolved = replace(resolved, settings=with_dev_key(resolved.settings))
     service = Service(resolved.settings, online_checks=lambda: online_subset(running))
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
     running = resolved
-
-    def on_stop() -> None:
-        if stopping.is_set():
-            os._exit(130)
-        stopping.set()
 
     def on_reload() -> Sequence[str]:
         nonlocal running
@@ -236,12 +230,11 @@ async def run(
         with contextlib.suppress(BusError):  # it is in the log
             on_reload()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop)
+    stopping = stop_signal()
     await service.start()
     service.node.counters.preflight_bypassed = int(preflight_bypassed)
     service.node.reload = on_reload
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
     _calm_garbage_collector()
     on_up(service)
     async with Supervisor(os.environ) as supervisor:

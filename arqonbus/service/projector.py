@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from arqonbus.continuum.events import ROOM
 from arqonbus.continuum.projector import Projector, Watch
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
+from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
 from arqonbus.storage.postgres_access import PostgresUnavailable
 from arqonbus.storage.projection import ProjectionStore
@@ -119,33 +119,20 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     )
     telemetry = TelemetryServer(_app(projector, events, store, name), bound, lambda: settings.telemetry.token)
     await telemetry.start()
-    stop = _stop_signal(projector)
+    stopped = stop_signal(projector.stop)
     async with Supervisor(os.environ) as supervisor:
         log.info("the projector is up", extra={"version": __version__, "name_": name, "room": ROOM})
         on_up(settings)
         running = asyncio.create_task(projector.run())
-        await asyncio.wait({running, asyncio.create_task(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {running, asyncio.create_task(stopped.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
         supervisor.stopping()
         await running
     await telemetry.stop()
     await events.close()
     await store.close()
     log.info("the projector is down")
-
-
-def _stop_signal(projector: Projector) -> asyncio.Event:
-    stopping = asyncio.Event()
-
-    def on_stop() -> None:
-        if stopping.is_set():
-            os._exit(130)
-        stopping.set()
-        projector.stop()
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_stop)
-    return stopping
 
 
 def _app(projector: Projector, events: EventLog, store: ProjectionStore, name: str) -> Starlette:
