@@ -80,7 +80,7 @@ class Service:
             self._store = projection_store(self.settings, self.name)
         self.node = Node(
             self.settings,
-            event_log(self.settings, self.name, self._store),
+            event_log(self.settings, self.name, self._store, may_degrade=True),
             name=self.name,
             verify=self.admission.verify,
             run_command=run_command,

@@ -32,12 +32,15 @@ def node_name() -> str:
     return f"{host}-{secrets.token_hex(4)}"
 
 
-def event_log(settings: Settings, node: str, witness: WitnessStore | None = None) -> EventLog:
+def event_log(
+    settings: Settings, node: str, witness: WitnessStore | None = None, *, may_degrade: bool = False
+) -> EventLog:
     """The engine that the profile names, with the rooms that it wants in memory beside it. Not yet opened.
 
-    The `witness` is asked about rooms whenever the engine began anew.
+    The `witness` is asked about rooms whenever the engine began anew. `may_degrade`: it goes on without the
+    engine where the profile says so; that takes a bus, whose listener is a DegradedListener.
     """
-    make = _degradable if _may_degrade(settings) else _engine
+    make = _degradable if may_degrade and _may_degrade(settings) else _engine
     engine = make(settings, node, witness)
     if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
         return engine

@@ -139,6 +139,19 @@ async def test_events_become_episodes(start: Start, publisher: Publisher, store:
     assert buried.deleted
 
 
+def test_a_projector_does_not_go_on_without_the_engine(
+    valkey: ValkeyServer, postgres: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """Also where the profile lets the bus do so: what only its memory had, nobody could project."""
+    away = ("storage.mode=degraded", "datastores.valkey.url=valkey://127.0.0.1:1")
+    process = ProjectorProcess(tmp_path / "log", valkey, postgres, database, *away)
+    with pytest.raises(RuntimeError, match="did not start"):
+        process.start()
+    said = process.log.read_text()
+    assert "Valkey at 127.0.0.1:1 cannot be reached" in said
+    assert "Traceback" not in said
+
+
 async def test_what_is_no_event_goes_to_the_dead_letters_and_stops_nobody(
     start: Start, publisher: Publisher, store: PostgresProjection
 ) -> None:
