@@ -16,12 +16,10 @@ import msgspec
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
+from arqonbus.shield.policy import REDACTED
 from arqonbus.shield.tokens import Identity
 
 MOST_NAMED = 5
-
-
-REDACTED = "[redacted]"
 
 
 class EpisodeGate:
@@ -63,4 +61,4 @@ class EpisodeGate:
         return found
 
 
-__all__ = ["REDACTED", "EpisodeGate"]
+__all__ = ["EpisodeGate"]

@@ -152,7 +152,7 @@ def read_object(text: str, offset: int = 0, read: Callable[[str], Any] | None = 
     return members
 
 
-class _RepeatedKey(Exception):
+class _RepeatedKey(ValueError):
     pass
 
 
@@ -167,10 +167,18 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-_read_numbers = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse).decode
-_read_digits = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_refuse, parse_int=str, parse_float=str
-).decode
+def strict_reader(number: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """Reads JSON as all readers would: no key twice, no NaN. `number` is made of the digits of each number.
+
+    The reader raises ValueError, and RecursionError for what is nested too deeply.
+    """
+    return json.JSONDecoder(
+        object_pairs_hook=_unique, parse_constant=_refuse, parse_int=number, parse_float=number
+    ).decode
+
+
+_read_numbers = strict_reader()
+_read_digits = strict_reader(str)
 
 
 def nesting_exceeds(text: str, limit: int) -> bool:
@@ -382,7 +390,7 @@ def one_line_json(payload: bytes) -> bytes | None:
                 return None
             _read_digits(text)
         formatted: bytes = msgspec.json.format(payload, indent=-1)
-    except (ValueError, msgspec.DecodeError, _RepeatedKey):
+    except (ValueError, msgspec.DecodeError):
         return None
     return formatted if b"\n" in payload or b"\r" in payload else payload
 
@@ -417,4 +425,5 @@ __all__ = [
     "parse_time",
     "read_object",
     "safe_integer",
+    "strict_reader",
 ]

@@ -7,7 +7,6 @@ stands in a value, a key, a header or the name counts. What cannot be looked at 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from arqonbus.config.globs import Glob
 from arqonbus.config.patterns import compile_linear
 from arqonbus.config.policy import Policy as PolicySettings
 from arqonbus.protocol.envelope import Envelope, is_json
-from arqonbus.protocol.wire_json import MAX_DEPTH, nesting_exceeds
+from arqonbus.protocol.wire_json import MAX_DEPTH, nesting_exceeds, strict_reader
+from arqonbus.shield.places import place_in_payload, shown
 from arqonbus.shield.secret_forms import random_text, secret_patterns
 
 Action = Literal["allow", "redact", "block"]
@@ -154,11 +154,11 @@ class Inspector:
         kept: dict[str, str] = {}
         for name, value in headers.items():
             self.whole(name, "a header's name", findings)
-            kept[name] = self.text(value, f"header {_shown(name)}", findings)
+            kept[name] = self.text(value, f"header {shown(name)}", findings)
             if name in self._blocked:
-                findings.append(Finding("blocked-key", "block", f"header {_shown(name)}"))
+                findings.append(Finding("blocked-key", "block", f"header {shown(name)}"))
             elif name in self._redacted and value != REDACTED:
-                findings.append(Finding("redacted-key", "redact", f"header {_shown(name)}"))
+                findings.append(Finding("redacted-key", "redact", f"header {shown(name)}"))
                 kept[name] = REDACTED
         return kept if kept != dict(headers) else None
 
@@ -242,7 +242,7 @@ class _Walk:
 
     def value(self, value: Any, path: tuple[str, ...]) -> Any:
         if path and self._inspector.is_blocked_path(path):
-            self._findings.append(Finding("blocked-path", "block", _where(path)))
+            self._findings.append(Finding("blocked-path", "block", place_in_payload(path)))
         if isinstance(value, str):
             return self._judged(value, path)
         if isinstance(value, msgspec.Raw):  # a number, as its digits
@@ -258,16 +258,16 @@ class _Walk:
 
     def _member(self, key: str, inner: Any, path: tuple[str, ...]) -> Any:
         if key in self._blocked:
-            self._findings.append(Finding("blocked-key", "block", _where(path)))
+            self._findings.append(Finding("blocked-key", "block", place_in_payload(path)))
         elif key in self._redacted and inner != REDACTED:
-            self._findings.append(Finding("redacted-key", "redact", _where(path)))
+            self._findings.append(Finding("redacted-key", "redact", place_in_payload(path)))
             self.changed = True
             return REDACTED
-        self._inspector.whole(key, f"a key in {_where(path[:-1])}", self._findings)
+        self._inspector.whole(key, f"a key in {place_in_payload(path[:-1])}", self._findings)
         return self.value(inner, path)
 
     def _judged(self, text: str, path: tuple[str, ...]) -> str:
-        changed = self._inspector.text(text, _where(path), self._findings)
+        changed = self._inspector.text(text, place_in_payload(path), self._findings)
         self.changed |= changed != text
         return changed
 
@@ -302,24 +302,7 @@ def _is_anchored(pattern: str) -> bool:
     return any(mark in outside_classes for mark in ("^", "$", r"\A", r"\z"))
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a key stands twice")
-    return members
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def _number(text: str) -> msgspec.Raw:
-    return msgspec.Raw(text.encode())
-
-
-_read = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_constant=_refuse, parse_int=_number, parse_float=_number
-).decode
+_read = strict_reader(lambda digits: msgspec.Raw(digits.encode()))
 
 
 def _last_key(path: Sequence[str]) -> str:
@@ -331,15 +314,6 @@ def _path_matches(pattern: Sequence[str], path: Sequence[str]) -> bool:
     return len(pattern) == len(path) and all(
         part in ("*", key) for part, key in zip(pattern, path, strict=True)
     )
-
-
-def _shown(name: str) -> str:
-    """A name of the message's own, safe to repeat: short and printable."""
-    return "".join(c if c.isprintable() else "?" for c in name[:64])
-
-
-def _where(path: Sequence[str]) -> str:
-    return ".".join(("payload", *map(_shown, path)))[:512]
 
 
 __all__ = ["CLEAN", "REDACTED", "Action", "ContentPolicy", "Finding", "Inspector", "Judgement"]

@@ -20,6 +20,7 @@ from arqonbus.config.settings import Settings
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import Invalid
 from arqonbus.protocol.wire_json import one_line_json
+from arqonbus.shield.places import place_in_payload
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -139,7 +140,7 @@ def _json_check(schema: Any, name: str) -> Check:
             raise Invalid("payload", "payload has a number that no double holds") from None
         error = next(validator.iter_errors(value), None)
         if error is not None:
-            where = ".".join(("payload", *map(_shown, error.instance_path)))
+            where = place_in_payload(error.instance_path)
             rule = error.schema_path[-1] if error.schema_path else "false"
             raise Invalid("payload", f"{where[:256]} is not valid for {name}: {rule}")
 
@@ -196,10 +197,6 @@ def _has_unknown(message: Any) -> bool:
         if any(hasattr(each, "ListFields") and _has_unknown(each) for each in inner):
             return True
     return False
-
-
-def _shown(part: str | int) -> str:
-    return "".join(c if c.isprintable() else "?" for c in str(part)[:64])
 
 
 __all__ = [

@@ -21,6 +21,7 @@ from joserfc import jws
 from arqonbus.config.settings import Settings
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.names import is_name
+from arqonbus.protocol.wire_json import strict_reader
 from arqonbus.shield.grants import EVERYTHING, NOTHING, Grant, Grants, grants_claim, parse_grants, role_grants
 from arqonbus.shield.token_keys import (
     MAX_TOKEN_BYTES,
@@ -292,27 +293,19 @@ def mint(
     return token
 
 
+_read = strict_reader()
+
+
 def _json_object(part: str, name: str) -> dict[str, Any]:
     try:
         raw = base64.b64decode(part + "=" * (-len(part) % 4), altchars=b"-_", validate=True)
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        value = _read(raw.decode("utf-8"))
     except (ValueError, binascii.Error, RecursionError):
         # Not chained: the cause repeats the text.
         raise _refused(f"the token's {name} is not a JSON object in base64url") from None
     if not isinstance(value, dict):
         raise _refused(f"the token's {name} is not a JSON object in base64url")
     return value
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("duplicate key")
-    return result
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError("not a JSON number")
 
 
 def _text(claims: Mapping[str, Any], name: str, longest: int) -> str:

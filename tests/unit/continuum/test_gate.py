@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from arqonbus.continuum.events import ROOM, encode_event
-from arqonbus.continuum.gate import REDACTED, EpisodeGate
+from arqonbus.continuum.gate import EpisodeGate
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError
+from arqonbus.shield.policy import REDACTED
 from tests.servers.episodes import event
 from tests.unit.bus.people import identity, message, session
 
