@@ -168,11 +168,11 @@ class Service:
         refuse_unavailable(settings)
         if _levels(settings) != _levels(self.settings):
             raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
-        take_over = self.admission.prepare(settings)
+        admit, judge = self.admission.prepare(settings), self._gates.prepare(settings)
         self._listening.reload(settings.server)
-        self._gates.renew(settings)
+        judge()
         self.node.reconfigure(settings, self.admission.verify)
-        take_over()
+        admit()
         if self.projector is not None:
             self.projector.boundary = boundary(settings)
         self.settings = settings

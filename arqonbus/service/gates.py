@@ -11,6 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,7 +24,7 @@ from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.projector import boundary
 from arqonbus.shield.policy import ContentPolicy, Inspector
-from arqonbus.shield.schemas import Registry, RoomSchemas
+from arqonbus.shield.schemas import Registry
 from arqonbus.shield.signatures import SignatureBook
 from arqonbus.shield.tokens import Identity
 from arqonbus.storage.ports import StorageError
@@ -35,6 +36,7 @@ AUDIT_SECONDS = 5.0
 MAX_UNAUDITED = 10_000  # kinds of blocks that wait for the audit; more are in the metric alone
 
 Decision = tuple[str, str, str]  # rule, action, mode
+Block = tuple[str, str, str, str]  # tenant, subject, room, rule
 
 log = logging.getLogger(__name__)
 
@@ -44,19 +46,18 @@ class ProfileGates:
 
     def __init__(self, settings: Settings) -> None:
         self.decisions: Counter[Decision] = Counter()
-        self.blocked: Counter[tuple[str, str, str, str]] = (
-            Counter()
-        )  # tenant, subject, room, rule; not yet audited
-        self.renew(settings)
+        self.blocked: Counter[Block] = Counter()  # not yet audited
+        self.prepare(settings)()
 
-    def renew(self, settings: Settings) -> None:
-        """Take over another profile whole, or raise ValueError and go on as before."""
-        policy = ContentPolicy(settings.policy)
-        registry = Registry(settings)
-        signers = SignatureBook(settings.auth.signers)
-        policy.of("")  # compiled here and not when the first message comes
-        self._policy, self._registry, self._signers = policy, registry, signers
-        self._settings = settings
+    def prepare(self, settings: Settings) -> Callable[[], None]:
+        """Read another profile's schemas, keys and policy; what takes them over. Raises ValueError."""
+        policy, registry = ContentPolicy(settings.policy), Registry(settings)
+        return partial(self._take_over, settings, policy, registry, SignatureBook(settings.auth.signers))
+
+    def _take_over(
+        self, settings: Settings, policy: ContentPolicy, registry: Registry, signers: SignatureBook
+    ) -> None:
+        self._settings, self._policy, self._registry, self._signers = settings, policy, registry, signers
         self._episodes = EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))
         self._enforced = settings.policy.mode == "enforce"
         self._said: dict[str, float] = {}
@@ -76,38 +77,26 @@ class ProfileGates:
         return self._commands
 
     def _gate(self, room: str) -> Gate | None:
+        """What is asked for in a room, in one chain. What has no room is judged by the policy alone."""
         inspector = self._policy.of(room)
-        if not room:
-            return None if inspector is None else self._policy_gate(inspector)
-        signed = self._settings.room_policy(room).signature
-        schemas = self._registry.of(room)
-        if room == EPISODES:
-            # The boundary blocks keys whether or not a policy is on, and its redaction is the policy's.
-            return self._chain(signed=signed, schemas=schemas, last=self._episodes, inspector=inspector)
-        if not signed and schemas is None:
-            return None if inspector is None else self._policy_gate(inspector)
-        return self._chain(signed=signed, schemas=schemas, last=None, inspector=inspector)
+        signed = bool(room) and self._settings.room_policy(room).signature
+        schemas = self._registry.of(room) if room else None
+        # The boundary blocks keys whether or not a policy is on, and its redaction is the policy's.
+        episodes = self._episodes if room == EPISODES else None
+        if inspector is None and not signed and schemas is None and episodes is None:
+            return None
 
-    def _chain(
-        self, *, signed: bool, schemas: RoomSchemas | None, last: Gate | None, inspector: Inspector | None
-    ) -> Gate:
         def gate(identity: Identity, envelope: Envelope) -> bool:
             if signed:
                 self._signers.check(envelope, identity.tenant, identity.subject)
             if schemas is not None:
                 schemas.check(envelope)
             changed = inspector is not None and self._inspect(inspector, identity, envelope)
-            if last is not None:
-                changed |= last(identity, envelope)
+            if episodes is not None:
+                changed |= episodes(identity, envelope)
             if changed and signed:
                 raise BusError(Code.POLICY_BLOCKED, "the policy would redact a signed message; leave it out")
             return changed
-
-        return gate
-
-    def _policy_gate(self, inspector: Inspector) -> Gate:
-        def gate(identity: Identity, envelope: Envelope) -> bool:
-            return self._inspect(inspector, identity, envelope)
 
         return gate
 

@@ -64,7 +64,7 @@ class _Rule:
 
 
 class ContentPolicy:
-    """A compiled policy. Raises ValueError for a pattern that RE2 does not take."""
+    """A compiled policy. Raises ValueError for a pattern, or a set of them, that RE2 does not take."""
 
     def __init__(self, settings: PolicySettings) -> None:
         self.settings = settings
@@ -90,6 +90,8 @@ class ContentPolicy:
                 for name, text in secret_patterns()
             ]
         self._inspectors: dict[tuple[int, ...], Inspector] = {}
+        if settings.mode != "off":
+            self._inspector(range(len(self._rules)), in_scope=True)  # no room has more to be judged by
 
     def of(self, room: str) -> Inspector | None:
         """What judges messages to a room; None if nothing does. The room of what has none is ''."""
@@ -99,6 +101,9 @@ class ContentPolicy:
         chosen = [number for number, (rooms, _) in enumerate(self._rules) if _covers(rooms, room)]
         if not in_scope and not chosen:
             return None
+        return self._inspector(chosen, in_scope=in_scope)
+
+    def _inspector(self, chosen: Sequence[int], *, in_scope: bool) -> Inspector:
         key = (int(in_scope), *chosen)
         if key not in self._inspectors:
             rules = [self._rules[number][1] for number in chosen]
@@ -286,12 +291,15 @@ def _filter(texts: Sequence[str]) -> Callable[[bytes], Sequence[int]]:
     options.log_errors = False
     options.max_mem = _SET_MEMORY
     patterns = re2.Set.SearchSet(options)
-    for text in texts:
+    for text in (*texts, _PROOF):
         patterns.Add(text)
-    patterns.Add(_PROOF)
-    patterns.Compile()
     match: Callable[[bytes], list[int] | None] = patterns.Match
-    if len(texts) not in (match(_PROOF.encode()) or ()):
+    try:
+        patterns.Compile()
+        proven = len(texts) in (match(_PROOF.encode()) or ())
+    except re2.error:
+        proven = False
+    if not proven:
         raise ValueError("the rules of the policy are too large together; shorten their patterns")
     return lambda text: match(text) or ()
 

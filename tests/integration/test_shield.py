@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from google.protobuf import descriptor_pb2
 
 from arqonbus.client import Client, Message, Rejected
+from arqonbus.config import Resolved, load
 from arqonbus.protocol import signatures
 from arqonbus.protocol.errors import BusError
 from arqonbus.protocol.signatures import MessageSigner
-from tests.integration.conftest import Bus, StartBus
+from arqonbus.service import reload
+from tests.integration.conftest import REPOSITORY, Bus, StartBus
 from tests.integration.waiting import until
 
 CARD = '{"name": "card", "pattern": "4[0-9]{15}", "action": "redact"}'
@@ -107,31 +110,34 @@ async def test_direct_messages_and_commands_are_judged_too(start_bus: StartBus) 
 async def test_a_policy_is_taken_over_whole_or_not_at_all(start_bus: StartBus) -> None:
     """op.policy.reload validates, then swaps; a bad one changes nothing, and the connections stay."""
     bus = await start_bus(*policy("off"))
-    given: list[list[str]] = []
-
-    def reload() -> list[str]:
-        from tests.integration.conftest import REPOSITORY, load, with_dev_key
-
-        resolved = load("dev", root=REPOSITORY, environ={}, overrides=[*kept, *given[-1]])
-        bus.service.reconfigure(with_dev_key(resolved.settings))
-        return ["policy"]
-
     server, telemetry = bus.settings.server, bus.settings.telemetry
     kept = [
         f"state_dir={bus.settings.state_dir}",
         f"server.port={server.port}",
         f"telemetry.port={telemetry.port}",
     ]
-    bus.node.reload = reload
+
+    def profile(*overrides: str) -> Resolved:
+        return load("dev", root=REPOSITORY, environ={}, overrides=[*kept, *overrides])
+
+    running, given = profile(*policy("off")), [""]
+
+    def on_reload() -> Sequence[str]:
+        nonlocal running
+        running, changed = reload(bus.service, running, lambda: profile(*given))
+        return changed
+
+    bus.node.reload = on_reload
     admin, user = await bus.client("root", role="admin"), await bus.client("alice")
     await user.publish("orders", "classified 1")
-    given.append(policy("enforce"))
-    assert await admin.command("op.policy.reload") == {"changed": ["policy"]}
+    given = policy("enforce")
+    assert await admin.command("op.policy.reload") == {"changed": ["policy.mode"]}
     assert (await refusal(user.publish("orders", "classified 2"))).code == "POLICY_BLOCKED"
-    given.append(["policy.mode=enforce", 'policy.rules=[{"name": "bad", "pattern": "("}]'])
-    with pytest.raises(Rejected):
-        await admin.command("op.policy.reload")
-    assert (await refusal(user.publish("orders", "classified 3"))).code == "POLICY_BLOCKED"
+    large = [{"name": f"r{n}", "pattern": f"{n}x.{{990}}"} for n in range(150)]
+    for rules in ('[{"name": "bad", "pattern": "("}]', json.dumps(large)):
+        given = ["policy.mode=enforce", f"policy.rules={rules}"]
+        assert (await refusal(admin.command("op.policy.reload"))).code == "CONFLICT"
+        assert (await refusal(user.publish("orders", "classified 3"))).code == "POLICY_BLOCKED"
     assert (await refusal(user.command("op.policy.get"))).code == "AUTHORIZATION_ERROR"
     assert (await refusal(user.command("op.policy.reload"))).code == "AUTHORIZATION_ERROR"
     assert (admin.reconnects, user.reconnects) == (0, 0)

@@ -251,6 +251,30 @@ def test_a_bad_pattern_refuses_the_policy(pattern: str) -> None:
     assert "pattern" in str(caught.value)
 
 
+def test_a_set_that_is_too_large_refuses_the_policy() -> None:
+    """Each pattern alone would do. One room has all of them, and no message comes first."""
+    rules = [{"name": f"r{n}", "pattern": f"{n}x.{{990}}", "rooms": ["orders"]} for n in range(150)]
+    settings = Policy.model_validate({"mode": "enforce", "rooms": ["public.*"], "rules": rules})
+    with pytest.raises(ValueError, match="too large together"):
+        ContentPolicy(settings)
+    ContentPolicy(settings.model_copy(update={"mode": "off"}))
+
+
+def test_a_set_is_refused_or_finds_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the memory that RE2 may have: no set is taken that is blind."""
+    monkeypatch.setattr("arqonbus.shield.policy._SET_MEMORY", 1 << 20)
+    taken = 0
+    for count in range(1, 30):
+        rules = [{"name": f"r{n}", "pattern": f"{n}x[ab]{{900}}"} for n in range(count)]
+        try:
+            judgement = judged({"x": f"{count - 1}x" + "ab" * 450}, rules=rules)
+        except ValueError:
+            continue
+        taken += 1
+        assert judgement.blocked is not None
+    assert 0 < taken < 29
+
+
 @given(
     st.recursive(
         st.none()
