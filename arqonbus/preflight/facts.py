@@ -148,7 +148,8 @@ class HostFacts:
     requirements: tuple[RequirementFact, ...] = ()
     alerts: tuple[AlertFact, ...] | None = None
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
-    unusable: tuple[str, ...] = ()  # sentences: schemas and keys that nothing can be judged by
+    unusable: tuple[str, ...] = ()  # sentences: schemas, keys and a policy that nothing can be judged by
+    revocations_problem: str = ""
 
 
 FailureKind = Literal[

@@ -27,26 +27,20 @@ from arqonbus.config.document import MAX_BYTES
 from arqonbus.config.provenance import value_at
 from arqonbus.config.regular_file import NotRegular, read_regular
 from arqonbus.preflight.alerts import alerts_below
-from arqonbus.preflight.certificates import certificate_fact, key_fact
 from arqonbus.preflight.facts import (
     BackupFact,
-    CertificateFact,
     DiskFact,
-    FileFact,
     HostFacts,
-    KeyFact,
     PortFact,
     Process,
     RequirementFact,
 )
+from arqonbus.preflight.files import certificates, files, keys, revocations_problem, unusable
 from arqonbus.preflight.fingerprint import fingerprint
 from arqonbus.preflight.intake import Intake
-from arqonbus.shield.schemas import compile_schema
-from arqonbus.shield.signatures import SignatureBook
 
 OVERLAY = Path("/etc/arqonbus/local.yaml")
 UNITS = Path("/etc/systemd/system")
-PEM_BYTES = 2**20
 
 _TIME_ERROR = 5
 _TIMEX_BYTES = 256
@@ -55,7 +49,6 @@ _TIMEX_BYTES = 256
 def gather(intake: Intake, process: Process = "bus") -> HostFacts:
     """The facts for one profile."""
     settings, root = intake.resolved.settings, intake.root
-    files = tuple(_file(key, path) for key, path in [*_named_files(settings, root), *_profile_files(intake)])
     stop, source = _stop_timeout(UNITS)
     receipts = _receipts(intake)
     own = receipts.get(settings.environment, {})
@@ -76,117 +69,22 @@ def gather(intake: Intake, process: Process = "bus") -> HostFacts:
         undeclared_overlay=str(OVERLAY) if settings.host_overlay is None and OVERLAY.exists() else "",
         last_version=str(own.get("version", "")),
         last_version_source=str(own.get("path", "")),
-        files=files,
-        certificates=tuple(_certificates(settings, root)),
-        keys=tuple(_keys(settings, root)),
+        files=tuple(files(intake)),
+        certificates=tuple(certificates(settings, root)),
+        keys=tuple(keys(settings, root)),
         ports=tuple(_ports(settings, process)),
         disks=tuple(_disks(settings, root)),
         backup=_backup(root / settings.backup.directory) if settings.backup.directory else None,
         requirements=tuple(_requirements()),
         alerts=alerts_below(root),
         secret_fingerprints=_other_secrets(intake, receipts),
-        unusable=tuple(_unusable(settings, root)),
+        unusable=tuple(unusable(settings, root)),
+        revocations_problem=revocations_problem(settings, root),
     )
 
 
 def _unlimited(limit: int) -> int:
     return 2**31 if limit == resource.RLIM_INFINITY else limit
-
-
-# -- files
-
-
-def _named_files(settings: Settings, root: Path) -> Iterator[tuple[str, Path]]:
-    tls, stores = settings.server.tls, settings.datastores
-    named: list[tuple[str, Path | None]] = [
-        ("server.tls.cert_file", tls.cert_file),
-        ("server.tls.key_file", tls.key_file),
-        ("server.tls.client_ca_file", tls.client_ca_file),
-        ("datastores.postgres.ca_file", stores.postgres.ca_file),
-    ]
-    for store, files in (("valkey", stores.valkey.tls), ("nats", stores.nats.tls)):
-        named += [
-            (f"datastores.{store}.tls.cert_file", files.cert_file),
-            (f"datastores.{store}.tls.key_file", files.key_file),
-            (f"datastores.{store}.tls.ca_file", files.ca_file),
-        ]
-    named += [("auth.jwt.public_keys", key.file) for key in settings.auth.jwt.public_keys]
-    named += [("schemas", schema.file) for schema in settings.schemas]
-    yield from ((key, root / path) for key, path in named if path is not None)
-
-
-def _unusable(settings: Settings, root: Path) -> Iterator[str]:
-    """What the bus would refuse to start with, of that which is there."""
-    for schema in settings.schemas:
-        if (root / schema.file).is_file():
-            try:
-                compile_schema(schema, root=root)
-            except ValueError as error:
-                yield str(error)
-    try:
-        SignatureBook(settings.auth.signers)
-    except ValueError as error:
-        yield str(error)
-
-
-def _profile_files(intake: Intake) -> Iterator[tuple[str, Path]]:
-    for layer in intake.resolved.provenance.layers:
-        if layer.name in ("base", "profile", "overlay"):
-            yield "profile", intake.root / layer.source
-        if layer.name == "secrets":
-            for place in sorted({place.source for place in layer.places.values()}):
-                yield "secret", Path(place)
-
-
-def _file(key: str, path: Path) -> FileFact:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return FileFact(key=key, path=str(path), state="missing", reason="is not there")
-    except OSError as error:
-        return FileFact(
-            key=key, path=str(path), state="unreadable", reason=f"cannot be read ({error.strerror})"
-        )
-    mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
-    if stat.S_ISDIR(status.st_mode):
-        return FileFact(
-            key=key, path=str(path), state="directory", mode=mode, owner=owner, reason="is a directory"
-        )
-    if not stat.S_ISREG(status.st_mode):
-        return FileFact(key=key, path=str(path), state="other", mode=mode, owner=owner)
-    if not os.access(path, os.R_OK):
-        reason = "cannot be read by this user"
-        return FileFact(key=key, path=str(path), state="unreadable", mode=mode, owner=owner, reason=reason)
-    return FileFact(key=key, path=str(path), state="file", mode=mode, owner=owner)
-
-
-def _bytes(path: Path) -> tuple[bytes, int, int] | None:
-    """Content, mode and owner; None for what `_file` tells about already."""
-    try:
-        content = read_regular(path, PEM_BYTES, follow_links=True)
-        return content.raw, content.mode, path.stat().st_uid
-    except (OSError, NotRegular):
-        return None
-
-
-def _certificates(settings: Settings, root: Path) -> Iterator[CertificateFact]:
-    for key, path in _named_files(settings, root):
-        content = _bytes(path) if key.endswith(("cert_file", "ca_file")) else None
-        if content is not None:
-            yield certificate_fact(key, path, content[0])
-
-
-def _keys(settings: Settings, root: Path) -> Iterator[KeyFact]:
-    named = dict(_named_files(settings, root))
-    for key, path in named.items():
-        content = _bytes(path) if key.endswith("key_file") else None
-        if content is not None:
-            beside = named.get(key.replace("key_file", "cert_file"))
-            certificate = _bytes(beside) if beside else None
-            raw, mode, owner = content
-            yield key_fact(
-                key, path, raw, mode=mode, owner=owner, certificate=certificate[0] if certificate else None
-            )
 
 
 # -- ports

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from arqonbus.config.regular_file import NotRegular, read_regular
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.names import is_name
 from arqonbus.shield.tokens import Identity
@@ -82,13 +83,14 @@ NO_REVOCATIONS = Revocations()
 def read_revocations(path: Path) -> list[Revocation]:
     """The entries of a YAML file. Raises ValueError with a sentence, which repeats nothing of the file."""
     try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_FILE_BYTES + 1)
+        text = read_regular(path, MAX_FILE_BYTES, follow_links=True).raw
         if len(text) > MAX_FILE_BYTES:
             raise ValueError(f"auth.revoked is larger than {MAX_FILE_BYTES} bytes; remove what has ended")
         entries = yaml.safe_load(text) or []
     except OSError as error:
         raise ValueError(f"auth.revoked names a file that cannot be read ({error.strerror})") from error
+    except NotRegular:
+        raise ValueError("auth.revoked names something that is no regular file") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise ValueError("auth.revoked names a file that is not YAML") from None
     if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:

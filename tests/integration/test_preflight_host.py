@@ -243,8 +243,50 @@ def test_schemas_and_keys_that_nothing_can_be_judged_by(tmp_path: Path) -> None:
         for name in ("bad", "good")
     ]
     signers = [{"tenant": "demo", "subject": "alice", "pem": "no key"}]
-    overrides = [f"schemas={json.dumps(schemas)}", f"auth.signers={json.dumps(signers)}"]
+    rules = [{"name": f"r{n}", "pattern": f"{n}x.{{990}}"} for n in range(150)]
+    overrides = [
+        f"schemas={json.dumps(schemas)}",
+        f"auth.signers={json.dumps(signers)}",
+        "policy.mode=enforce",
+        f"policy.rules={json.dumps(rules)}",
+    ]
     intake = take_in(Source("dev", root=REPOSITORY, environ={}, overrides=overrides))
-    first, second = gather(intake).unusable
+    first, second, third = gather(intake).unusable
     assert first.startswith("schema bad is not a JSON Schema")
     assert second == "auth.signers[0] is not a public key in PEM"
+    assert third.startswith("the rules of the policy are too large together")
+
+
+def test_files_that_decide_who_is_let_in(tmp_path: Path) -> None:
+    """They are seen as they are; a list of revoked tokens that is none is a sentence, and a pipe no wait."""
+    authority = Authority(tmp_path / "ca")
+    revoked = tmp_path / "revoked.yaml"
+    overrides = [
+        f"auth.revoked={revoked}",
+        "auth.jwt.jwks_url=https://id.example.org/keys",
+        f"auth.jwt.jwks_ca_file={authority.file}",
+    ]
+    problems = []
+
+    def facts() -> HostFacts:
+        return gather(take_in(Source("dev", root=REPOSITORY, environ={}, overrides=overrides)))
+
+    problems.append(facts().revocations_problem)
+    os.mkfifo(revoked)
+    problems.append(facts().revocations_problem)
+    revoked.unlink()
+    for text in ("jti: a", "- {jti: a}"):
+        revoked.write_text(text)
+        problems.append(facts().revocations_problem)
+    revoked.chmod(0o666)
+    seen = facts()
+    modes = {file.key: file.mode for file in seen.files}
+    assert modes["auth.revoked"] == 0o666
+    assert modes["auth.jwt.jwks_ca_file"] == authority.file.stat().st_mode & 0o777
+    assert [each.authority for each in seen.certificates if each.key == "auth.jwt.jwks_ca_file"] == [True]
+    assert [says.partition("auth.revoked ")[2].split(" (")[0] for says in problems] == [
+        "names a file that cannot be read",
+        "names something that is no regular file",
+        "is not a list of at most 100000 entries",
+        "",
+    ]

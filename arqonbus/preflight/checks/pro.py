@@ -135,12 +135,12 @@ def _covers(wide: str, narrow: str) -> bool:
 
 @check(
     "ARQ-PRO-008",
-    "Schemas and keys of signers can be used",
+    "Schemas, keys of signers and the policy can be used",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The bus does not start with a schema or a key that it cannot judge by.",
+    why="The bus does not start with a schema, a key or rules that it cannot judge by.",
     fix=("ls -l FILE", "arqonbus schema list --profile PROFILE"),
-    reads=("schemas", "auth.signers"),
+    reads=("schemas", "auth.signers", "policy"),
 )
 def schemas_can_be_read(context: Context) -> Outcome:
     files = [f for f in context.host.files if f.key == "schemas" and f.state != "file"]

@@ -21,6 +21,14 @@ from arqonbus.preflight.registry import check
 
 LONGEST_DAYS = 31
 
+_TRUSTED = (
+    "server.tls.client_ca_file",
+    "auth.jwt.jwks_ca_file",
+    "auth.jwt.public_keys",
+    "auth.signers",
+    "auth.revoked",
+)
+
 
 @check(
     "ARQ-SEC-003",
@@ -214,3 +222,40 @@ def public_keys_can_be_read(context: Context) -> Outcome:
     bad = [file for file in files if file.state != "file"]
     remarks = [f"{file.path} {file.reason or 'is no regular file'}" for file in bad]
     return verdict(remarks, expected="readable files")
+
+
+@check(
+    "ARQ-SEC-025",
+    "The list of revoked tokens can be used",
+    phase=Phase.HOST,
+    severity=EVERYWHERE,
+    why="The bus does not start without it: tokens that were revoked would open it again.",
+    fix=("ls -l FILE", "$EDITOR FILE   # - {tenant: acme, sub: alice, until: 2030-01-31T00:00:00Z}"),
+    reads=("auth.revoked",),
+    tags=("tokens",),
+)
+def revocations_can_be_read(context: Context) -> Outcome:
+    problem = context.host.revocations_problem
+    return verdict([problem] if problem else [], expected="a list of what is revoked, perhaps an empty one")
+
+
+@check(
+    "ARQ-SEC-026",
+    "What decides who is let in can be written by root or the bus only",
+    phase=Phase.HOST,
+    severity=OUTSIDE_DEV,
+    why="Whoever can write a trusted key, an authority or the list of revoked tokens lets in whom they like.",
+    fix=("chown root:arqonbus FILE && chmod 0640 FILE",),
+    reads=_TRUSTED,
+    tags=("tokens",),
+)
+def trust_is_owned(context: Context) -> Outcome:
+    host = context.host
+    held = [file for file in host.files if file.key in _TRUSTED and file.state == "file"]
+    strange = [file for file in held if file.owner not in (0, host.uid) or file.mode & 0o022]
+    remarks = [
+        Remark(f"{file.path} belongs to the user {file.owner} and has mode {file.mode:04o}", (file.key,))
+        for file in strange
+    ]
+    fix = [f"chown root:arqonbus {file.path} && chmod 0640 {file.path}" for file in strange]
+    return verdict(remarks, expected="root or the user of the bus, and no right to write for others", fix=fix)

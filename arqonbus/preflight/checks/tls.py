@@ -23,7 +23,13 @@ from arqonbus.preflight.registry import check
 DAY = 86_400.0
 EXPIRY_DAYS = 21
 
-_SETTINGS = ("server.tls", "datastores.valkey.tls", "datastores.postgres.ca_file", "datastores.nats.tls")
+_SETTINGS = (
+    "server.tls",
+    "datastores.valkey.tls",
+    "datastores.postgres.ca_file",
+    "datastores.nats.tls",
+    "auth.jwt.jwks_ca_file",
+)
 _CERT, _KEY, _CA = "server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file"
 _FILES = "ARQ-TLS-003"
 _READABLE = (_FILES, "ARQ-TLS-004")
