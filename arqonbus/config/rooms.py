@@ -60,6 +60,11 @@ class RoomRule(Section):
         "Whether the room goes on in memory while the engine is away; without one, storage.mode.",
         example="degraded",
     )
+    durable_history: Literal["postgres"] | None = setting(
+        None,
+        "Where messages stand beside the engine before their ack, so that the room comes back from there.",
+        example="postgres",
+    )
     grants: tuple[Action, ...] = setting(
         (),
         "What every token of the tenant may do here, beside its own grants.",
@@ -94,6 +99,7 @@ class RoomPolicy:
     durability: Durability
     in_process: bool
     mode: StorageMode
+    durable_history: bool
     grants: frozenset[Action]
     signature: bool
 
@@ -113,9 +119,27 @@ def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> Roo
         durability=rule.durability or storage.durability,
         in_process=rule.durability == "memory",
         mode=rule.mode or storage.mode,
+        durable_history=rule.durable_history is not None and kept.keep,
         grants=frozenset(rule.grants),
         signature=rule.signature,
     )
 
 
-__all__ = ["Action", "RoomHistory", "RoomPolicy", "RoomRule", "SlowConsumer", "room_policy"]
+def unkeepable(rule: RoomRule, storage: Storage, *, has_postgres: bool) -> str:
+    """Why the durable history that the rule asks for cannot be had; empty if it can, or is not wanted."""
+    if rule.durable_history is None:
+        return ""
+    if storage.backend != "valkey":
+        return f"storage.backend is {storage.backend}; a durable history stands beside valkey"
+    if not has_postgres:
+        return "datastores.postgres is not configured"
+    if rule.history is not None and not rule.history.keep:
+        return "its history is off"
+    if rule.durability == "memory":
+        return "its durability is memory"
+    if (rule.mode or storage.mode) == "degraded":
+        return "its mode is degraded, and what only memory has cannot be in Postgres"
+    return ""
+
+
+__all__ = ["Action", "RoomHistory", "RoomPolicy", "RoomRule", "SlowConsumer", "room_policy", "unkeepable"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from arqonbus.bus.policies import Policies
 from arqonbus.config import Settings
+from arqonbus.config.rooms import unkeepable
 from arqonbus.continuum.events import ROOM as EPISODES
 from arqonbus.shield.tokens import OWN_TENANT
 from arqonbus.storage.client_tls import client_context
@@ -18,6 +19,7 @@ from arqonbus.storage.projection import ProjectionStore
 from arqonbus.storage.witness import WitnessStore
 
 if TYPE_CHECKING:
+    from arqonbus.storage.durable_history import HistoryStore
     from arqonbus.storage.valkey import ValkeyLog
 
 # Rooms that are looked for in every tenant: the projector works where there is one.
@@ -40,6 +42,10 @@ def event_log(
     The `witness` is asked about rooms whenever the engine began anew. `may_degrade`: it goes on without the
     engine where the profile says so; that takes a bus, whose listener is a DegradedListener.
     """
+    for rule in settings.rooms:
+        because = unkeepable(rule, settings.storage, has_postgres=settings.datastores.postgres.configured)
+        if because:
+            raise ValueError(f'rooms "{rule.match}" cannot have a durable history: {because}')
     make = _degradable if may_degrade and _may_degrade(settings) else _engine
     engine = make(settings, node, witness)
     if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
@@ -110,12 +116,15 @@ def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> 
     rules = [rule for rule in settings.rooms if rule.durability is not None]
     tls = client_context(valkey.tls) if valkey.encrypted else None
     finder = Sentinels.of(valkey.sentinel, tls) if valkey.sentinel.nodes else None
+    policies = Policies(settings)
     if not valkey.configured:
         raise ValueError("storage.backend is valkey and neither datastores.valkey.url nor sentinel is set")
     return ValkeyLog(
         [f"valkey://{node}" for node in valkey.sentinel.nodes] if finder else [valkey.url or ""],
         node_id=node,
         witness=witness,
+        history=_history_store(settings),
+        is_kept=lambda key: key.tenant != OWN_TENANT and policies.of(key.room).durable_history,
         durability=durability,
         mixed=any(_level(rule.durability) not in (durability, Durability.MEMORY) for rule in rules),
         cluster=valkey.cluster,
@@ -127,6 +136,14 @@ def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> 
         dedup_seconds=storage.dedup_window,
         indexed_rooms=INDEXED_ROOMS,
     )
+
+
+def _history_store(settings: Settings) -> HistoryStore | None:
+    if all(rule.durable_history is None for rule in settings.rooms):
+        return None
+    from arqonbus.storage.postgres_history import PostgresHistory
+
+    return PostgresHistory(settings.datastores.postgres)
 
 
 def projection_store(settings: Settings, process: str) -> ProjectionStore:

@@ -7,21 +7,17 @@ order of arrival, and no number of projectors, can take an episode back in time.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar, cast
-
-import asyncpg
-import msgspec
+from typing import Any, TypeVar
 
 from arqonbus.config.stores import Postgres
-from arqonbus.storage import audit_chain, migrate
+from arqonbus.storage import audit_chain
 from arqonbus.storage import postgres_sql as sql
 from arqonbus.storage.ports import RoomKey, StorageError
-from arqonbus.storage.postgres_access import Connection, Pool, open_pool, place
+from arqonbus.storage.postgres_access import Connection
 from arqonbus.storage.postgres_rows import (
     FOREVER,
     NEVER,
@@ -34,6 +30,7 @@ from arqonbus.storage.postgres_rows import (
     letter_row,
     to_json,
 )
+from arqonbus.storage.postgres_transactions import NoPartition, Transactions
 from arqonbus.storage.projection import (
     Arrival,
     AuditEntry,
@@ -46,18 +43,12 @@ from arqonbus.storage.projection import (
     Selection,
     Subject,
     Tally,
-    Unprojectable,
 )
 from arqonbus.storage.tallying import Fresh, Key, distinct, tally
 from arqonbus.storage.witness import Mark
 
-WRITER = "arqonbus_writer"
 BUCKETS = 16
 PAGE = 1000
-TRIES = 5  # of a transaction that Postgres ended for the sake of another one
-
-# Refusals of the data itself: SQLSTATE classes 22 (data exception), 23 (integrity), 54 (limits).
-_DATA_CLASSES = ("22", "23", "54")
 _DERIVE = {  # by rebuild, dry_run
     (False, False): sql.BACKFILL,
     (False, True): sql.TRY_BACKFILL,
@@ -68,22 +59,15 @@ _DERIVE = {  # by rebuild, dry_run
 T = TypeVar("T")
 
 
-class _NoPartition(StorageError):
-    """An event of a month without a partition."""
-
-
 class PostgresProjection:
     """ProjectionStore in Postgres. `bucket` keeps this process's books apart from those of others."""
 
     name = "postgres"
 
     def __init__(self, store: Postgres, *, bucket: int = 0, application: str = "arqonbus projector") -> None:
-        self._store = store
         self._bucket = bucket % BUCKETS
         self._application = application
-        self._pool: Pool | None = None
-        self._closed = False
-        self._opening = asyncio.Lock()
+        self._transactions = Transactions(store, application)
         self._partitions: set[tuple[int, int]] = set()
 
     async def open(self) -> None:
@@ -91,32 +75,11 @@ class PostgresProjection:
 
         One that could not be opened is opened by whoever needs it first.
         """
-        self._closed = False
-        await self._opened()
-
-    async def _opened(self) -> Pool:
-        if self._closed:
-            raise StorageError("The projection is not open.")
-        async with self._opening:
-            if self._pool is None:
-                self._pool = await self._connect()
-            return self._pool
-
-    async def _connect(self) -> Pool:
-        steps = await migrate.plan(self._store)
-        if steps:
-            missing = ", ".join(map(str, steps))
-            raise migrate.MigrationRefused(
-                f"{place(self._store)} lacks the migrations {missing}. Run: arqonbus migrate apply"
-            )
-        return await open_pool(self._store, application=self._application, role=WRITER)
+        await self._transactions.open()
 
     async def close(self) -> None:
         """See ProjectionStore.close. Connections are ended, not waited for."""
-        self._closed = True
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+        self._transactions.close()
 
     async def probe(self) -> float:
         """See ProjectionStore.probe."""
@@ -125,7 +88,7 @@ class PostgresProjection:
         for statement, arguments in ((sql.PROBE, (name, value)), (sql.PROBED, (name,))):
             rows = await self._fetch(statement, *arguments)
             if [row["value"] for row in rows] != [value]:
-                raise StorageError(f"{place(self._store)} gives back something else than was written")
+                raise StorageError(f"{self._transactions.place} gives back something else than was written")
         return time.perf_counter() - began
 
     # -- projecting
@@ -147,11 +110,11 @@ class PostgresProjection:
         """Write events, once there are partitions for all of them."""
         await self._ensure_partitions(events)
         try:
-            return await self._in_transaction(write)
-        except _NoPartition:  # another process has retired one that this one had seen
+            return await self._transactions.run(write)
+        except NoPartition:  # another process has retired one that this one had seen
             self._partitions.clear()
             await self._ensure_partitions(events)
-            return await self._in_transaction(write)
+            return await self._transactions.run(write)
 
     async def _ensure_partitions(self, events: Iterable[Event]) -> None:
         months = {(event.event_time.year, event.event_time.month) for event in events} - self._partitions
@@ -161,7 +124,7 @@ class PostgresProjection:
             async def ensure(connection: Connection, day: Any = day) -> None:
                 await connection.fetchval("SELECT arqonbus.ensure_partition($1)", day)
 
-            await self._in_transaction(ensure)
+            await self._transactions.run(ensure)
             self._partitions.add((year, month))
 
     # -- reading
@@ -263,7 +226,7 @@ class PostgresProjection:
                 last if len(subjects) == limit else None,
             )
 
-        return await self._in_transaction(write)
+        return await self._transactions.run(write)
 
     async def retire(self, before: datetime) -> Sequence[str]:
         """See ProjectionStore.retire."""
@@ -293,7 +256,7 @@ class PostgresProjection:
             await connection.execute(sql.MOVE_HEAD, tenant, entry.number, entry.hash)
             return entry
 
-        return await self._in_transaction(write)
+        return await self._transactions.run(write)
 
     async def audit(self, tenant: str, after: int, limit: int) -> Sequence[AuditEntry]:
         """See ProjectionStore.audit."""
@@ -307,8 +270,6 @@ class PostgresProjection:
     async def audited(self) -> Sequence[str]:
         """See ProjectionStore.audited."""
         return [row[0] for row in await self._fetch(sql.AUDITED)]
-
-    # -- connections
 
     # -- how far rooms had come
 
@@ -326,37 +287,14 @@ class PostgresProjection:
             await connection.execute(sql.WITNESS, *columns)
 
         if marks:
-            await self._in_transaction(write)
+            await self._transactions.run(write)
 
     async def _fetch(self, query: str, *arguments: Any) -> Sequence[Any]:
         async def read(connection: Connection) -> Sequence[Any]:
             await connection.execute(sql.READ_IN_ORDER)
             return await connection.fetch(query, *arguments)
 
-        return await self._in_transaction(read)
-
-    async def _in_transaction(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do the work in a transaction, again where Postgres ended it for the sake of another one."""
-        pool = self._pool or await self._opened()
-        for tries in range(1, TRIES + 1):
-            try:
-                async with pool.acquire() as connection, connection.transaction():
-                    return await work(cast("Connection", connection))
-            except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
-                if tries == TRIES:
-                    raise StorageError(f"{place(self._store)} gave up {tries} times: {error}") from error
-                await asyncio.sleep(0.01 * 2**tries)
-            except asyncpg.PostgresError as error:
-                if isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name:
-                    raise _NoPartition(f"{place(self._store)} has no place for it: {error}") from error
-                if (error.sqlstate or "")[:2] in _DATA_CLASSES:
-                    raise Unprojectable(f"{place(self._store)} refuses the data: {error}") from error
-                raise StorageError(f"{place(self._store)} answers with an error: {error}") from error
-            except (asyncpg.DataError, UnicodeError, msgspec.EncodeError) as error:  # it was not sent
-                raise Unprojectable(f"The data cannot be written to {place(self._store)}: {error}") from error
-            except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
-                raise StorageError(f"The connection to {place(self._store)} was lost: {error}") from error
-        raise AssertionError("unreachable")
+        return await self._transactions.run(read)
 
 
 async def _insert(connection: Connection, arrivals: Sequence[Arrival]) -> Mapping[Key, Fresh]:
@@ -388,4 +326,4 @@ async def _enter(connection: Connection, tallies: Mapping[str, Tally], bucket: i
         await connection.execute(sql.ENTER, *[list(column) for column in zip(*rows, strict=True)])
 
 
-__all__ = ["BUCKETS", "WRITER", "PostgresProjection"]
+__all__ = ["BUCKETS", "PostgresProjection"]

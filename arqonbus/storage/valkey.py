@@ -15,6 +15,7 @@ from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
 
+from arqonbus.storage.durable_history import DurableHistory, HistoryStore
 from arqonbus.storage.ports import (
     Batch,
     Durability,
@@ -46,6 +47,7 @@ from arqonbus.storage.valkey_keys import Slotted, node_channel, probe_key, room_
 from arqonbus.storage.valkey_link import Access, Command, Endpoint, Finder
 from arqonbus.storage.valkey_live import Live
 from arqonbus.storage.valkey_presence import SharedPresence
+from arqonbus.storage.valkey_refill import Refill
 from arqonbus.storage.valkey_registry import Registry
 from arqonbus.storage.witness import WitnessStore
 
@@ -76,7 +78,8 @@ class ValkeyLog:
     replicas, because a successor has only what it was sent; None: as many as the finder says, else none.
     `mixed`: batches name levels of their own, so that those which wait for the disk get connections of their
     own. The `witness` knows how far rooms had come before the engine began anew; without one a room is only
-    taken to be whole where this process itself was there, or nothing can be lost.
+    taken to be whole where this process itself was there, or nothing can be lost. Rooms for which `is_kept`
+    are in `history` too before their messages are acknowledged, and come back from there.
     """
 
     name = "valkey"
@@ -90,6 +93,8 @@ class ValkeyLog:
         durability: Durability = Durability.HOT,
         mixed: bool = False,
         witness: WitnessStore | None = None,
+        history: HistoryStore | None = None,
+        is_kept: Callable[[RoomKey], bool] = lambda _room: False,
         cluster: bool = False,
         finder: Finder | None = None,
         durable_replicas: int | None = None,
@@ -126,7 +131,9 @@ class ValkeyLog:
             durable=durability is Durability.DURABLE or mixed,
         )
         self._flush_lines = FlushLines(self._engine) if mixed else None
-        self._fence = Fence(self._engine, witness)
+        self._history = DurableHistory(history, is_kept, self._on_unknown) if history is not None else None
+        refill = Refill(self._engine, self._history, dedup_seconds) if self._history is not None else None
+        self._fence = Fence(self._engine, witness, refill)
         self._live = Live(self._engine, self._on_message, self._on_gap)
         self._presence = SharedPresence(
             self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
@@ -142,6 +149,7 @@ class ValkeyLog:
             replicas=_replicas(durable_replicas, finder),
             flush_lines=self._flush_lines,
             fence=self._fence,
+            is_kept=self._is_kept,
             on_sending=self._registry.announce,
             on_stored=self._registry.on_stored,
             on_unknown=self._on_unknown,
@@ -162,6 +170,8 @@ class ValkeyLog:
         self._engine.on_change = self._on_change
         self._presence.open()
         self._fence.open()
+        if self._history is not None:
+            self._history.open(self)
         self._open = True
 
     async def close(self) -> None:
@@ -170,6 +180,8 @@ class ValkeyLog:
             return
         self._open = False
         await self._appends.close()
+        if self._history is not None:
+            await self._history.close()
         await self._registry.settled()
         await self._presence.close()
         await self._fence.close()
@@ -183,7 +195,13 @@ class ValkeyLog:
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:
         """See EventLog.append. Sent in this call, so the order of calls is the order stored."""
-        return self._appends.append(batches)
+        stored = self._appends.append(batches)
+        if self._history is None or not any(self._is_kept(batch.room) for batch in batches):
+            return stored
+        return self._history.settled(batches, stored)
+
+    def _is_kept(self, room: RoomKey) -> bool:
+        return self._history is not None and self._history.keeps(room)
 
     async def head(self, room: RoomKey) -> Head:
         """See EventLog.head."""
@@ -218,9 +236,10 @@ class ValkeyLog:
         command = ("FCALL", "arqonbus_" + function, 2, keys.log, keys.meta, *arguments)
         for _ in range(_MOST_CHECKS):
             [reply] = await self._engine.flight(keys.slot, [(*command, self._fence.run(keys.slot))])
-            if not is_unchecked(reply):
+            if is_unchecked(reply):
+                await self._fence.check(room)
+            elif not _is_absent(reply) or not await self._fence.restore(room):
                 break
-            await self._fence.check(room)
         if isinstance(reply, Exception):
             raise storage_error(reply)
         return reply
@@ -243,10 +262,15 @@ class ValkeyLog:
     async def delete_room(self, room: RoomKey) -> bool:
         """See EventLog.delete_room."""
         keys = room_keys(room)
+        history = self._history if self._is_kept(room) else None
+        if history is not None:
+            await history.delete(room)
         window_us = int(self._dedup_seconds * 1_000_000)
         command = ("FCALL", "arqonbus_delete", 3, keys.log, keys.meta, keys.ids, window_us)
         written = await self._engine.call(keys.slot, *command)
         self._fence.forget(room)
+        if history is not None:
+            await history.deleted(room)
         listed = await self._registry.delete(room)
         return bool(written) or listed
 
@@ -383,6 +407,14 @@ def _replicas(wanted: int | None, finder: Finder | None) -> Callable[[], int]:
     if wanted is not None:
         return lambda: wanted
     return finder.replicas if finder is not None else lambda: 0
+
+
+def _is_absent(reply: Any) -> bool:
+    """Whether this head, or this page with its head, is of a room that is not there."""
+    if isinstance(reply, Exception):
+        return False
+    head = reply[0] if isinstance(reply[0], list) else reply
+    return not head[0]
 
 
 def _head(reply: Any) -> Head:

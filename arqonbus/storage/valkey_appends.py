@@ -89,6 +89,7 @@ class Appends:
         replicas: Callable[[], int] = lambda: 0,
         flush_lines: FlushLines | None,
         fence: Fence,
+        is_kept: Callable[[RoomKey], bool],
         on_sending: Callable[[RoomKey], None],
         on_stored: OnStored,
         on_unknown: Callable[[RoomKey], None],
@@ -99,6 +100,7 @@ class Appends:
         self._durability = durability
         self._durable_links = flush_lines or engine
         self._fence = fence
+        self._is_kept = is_kept
         self._window_us = int(dedup_seconds * 1_000_000)
         self._flush_ms = int(flush_timeout * 1000)
         self._replicas = replicas
@@ -152,9 +154,10 @@ class Appends:
             await asyncio.wait(self._calls)
 
     def _command(self, sent: _Sent, run: str) -> Command:
-        keys, (_, items, retention, _) = sent.keys, sent.batch
+        keys, (room, items, retention, _) = sent.keys, sent.batch
+        function = "arqonbus_append_kept" if self._is_kept(room) else "arqonbus_append_checked"
         parts: list[str | int | bytes] = [
-            "FCALL", "arqonbus_append_checked", 4, keys.log, keys.meta, keys.ids, keys.live,
+            "FCALL", function, 4, keys.log, keys.meta, keys.ids, keys.live,
             self._writer, sent.number, new_ulid(), retention.max_messages, retention.max_age_us,
             self._window_us,
         ]  # fmt: skip

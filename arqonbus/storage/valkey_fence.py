@@ -16,6 +16,7 @@ from arqonbus.protocol.ids import ulid_after
 from arqonbus.storage.ports import Head, RoomKey, StorageError
 from arqonbus.storage.valkey_engine import Engine
 from arqonbus.storage.valkey_keys import room_keys
+from arqonbus.storage.valkey_refill import Refill
 from arqonbus.storage.witness import Evidence, Incarnation, Mark, Standing, WitnessStore, is_whole
 
 FLUSH_SECONDS = 1.0
@@ -29,11 +30,17 @@ _log = logging.getLogger(__name__)
 class Fence:
     """Checks rooms of one engine. `seen` has (epoch, last) of rooms since they were last written down."""
 
-    def __init__(self, engine: Engine, witness: WitnessStore | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        witness: WitnessStore | None,
+        refill: Refill | None = None,
+    ) -> None:
         self.seen: dict[RoomKey, tuple[str, int]] = {}
         self.renewed = 0  # rooms that went on in a new epoch
         self._engine = engine
         self._witness = witness
+        self._refill = refill
         self._marks: dict[RoomKey, Mark] = {}  # written down, or about to be
         self._owed: set[RoomKey] = set()
         self._task: asyncio.Task[None] | None = None
@@ -58,19 +65,26 @@ class Fence:
     async def check(self, room: RoomKey) -> None:
         """Look at the room, and let it go on in a new epoch if its end may be lost. Raises StorageError.
 
-        Of many nodes that do so at once, one wins: the change is made only to what was looked at.
+        Of many nodes that do so at once, one wins: the change is made only to what was looked at. A room with
+        a durable history gets back what the engine lost of it, or begins if it never was.
         """
         keys = room_keys(room)
         for _ in range(_TRIES):
             server = await self._engine.identity(keys.slot)
             reply = await self._engine.call(keys.slot, "HMGET", keys.meta, "epoch", "last", "run")
-            if reply[0] is None:
+            refill = self._refill if self._refill is not None and self._refill.keeps(room) else None
+            if reply[0] is None and refill is None:
                 return
-            held = Standing(reply[0].decode(), int(reply[1]), (reply[2] or b"").decode())
+            held = Standing((reply[0] or b"").decode(), int(reply[1] or 0), (reply[2] or b"").decode())
             if held.run == server.run:
                 return
-            whole = is_whole(held, server, await self._evidence(room))
+            whole = bool(held.epoch) and is_whole(held, server, await self._evidence(room))
             epoch = "" if whole else ulid_after(held.epoch)
+            if refill is not None:
+                filled = await refill.fill(room, held, whole=whole)
+                if filled is None:
+                    continue
+                held, epoch = filled
             arguments = (server.run, held.epoch, held.last, held.run, epoch)
             now, run = await self._engine.call(
                 keys.slot, "FCALL", "arqonbus_renew", 2, keys.log, keys.meta, *arguments
@@ -84,6 +98,13 @@ class Fence:
             if run == server.run.encode():
                 return
         raise StorageError(f"The room {room.room} was not found at rest on a Valkey that changes.")
+
+    async def restore(self, room: RoomKey) -> bool:
+        """Bring a room back that the engine has not, if its durable history has. Raises StorageError."""
+        if self._refill is None or not self._refill.keeps(room) or not await self._refill.is_known(room):
+            return False
+        await self.check(room)
+        return True
 
     async def begin_epoch(self, room: RoomKey, after: str) -> Head:
         """Let the room go on in an epoch greater than `after` and its own. Its head then."""

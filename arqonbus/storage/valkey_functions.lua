@@ -4,7 +4,7 @@
 -- Keys of a call share one hash tag. A room's `meta` hash: epoch, last (sequence), time (of the last append),
 -- oldest (no held entry is older), run (of the server under which the room was last checked for a lost tail),
 -- base (entries up to it are of earlier epochs) and prev (the epoch before). Its `log` stream: id <sequence>-0, fields t(ime) i(d) c(hannel) d(ata).
-local VERSION = 3
+local VERSION = 4
 
 -- unpack() has a limit of some 8000 values; commands with many arguments go in steps below it.
 local STEP = 1000
@@ -162,6 +162,35 @@ local function append_checked(keys, args)
   return append(keys, args, run)
 end
 
+-- As append_checked, for a room with a durable history: one that is not there may have been lost, too.
+local function append_kept(keys, args)
+  if server.call('EXISTS', keys[2]) == 0 then return unchecked() end
+  return append_checked(keys, args)
+end
+
+-- Puts entries back that the server lost, behind those that it has; a room that is not there begins. The room stays
+-- as unchecked as it is. KEYS log, meta, ids. ARGV epoch, last and run that the caller has seen ('', 0 and '' for no
+-- room), the epoch that it is in, dedup window us, then sequence, time us, id, channel, data of each entry, ascending.
+-- 0 if the room is another one by now.
+local function refill(keys, args)
+  local held = server.call('HMGET', keys[2], 'epoch', 'last', 'run', 'time')
+  if (held[1] or '') ~= args[1] or (held[2] or '0') ~= args[2] or (held[3] or '') ~= args[3] then return 0 end
+  local last, time_us, remembered = args[2], held[4] or '0', {}
+  for at = 6, #args, 5 do
+    last, time_us = args[at], args[at + 1]
+    server.call('XADD', keys[1], last .. '-0', 't', time_us, 'i', args[at + 2], 'c', args[at + 3], 'd', args[at + 4])
+    remembered[#remembered + 1] = args[at + 2]
+    remembered[#remembered + 1] = last
+  end
+  server.call('HSET', keys[2], 'epoch', args[4], 'last', last, 'time', time_us)
+  local window_us, now = tonumber(args[5]), clock_us()
+  if #remembered > 0 and tonumber(time_us) > now - window_us then
+    remember_ids(id_bucket(keys[3], now, window_us, 0), remembered,
+      (math.floor(now / window_us) + 2) * window_us / 1000)
+  end
+  return 1
+end
+
 -- KEYS log, meta. ARGV run, then epoch, last and run that the caller has seen, and the epoch to begin, or '' to
 -- go on with the one that is. Nothing is changed if the room is another one by now. Returns epoch and run.
 local function renew(keys, args)
@@ -286,6 +315,8 @@ end
 
 register('append', function(keys, args) return append(keys, args) end, {})
 register('append_checked', append_checked, {})
+register('append_kept', append_kept, {})
+register('refill', refill, {})
 register('renew', renew, {})
 register('generation', generation, { 'allow-oom' })
 register('head_checked', head_checked, { 'no-writes' })

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
+from arqonbus.config.rooms import unkeepable
 from arqonbus.config.stores import Postgres
 from arqonbus.preflight.checks.net import ADDRESSES, host_of, is_local
 from arqonbus.preflight.model import (
@@ -414,3 +415,21 @@ def memory_is_not_shared(context: Context) -> Outcome:
     if not remarks and settings.room_policy(_EPISODES).in_process:
         remarks = [Remark(f"{_EPISODES} is in memory, and is never projected", (), place)]
     return verdict(remarks, expected="hot or durable, where others are to see a room")
+
+
+@check(
+    "ARQ-STO-022",
+    "A durable history can be kept",
+    severity=EVERYWHERE,
+    why="The bus does not start rather than ack what it cannot bring back.",
+    fix=("$EDITOR FILE   # rooms: {durable_history: postgres} with storage.backend valkey, and Postgres",),
+    reads=("rooms", "storage.backend", "storage.mode", *ADDRESSES),
+)
+def durable_history_can_be_kept(context: Context) -> Outcome:
+    settings, place = context.settings, context.resolved.location("rooms")
+    has_postgres = settings.datastores.postgres.configured
+    found = [
+        (rule.match, unkeepable(rule, settings.storage, has_postgres=has_postgres)) for rule in settings.rooms
+    ]
+    remarks = [Remark(f'rooms "{match}": {because}', (), place) for match, because in found if because]
+    return verdict(remarks, expected="valkey and Postgres, strict, with a history")
