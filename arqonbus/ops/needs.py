@@ -35,11 +35,6 @@ def credentials(resolved: Resolved) -> list[str]:
     return sorted({found.target[0] for _, found in references(resolved) if found.origin == "credential"})
 
 
-def open_files(settings: Settings) -> int:
-    """Files that the bus may have open: a fifth more than connections, for logs, stores and listeners."""
-    return -(-settings.server.max_connections * 6 // 5)
-
-
 def stop_seconds(settings: Settings) -> int:
     """Time that the bus has to end."""
     return math.ceil(settings.server.drain_seconds) + STOP_MARGIN_SECONDS
@@ -69,7 +64,6 @@ __all__ = [
     "Unrenderable",
     "credentials",
     "heading",
-    "open_files",
     "path_word",
     "references",
     "stop_seconds",

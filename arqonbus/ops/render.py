@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable, Collection, Mapping
 
 from arqonbus.config import Resolved
+from arqonbus.config.capacity import open_files
 from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.needs import Unrenderable, credentials, heading, open_files, references, stop_seconds
+from arqonbus.ops.needs import Unrenderable, credentials, heading, references, stop_seconds
 from arqonbus.ops.units import bus_unit, projector_unit
 
 SCRAPE_SECONDS = 15

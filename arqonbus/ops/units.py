@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from arqonbus.config import Resolved, Settings
-from arqonbus.ops.needs import credentials, heading, open_files, path_word, stop_seconds, word
+from arqonbus.config.capacity import memory_bill, memory_limit, open_files
+from arqonbus.ops.needs import credentials, heading, path_word, stop_seconds, word
 
 PROGRAM = "/opt/arqonbus/current/bin/arqonbus"
 PROFILES = "/etc/arqonbus/profiles"
@@ -46,6 +47,7 @@ def bus_unit(resolved: Resolved) -> str:
         "",
         *_identity(resolved, _state_lines(settings, "%i")),
         f"LimitNOFILE={open_files(settings)}",
+        *_memory(settings),
         *_hardening(min(settings.server.port, settings.telemetry.port)),
         *_install(),
     ]
@@ -121,6 +123,14 @@ def _install() -> list[str]:
 def _credential_lines(resolved: Resolved) -> list[str]:
     names = credentials(resolved)
     return [f"LoadCredential={word(name)}:{CREDENTIALS}/{name}" for name in names] + [""] * bool(names)
+
+
+def _memory(settings: Settings) -> list[str]:
+    """The same bill that preflight compares with the host. Rooms that it holds itself have no bound."""
+    most = memory_limit(settings)
+    if most is None:
+        return []
+    return [f"MemoryHigh={memory_bill(settings)}", f"MemoryMax={most}"]
 
 
 def _state(settings: Settings, own: str) -> str:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from arqonbus.ops.needs import credentials, open_files
+from arqonbus.config.capacity import open_files
+from arqonbus.ops.needs import credentials
 from arqonbus.ops.render import render
 from arqonbus.ops.units import CREDENTIALS, PROFILES
 from tests.infra.hosts import BUS, DATA, PUBLIC, Hosts

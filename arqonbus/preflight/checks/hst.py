@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arqonbus.config import Settings
+from arqonbus.config.capacity import memory_bill, open_files
 from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
@@ -18,18 +18,8 @@ from arqonbus.preflight.model import (
 )
 from arqonbus.preflight.registry import check
 
-CONNECTION_BYTES = 24 * 1024  # session, socket buffers and TLS of one idle client, measured
-BASE_BYTES = 192 * 2**20
-FULL_QUEUES = 0.02  # the part of all clients that may be slow in the same moment
 LEAST_FREE = 2**30
 LEAST_PYTHON = (3, 11)
-
-
-def memory_bill(settings: Settings) -> int:
-    """Bytes that one node needs with all its connections, when a few of them are slow."""
-    clients = settings.server.max_connections
-    queues = clients * FULL_QUEUES * settings.limits.send_queue_bytes
-    return round(BASE_BYTES * settings.server.workers + clients * CONNECTION_BYTES + queues)
 
 
 @check(
@@ -43,7 +33,7 @@ def memory_bill(settings: Settings) -> int:
 )
 def files_suffice(context: Context) -> Outcome:
     connections, host = context.settings.server.max_connections, context.host
-    needed = connections * 6 // 5
+    needed = open_files(context.settings)
     # The bus raises the soft limit to the hard one by itself.
     there = host.nofile_hard
     text = f"{there} files may be open and {connections} connections need {needed}"

@@ -1,0 +1,168 @@
+"""`arqonbus capacity`: what a profile needs of its hosts and stores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from arqonbus.cli import Failure
+from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.table import print_table
+
+if TYPE_CHECKING:
+    from arqonbus.config import Settings
+    from arqonbus.config.capacity import Bill, Figures, Load
+    from arqonbus.ops.load import Measured
+
+SUMMARY = "Compute what a profile needs: memory, files, stores, processors."
+
+EPILOG = """examples:
+  arqonbus capacity --profile prod
+  arqonbus capacity --profile prod --connections 1000000 --publishes 20000 --members 50
+  arqonbus capacity --profile prod --calibrate --seconds 20 --json
+
+Memory and files follow from the profile alone; preflight and the limits of the unit are computed by the same
+function. What the stores hold follows from the load that you name. --calibrate measures on this machine what
+a connection and a delivery cost; without it documented figures are used.
+exit codes: 0 done, 1 could not be measured, 2 wrong usage, 3 unreadable profile"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    load = parser.add_argument_group("load of all nodes together")
+    load.add_argument(
+        "--connections", type=_count, metavar="N", help="default: server.max_connections, one node"
+    )
+    for name, default, what in (
+        ("--publishes", 1000.0, "messages a second"),
+        ("--members", 10.0, "members of a room, who get each message"),
+        ("--events", 10.0, "events of episodes a second"),
+    ):
+        load.add_argument(
+            name, type=_rate, default=default, metavar="N", help=f"{what}; default: {default:g}"
+        )
+    load.add_argument("--size", type=_count, default=200, metavar="BYTES", help="of a payload; default: 200")
+    load.add_argument("--rooms", type=_count, default=100, metavar="N", help="default: 100")
+    parser.add_argument("--calibrate", action="store_true", help="measure what things cost on this machine")
+    parser.add_argument(
+        "--seconds", type=_rate, default=20.0, metavar="S", help="of --calibrate; default: 20"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    add_profile_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from arqonbus.config.capacity import Load, bill
+
+    settings = load_profile(args, secrets_of=()).settings
+    load = Load(
+        args.connections or settings.server.max_connections,
+        args.publishes,
+        args.members,
+        args.size,
+        args.rooms,
+        args.events,
+    )
+    figures = _figures(args)
+    needed = bill(settings, load, figures)
+    if args.json:
+        shown = {"load": asdict(load), "figures": asdict(figures), "bill": asdict(needed)}
+        print(json.dumps(shown, indent=2))
+    else:
+        _print(settings, load, figures, needed)
+    return 0
+
+
+def _figures(args: argparse.Namespace) -> Figures:
+    from arqonbus.config.capacity import DOCUMENTED
+
+    if not args.calibrate:
+        return DOCUMENTED
+    from arqonbus.ops.calibration import CalibrationFailed, calibrate
+
+    try:
+        return calibrate(args.seconds, _progress)
+    except CalibrationFailed as error:
+        raise Failure(str(error)) from error
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _progress(share: float, measured: Measured) -> None:
+    if sys.stderr.isatty():
+        print(f"\rmeasuring {share:4.0%}", end="", file=sys.stderr, flush=True)
+
+
+def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> None:
+    server, history = settings.server, settings.storage.history
+    most = _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in its memory"
+    rows = [
+        (
+            "nodes of the bus",
+            str(needed.nodes),
+            f"{load.connections} connections, {server.max_connections} each",
+        ),
+        (
+            "memory of a node",
+            _size(needed.memory_bytes),
+            f"{server.workers} × {_size(figures.worker_bytes)}, {_size(figures.connection_bytes)} a "
+            f"connection, {_size(settings.limits.send_queue_bytes)} for each of 2 % slow ones",
+        ),
+        ("MemoryMax of the unit", most, "a quarter more"),
+        ("open files of a node", str(needed.open_files), "a fifth more than connections"),
+        (
+            "memory of Valkey",
+            _size(needed.valkey_bytes) if needed.valkey_bytes is not None else "none, or no bound",
+            f"{load.rooms} rooms, {history.max_age:g} s or {history.max_messages} messages each; "
+            f"{load.size} + {figures.entry_bytes} bytes a message; the host needs twice of it",
+        ),
+        (
+            "Postgres a day",
+            f"{needed.postgres_bytes_per_day / 1e9:.2f} GB",
+            f"{load.events:g} events a second of {figures.event_bytes} bytes, with indexes",
+        ),
+        (
+            "deliveries a second",
+            f"{needed.deliveries:.0f}",
+            f"{load.publishes:g} messages a second to {load.members:g} members",
+        ),
+        (
+            "… that a core does",
+            f"{needed.deliveries_per_core:.0f}",
+            f"{figures.delivery_us:.2f} µs each; {needed.cores:.2f} cores in all",
+        ),
+    ]
+    print_table(("WHAT", "NEEDED", "WHY"), rows)
+    if figures.source == "documented":
+        print("\nDocumented figures, of another machine; --calibrate measures those of this one.")
+    else:
+        print("\nA delivery and a connection were measured on this machine; the rest is documented.")
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.4g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 10**12:
+        raise argparse.ArgumentTypeError("write a whole number from 1 on")
+    return count
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not (math.isfinite(rate) and 0 < rate <= 1e12):
+        raise argparse.ArgumentTypeError("write a number above 0")
+    return rate
+
+
+__all__ = ["EPILOG", "SUMMARY", "configure", "run"]
