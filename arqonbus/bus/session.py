@@ -229,6 +229,8 @@ class Session:
             else:
                 self._sort(envelope, raw, intake)
                 last_room = ""  # the room may have become known
+        if not all(publications.values()):  # all that came to a room was refused
+            intake.publications = {key: items for key, items in publications.items() if items}
         self.received += granted
 
     def _receive_json(self, frames: Sequence[bytes | str], now: float, intake: Intake) -> None:

@@ -118,8 +118,9 @@ def session_frames(data: bytes) -> None:
             hold(not (envelope.sequence or envelope.epoch or envelope.reply_to), "a server's field is forged")
             hold(len(envelope.payload) <= 500, "the payload is too large")
             hold(envelope.id == item.id, "the id is another")
-        for key in intake.publications:
+        for key, items in intake.publications.items():
             hold(key.tenant == "acme" and key.room.startswith("o"), "the room was not granted")
+            hold(bool(items), "a room without a message is to be stored")
         for answer in intake.answers:
             hold(bool(answer.status.code and answer.status.message), "an answer says nothing")
             hold(

@@ -103,6 +103,16 @@ def test_a_refusal_answers_its_message(wire: Wire) -> None:
 
 
 @WIRES
+def test_a_room_of_refused_messages_only(wire: Wire) -> None:
+    """Also where messages to it passed before: nothing is to be stored, and nothing is answered but that."""
+    alice = session(wire=wire)
+    assert alice.receive([frame(wire, message())], 0.0).publications
+    intake = alice.receive([frame(wire, message(trace="none"), message(tenant="other"))], 0.0)
+    assert intake.publications == {}
+    assert codes(intake) == ["VALIDATION_ERROR", "TENANT_MISMATCH"]
+
+
+@WIRES
 def test_the_tenant_is_the_tokens(wire: Wire) -> None:
     """The own tenant may be named, another is refused with TENANT_MISMATCH."""
     own, other = message(tenant="acme"), message(tenant="umbrella")
