@@ -2,7 +2,8 @@
 
 python -m benchmarks.policy [--count 20000]
 
-32 patterns, keys and sizes; and the same with the detectors of secrets on top. CPU time per message.
+32 patterns, keys and sizes; and the same with the detectors of secrets on top. CPU time per message, on 2
+shared vCPUs: 10 µs where it is clean (75 with the detectors), 0.8 ms where something is redacted (1.1 ms).
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The content policy: what a message holds is judged before it is published. Pure.
 
 Almost every message is clean, and that is seen at a glance: one pass of RE2 over the bytes, for all rules at
-once. Only where something in it may be a finding is the payload read, value by value, and then only what
-stands in a value, a key, a header or the name counts. What cannot be looked at whole is blocked, not skipped.
+once. Only where something in it may be a finding is the payload read, and only what stands in a value, a key,
+a header or the name counts: all of them in one pass again, and then, if there is something, each alone. What
+cannot be looked at whole, or would keep others waiting, is blocked, not skipped.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,15 +19,15 @@ from arqonbus.config.patterns import compile_linear
 from arqonbus.config.policy import Policy as PolicySettings
 from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.wire_json import MAX_DEPTH, nesting_exceeds, strict_reader
+from arqonbus.shield.pattern_sets import is_anchored, redacted, set_of
 from arqonbus.shield.places import place_in_payload, shown
 from arqonbus.shield.secret_forms import random_text, secret_patterns
 
 Action = Literal["allow", "redact", "block"]
 REDACTED = "[redacted]"
 MAX_FINDINGS = 20  # named for one message
-
-_PROOF = "proof of a set of patterns"
-_SET_MEMORY = 64 << 20  # bytes
+MAX_NAMES = 4_096  # of messages that were clean; they come again
+MAX_TEXTS = 20_000  # keys and values that are looked at one by one; what has more is blocked
 
 
 class Finding(NamedTuple):
@@ -77,7 +77,7 @@ class ContentPolicy:
                     rule.action,
                     rule.pattern,
                     compile_linear(rule.pattern),
-                    anchored=_is_anchored(rule.pattern),
+                    anchored=is_anchored(rule.pattern),
                 ),
             )
             for rule in settings.rules
@@ -127,11 +127,11 @@ class Inspector:
         self._blocked = frozenset(settings.blocked_keys if whole else ())
         self._redacted = frozenset(settings.redacted_keys if whole else ())
         self._paths = [tuple(path.split(".")) for path in settings.blocked_paths] if whole else []
-        self._filter = _filter([rule.text for rule in rules])
         names = self._blocked | self._redacted | {_last_key(path) for path in self._paths} - {""}
-        self._names = tuple(f'"{name}"'.encode() for name in sorted(names))
-        anchored = any(rule.anchored for rule in rules)
-        self._always_read = anchored or any(not _last_key(path) for path in self._paths)
+        self._filter = set_of([rule.text for rule in rules], [f'"{name}"' for name in sorted(names)])
+        self._clean_names: set[str] = set()  # of messages; there are few
+        self._anchored = any(rule.anchored for rule in rules)
+        self._always_read = self._anchored or any(not _last_key(path) for path in self._paths)
 
     def judge(self, envelope: Envelope) -> Judgement:
         """What is found in the payload, the headers and the name of a message or command."""
@@ -139,8 +139,8 @@ class Inspector:
         if len(payload) > self._max_bytes:
             return Judgement((Finding("size", "block", "payload"),))
         findings: list[Finding] = []
-        if envelope.name:
-            self.whole(envelope.name, "name", findings)
+        if envelope.name not in self._clean_names:
+            self._judge_name(envelope.name, findings)
         headers = self._judge_headers(envelope.headers, findings) if envelope.headers else None
         changed = None if self._looks_clean(payload) else self._judge_payload(envelope, findings)
         return Judgement(findings[:MAX_FINDINGS], changed, headers) if findings else CLEAN
@@ -149,11 +149,16 @@ class Inspector:
         """Whether the bytes alone show that nothing can be found. False says nothing."""
         if self._always_read or b"\\" in payload or (self._max_value and len(payload) > self._max_value):
             return not payload
-        if any(name in payload for name in self._names):
-            return False
-        if self._rules and self._filter(payload):
+        if self._filter(payload):
             return False
         return not self._bits or random_text(payload.decode("latin-1"), self._bits) is None
+
+    def _judge_name(self, name: str, findings: list[Finding]) -> None:
+        self.whole(name, "name", findings)
+        if not findings:
+            if len(self._clean_names) == MAX_NAMES:
+                self._clean_names.clear()
+            self._clean_names.add(name)
 
     def _judge_headers(self, headers: Mapping[str, str], findings: list[Finding]) -> Mapping[str, str] | None:
         kept: dict[str, str] = {}
@@ -195,15 +200,40 @@ class Inspector:
         if nesting_exceeds(text, MAX_DEPTH):
             findings.append(Finding("depth", "block", "payload"))
             return None
+        value = _read(text)
+        texts = _texts(value)
+        look = self._holds_something(texts)
+        if look and len(texts) > MAX_TEXTS:
+            findings.append(Finding("values", "block", "payload"))
+            return None
         found: list[Finding] = []
-        walk = _Walk(self, found)
-        value = walk.value(_read(text), ())
+        walk = _Walk(self, found, look=look)
+        value = walk.value(value, ())
         findings += found
         return msgspec.json.encode(value) if walk.changed else None
 
+    def _holds_something(self, texts: Sequence[str]) -> bool:
+        """Whether one of the texts may hold a finding. The line break between them is no part of a word."""
+        together = "\n".join(texts)
+        raw = together.encode()  # refuses half a surrogate pair
+        if self._anchored or self._rules_in(raw):
+            return True
+        return bool(self._bits) and random_text(together, self._bits) is not None
+
+    def is_clean(self, text: str, *, look: bool) -> bool:
+        """Whether nothing is found in a value or key. Not to `look` is to know already what it holds."""
+        return not self._is_long(text) and not (look and any(True for _ in self._found(text)))
+
+    def _is_long(self, text: str) -> bool:
+        # No character takes more than four bytes.
+        return 0 < self._max_value < len(text) * 4 and self._max_value < len(text.encode())
+
+    def _rules_in(self, text: bytes) -> Sequence[_Rule]:
+        """Those that match somewhere in the text, in the order of the profile."""
+        return [self._rules[number] for number in sorted(self._filter(text)) if number < len(self._rules)]
+
     def _found(self, text: str) -> Iterator[_Rule]:
-        for number in sorted(self._filter(text.encode())) if self._rules else ():
-            yield self._rules[number]
+        yield from self._rules_in(text.encode())
         if self._bits and random_text(text, self._bits) is not None:
             yield _Rule("random-text", self._random, "", None, anchored=False)
 
@@ -216,12 +246,14 @@ class Inspector:
 
     def text(self, text: str, where: str, findings: list[Finding]) -> str:
         """The text with what has to be redacted in it replaced."""
-        if self._max_value and len(text.encode()) > self._max_value:
+        if self._is_long(text):
             findings.append(Finding("value-size", "block", where))
         for rule in self._found(text):
-            findings.append(Finding(rule.name, rule.action, where))
-            if rule.action == "redact" and rule.pattern is not None:
-                text = rule.pattern.sub(REDACTED, text)
+            action = rule.action
+            if action == "redact" and rule.pattern is not None:
+                changed = redacted(rule.pattern, text, REDACTED)
+                action, text = ("block", text) if changed is None else (action, changed)
+            findings.append(Finding(rule.name, action, where))
         if self._random == "redact" and self._bits:
             while (token := random_text(text, self._bits)) is not None:
                 text = text.replace(token, REDACTED)
@@ -237,11 +269,15 @@ class Inspector:
 
 
 class _Walk:
-    """Goes through a JSON value, collects findings and redacts in place."""
+    """Goes through a JSON value, collects findings and redacts in place.
 
-    def __init__(self, inspector: Inspector, findings: list[Finding]) -> None:
+    `look`: texts are looked at too, and not only where they stand and how long they are.
+    """
+
+    def __init__(self, inspector: Inspector, findings: list[Finding], *, look: bool) -> None:
         self._inspector = inspector
         self._findings = findings
+        self._look = look
         self._blocked, self._redacted = inspector.keys
         self.changed = False
 
@@ -268,46 +304,34 @@ class _Walk:
             self._findings.append(Finding("redacted-key", "redact", place_in_payload(path)))
             self.changed = True
             return REDACTED
-        self._inspector.whole(key, f"a key in {place_in_payload(path[:-1])}", self._findings)
+        if not self._inspector.is_clean(key, look=self._look):
+            self._inspector.whole(key, f"a key in {place_in_payload(path[:-1])}", self._findings)
         return self.value(inner, path)
 
     def _judged(self, text: str, path: tuple[str, ...]) -> str:
+        if self._inspector.is_clean(text, look=self._look):
+            return text
         changed = self._inspector.text(text, place_in_payload(path), self._findings)
         self.changed |= changed != text
         return changed
 
 
-def _filter(texts: Sequence[str]) -> Callable[[bytes], Sequence[int]]:
-    """The numbers of the patterns that a text holds, all of them found in one pass over its UTF-8.
-
-    A set that RE2 has too little memory for would find nothing, and say nothing. So it has to find a text of
-    ours first. Raises ValueError.
-    """
-    if not texts:
-        return lambda _: ()
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _SET_MEMORY
-    patterns = re2.Set.SearchSet(options)
-    for text in (*texts, _PROOF):
-        patterns.Add(text)
-    match: Callable[[bytes], list[int] | None] = patterns.Match
-    try:
-        patterns.Compile()
-        proven = len(texts) in (match(_PROOF.encode()) or ())
-    except re2.error:
-        proven = False
-    if not proven:
-        raise ValueError("the rules of the policy are too large together; shorten their patterns")
-    return lambda text: match(text) or ()
-
-
-def _is_anchored(pattern: str) -> bool:
-    """Whether it means the ends of a value, which cannot be seen in the bytes of a JSON text."""
-    outside_classes = re.sub(r"\\[^Az]|\[\^?\]?[^\]]*\]", "", pattern)
-    return any(mark in outside_classes for mark in ("^", "$", r"\A", r"\z"))
+def _texts(value: Any) -> list[str]:
+    """The keys, the values and the digits of the numbers in a JSON value, in any order."""
+    texts: list[str] = []
+    rest = [value]
+    while rest:
+        value = rest.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict):
+            texts += value
+            rest += value.values()
+        elif isinstance(value, list):
+            rest += value
+        elif isinstance(value, msgspec.Raw):
+            texts.append(bytes(value).decode())
+    return texts
 
 
 _read = strict_reader(lambda digits: msgspec.Raw(digits.encode()))

@@ -107,6 +107,28 @@ def test_headers_and_the_name_are_judged() -> None:
     assert judged({}, redacted_keys=["auth"], headers={"auth": "x"}).headers == {"auth": REDACTED}
 
 
+def test_too_much_to_redact_is_blocked() -> None:
+    """Thousands of places in one text would keep others waiting; so would tens of thousands of values."""
+    rule = {"name": "dot", "pattern": r"\.", "action": "redact"}
+    many, more = ". " * 1000, ". " * 1001
+    judgement = judged({"x": many}, rules=[rule])
+    assert judgement.payload is not None
+    assert json.loads(judgement.payload) == {"x": f"{REDACTED} " * 1000}
+    assert found(judged({"x": more}, rules=[rule])) == [("dot", "block", "payload.x")]
+    assert found(judged([0] * 19_999 + ["."], rules=[rule])) == [("dot", "redact", "payload.19999")]
+    assert found(judged([0] * 20_000 + ["."], rules=[rule])) == [("values", "block", "payload")]
+    assert judged([0] * 20_000 + ["\\"], rules=[rule]) == CLEAN
+
+
+def test_texts_that_are_found_in_one_pass_are_found_alone_too() -> None:
+    """What two neighbours would only match together is no finding, and what an escape hides is one."""
+    rules = [{"name": "r", "pattern": r"\ba\sb\b|\bcc\b"}]
+    assert judged(["\\", "a", "b"], rules=rules) == CLEAN
+    assert judged({"\\": "a", "b": "c", "d": "xcc"}, rules=rules) == CLEAN
+    assert judged(["\\", "x cc", 1], rules=rules).blocked is not None
+    assert judged({"\\": 1, "cc": 1}, rules=rules).blocked is not None
+
+
 def test_a_key_that_holds_it_is_blocked() -> None:
     """A key cannot be replaced without harm."""
     judgement = judged({"a": {NUMBER: 1}}, rules=[CARD])
@@ -262,7 +284,7 @@ def test_a_set_that_is_too_large_refuses_the_policy() -> None:
 
 def test_a_set_is_refused_or_finds_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the memory that RE2 may have: no set is taken that is blind."""
-    monkeypatch.setattr("arqonbus.shield.policy._SET_MEMORY", 1 << 20)
+    monkeypatch.setattr("arqonbus.shield.pattern_sets._SET_MEMORY", 1 << 20)
     taken = 0
     for count in range(1, 30):
         rules = [{"name": f"r{n}", "pattern": f"{n}x[ab]{{900}}"} for n in range(count)]
