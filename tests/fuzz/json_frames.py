@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.fuzz import seeds, targets
-from tests.fuzz.endless import fuzz
+from tests.fuzz.endless import fuzz, watched
+
+with watched():
+    from tests.fuzz import seeds, targets
 
 if __name__ == "__main__":
     fuzz(targets.json_frames, seeds.JSON)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from tests.fuzz import profiles
-from tests.fuzz.endless import fuzz
+from tests.fuzz.endless import fuzz, watched
+
+with watched():
+    from tests.fuzz import profiles
 
 if __name__ == "__main__":
     fuzz(profiles.profile_loader, profiles.SEEDS)
