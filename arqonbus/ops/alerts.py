@@ -11,6 +11,7 @@ from arqonbus.config import Settings
 APPEND_SECONDS = 0.25
 LAG_SECONDS = 0.1
 REJECTS_PER_SECOND = 1
+KEYS_MISSED = 3  # fetches of the issuer's keys in a row
 
 # The service levels of the projection (Continuum contract).
 PROJECTION_LAG_SECONDS = 5
@@ -38,6 +39,7 @@ def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
 def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
     worst = settings.server.max_connections * settings.limits.send_queue_bytes
     queued = max(1, worst // 10)
+    keys_old = KEYS_MISSED * settings.auth.jwt.jwks_refresh
     return (
         AlertRule(
             "ArqonbusNotReady",
@@ -75,6 +77,20 @@ def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
             "5m",
             "ticket",
             f"The event loop is late by more than {LAG_SECONDS:g} s; everything else is late with it.",
+        ),
+        AlertRule(
+            "ArqonbusDegraded",
+            "arqonbus_degraded == 1",
+            "1m",
+            "page",
+            "A node takes messages in its memory because its engine is away; acks promise no more than that.",
+        ),
+        AlertRule(
+            "ArqonbusKeysOld",
+            f"arqonbus_jwks_age_seconds > {keys_old:g}",
+            "5m",
+            "ticket",
+            "The issuer's keys cannot be fetched; tokens of new keys are refused, in the end all tokens.",
         ),
     )
 

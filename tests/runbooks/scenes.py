@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import signal
 import subprocess
 import time
@@ -14,7 +15,10 @@ from pathlib import Path
 from arqonbus.client import Client, Rejected
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
+from tests.runbooks.host import Service
 from tests.runbooks.stack import TENANT, Stack, stack
+from tests.servers.certificates import Authority
+from tests.servers.issuer import Issuer
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import wait_until
 
@@ -264,6 +268,43 @@ def paused(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         yield one.environ
 
 
+@contextmanager
+def without_engine(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+    """Valkey was killed, and the profile lets the bus go on."""
+    with stack(root, postgres, "storage.mode=degraded") as one:
+        one.valkey.kill()
+        asyncio.run(_taken(one))
+        one.reaches("arqonbus_degraded", lambda value: value == 1, one.bus.settings.telemetry.port)
+        yield one.environ
+
+
+async def _taken(one: Stack) -> None:
+    async with Client(one.bus.url, one.token("sensor"), timeout=30) as client:
+        await client.publish("readings", b"{}")
+
+
+@contextmanager
+def without_issuer(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+    """The issuer of tokens was down when the bus started, and still is."""
+    authority = Authority(root / "ca")
+    issuer = Issuer(*authority.server("issuer"))
+    issuer.stop()
+    log = root / "issuer.log"
+    log.touch()
+    options = (
+        f"auth.jwt.secret={secrets.token_urlsafe(32)}",
+        'auth.jwt.algorithms=["HS256","ES256"]',
+        f"auth.jwt.jwks_url={issuer.url}",
+        f"auth.jwt.jwks_ca_file={authority.file}",
+    )
+    try:
+        with stack(root, postgres, *options) as one:
+            one.services["issuer"] = Service(issuer.start, issuer.stop, lambda: issuer.running, log)
+            yield {**one.environ, "ISSUER": issuer.url, "ISSUER_CA": str(authority.file)}
+    finally:
+        issuer.stop()
+
+
 SCENES: Mapping[str, Scene] = {
     "projector-migration-backup-restore": damaged_projection,
     "ArqonbusProjectionStalled": stalled,
@@ -279,6 +320,8 @@ SCENES: Mapping[str, Scene] = {
     "ArqonbusSendQueueHigh": slow_reader,
     "ArqonbusAppendSlow": slow_log,
     "ArqonbusLoopLag": paused,
+    "ArqonbusDegraded": without_engine,
+    "ArqonbusKeysOld": without_issuer,
 }
 
 __all__ = ["SCENES"]

@@ -34,6 +34,11 @@ class Issuer:
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}/jwks.json"
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._server is not None
+
     def rotate(self, *, keep: bool = False) -> None:
         """Sign with a new key from now on."""
         fresh = ECKey.generate_key("P-256", {"kid": f"key-{time.monotonic_ns()}"}, private=True)
