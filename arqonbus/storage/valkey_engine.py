@@ -19,7 +19,7 @@ from arqonbus.storage.valkey_line import Line
 from arqonbus.storage.valkey_link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
 from arqonbus.storage.witness import Incarnation
 
-LIBRARY_VERSION = 3  # equal to VERSION in valkey_functions.lua; a test holds them together
+LIBRARY_VERSION = 4  # equal to VERSION in valkey_functions.lua; a test holds them together
 
 _REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 # Refused before anything was done, so that the outcome is known.
