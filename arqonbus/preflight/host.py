@@ -115,20 +115,25 @@ def _port(key: str, host: str, port: int) -> PortFact:
             if error.errno == errno.EADDRNOTAVAIL:
                 return fact("not_here", "is no address of this host")
             if error.errno == errno.EADDRINUSE:
-                ours = _held_by_parents(port)
+                ours = _held_by_us(port)
                 return fact("ours" if ours else "taken", "is in use by another process")
             return fact("refused", f"may not be opened ({error.strerror})")
     return fact("free")
 
 
-def _held_by_parents(port: int) -> bool:
-    """Whether systemd handed us the port (socket activation)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
-        return False
-    for number in range(3, 3 + int(os.environ.get("LISTEN_FDS", "0") or 0)):
-        with socket.socket(fileno=os.dup(number)) as held:
-            if held.getsockname()[1] == port:
-                return True
+def _held_by_us(port: int) -> bool:
+    """Whether this process listens there: systemd handed it over, or the bus reads its profile again."""
+    for handle in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
+        try:
+            if not stat.S_ISSOCK(os.fstat(handle).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(handle)) as held:
+                internet = held.family in (socket.AF_INET, socket.AF_INET6)
+                listens = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+                if internet and listens and held.getsockname()[1] == port:
+                    return True
+        except OSError:  # closed meanwhile
+            continue
     return False
 
 

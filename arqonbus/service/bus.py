@@ -11,12 +11,14 @@ import gc
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from arqonbus import __version__
 from arqonbus.bridge.bridge import NatsBridge
+from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, bind, listen
 from arqonbus.bus.upgrade import local_url
@@ -37,6 +39,9 @@ from arqonbus.telemetry.http import OnlineChecks, TelemetryServer, app
 from arqonbus.telemetry.metrics import Metrics
 from arqonbus.telemetry.projection import ProjectionMetrics
 from arqonbus.telemetry.supervisor import Supervisor
+
+# An admin of any tenant may ask for a reload, and everybody waits while the profile is read and judged.
+RELOAD_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +231,14 @@ async def run(
         running, changed = reload(service, running, load_again)
         return changed
 
+    asked = TokenBucket(1 / RELOAD_SECONDS, 1, time.monotonic())
+
+    def on_request() -> Sequence[str]:
+        if not asked.take_whole(1, time.monotonic()):
+            wait = asked.wait_ms(1)
+            raise BusError(Code.RATE_LIMITED, "the profile was just read; ask later", retry_after_ms=wait)
+        return on_reload()
+
     def on_hangup() -> None:
         with contextlib.suppress(BusError):  # it is in the log
             on_reload()
@@ -233,7 +246,7 @@ async def run(
     stopping = stop_signal()
     await service.start()
     service.node.counters.preflight_bypassed = int(preflight_bypassed)
-    service.node.reload = on_reload
+    service.node.reload = on_request
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
     _calm_garbage_collector()
     on_up(service)

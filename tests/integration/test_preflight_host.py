@@ -114,11 +114,16 @@ def test_a_key_that_is_encrypted_strange_or_switched_is_seen(deployment: Deploym
 
 
 def test_a_port_that_is_taken_or_not_ours_is_seen(deployment: Deployment) -> None:
-    """Taken by another process, and an address of nobody here."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        deployment.put_in({"profile": {"server.port": port, "telemetry.host": "192.0.2.1"}})
-        states = {fact.key: fact.state for fact in gathered(deployment).ports}
+    """Taken by another process or by this one, as when a bus reads its profile again; and of nobody here."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        deployment.put_in({"profile": {"server.port": listening.getsockname()[1]}})
+        deployment.put_in({"profile": {"telemetry.host": "192.0.2.1"}})
+        ours = {fact.key: fact.state for fact in gathered(deployment).ports}
+        with subprocess.Popen(["sleep", "60"], pass_fds=(listening.fileno(),)) as other:
+            listening.close()
+            states = {fact.key: fact.state for fact in gathered(deployment).ports}
+            other.kill()
+    assert ours == {"server.port": "ours", "telemetry.port": "not_here"}
     assert states == {"server.port": "taken", "telemetry.port": "not_here"}
 
 
