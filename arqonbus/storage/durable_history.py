@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from arqonbus.storage.ports import (
@@ -26,6 +26,7 @@ from arqonbus.storage.ports import (
 DELETED = "~"  # greater than every epoch: the room is being deleted
 AT_ONCE = 500  # entries
 STORE_SECONDS = 10.0  # for one call of the store
+KEEP_SECONDS = 15.0  # for one batch, whatever has to be asked and repeated
 TRIM_SECONDS = 30.0
 _PIECES = 256  # in one transaction
 _TRIES = 5  # of a piece that the store takes in another epoch, or in another life
@@ -82,8 +83,11 @@ class HistoryStore(Protocol):
     async def after(self, room: RoomKey, sequence: int, limit: int) -> Sequence[Entry]:
         """Entries with a greater sequence, ascending."""
 
-    async def held(self, room: RoomKey, sequences: Sequence[int]) -> frozenset[int]:
-        """Those of the sequences that the store holds."""
+    async def move_epoch(self, room: RoomKey, was: str | None, to: str) -> None:
+        """Take entries of this epoch only, if it was that one up to now; None: if the room is not known."""
+
+    async def held(self, room: RoomKey, ids: Mapping[int, str]) -> Collection[int]:
+        """Those of the sequences under which the store holds the messages with these ids."""
 
     async def trim(self, room: RoomKey, first: int) -> None:
         """Remove entries with a lower sequence."""
@@ -99,7 +103,8 @@ class Rooms(Protocol):
 
     async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page: ...
 
-    async def begin_epoch(self, room: RoomKey, after: str) -> Head: ...
+    async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
+        """Let the room, if it is in this epoch, go on in one that is greater than `after`. Its head then."""
 
 
 class _Waiting(NamedTuple):
@@ -165,14 +170,15 @@ class DurableHistory:
         if not isinstance(outcome, Appended) or not outcome.sequences or not self.keeps(batch.room):
             return outcome
         try:
-            piece = Piece(batch.room, outcome.epoch, await self._entries(batch, outcome))
-            if piece.entries:
-                await self._keep(piece)
-        except StorageError as failure:
+            async with asyncio.timeout(KEEP_SECONDS):
+                entries = await self._entries(batch, outcome)
+                if entries:
+                    await self._keep(Piece(batch.room, outcome.epoch, entries))
+        except (StorageError, TimeoutError) as failure:
             self._on_unknown(batch.room)
             return HistoryUnavailable(
-                f"The engine has the message; whether its durable history has it is not known: {failure}. "
-                "Publish again with the same id.",
+                "The engine has the message; whether its durable history has it is not known: "
+                f"{failure or 'no answer in time'}. Publish again with the same id.",
                 outcome_unknown=True,
             )
         self._touched.add(batch.room)
@@ -185,27 +191,36 @@ class DurableHistory:
             for index, (sequence, item) in enumerate(zip(outcome.sequences, batch.items, strict=True))
             if index not in outcome.duplicates
         }
-        repeated = {outcome.sequences[index] for index in outcome.duplicates} - fresh.keys() - {0}
+        repeated = {
+            outcome.sequences[index]: batch.items[index].id
+            for index in outcome.duplicates
+            if outcome.sequences[index] not in fresh
+        }
         if repeated:
-            for sequence in repeated - await _soon(self._store.held(batch.room, sorted(repeated))):
+            held = await _soon(self._store.held(batch.room, repeated))
+            for sequence in repeated.keys() - held:
                 page = await self._rooms.read(batch.room, sequence - 1, sequence, 1)
-                fresh |= {entry.sequence: entry for entry in page.entries}
+                if [entry.id for entry in page.entries] != [repeated[sequence]]:
+                    raise StorageError("the room was filled meanwhile")
+                fresh[sequence] = page.entries[0]
         return [fresh[sequence] for sequence in sorted(fresh)]
 
     async def _keep(self, piece: Piece) -> None:
         for _ in range(_TRIES):
-            if piece.room not in self._complete and not await self._complete_before(piece):
-                continue
-            done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
-            self._waiting.append(_Waiting(piece, done))
-            self._wake.set()
-            epochs = (await done).epochs
+            if piece.room in self._complete:
+                done: asyncio.Future[Kept] = asyncio.get_running_loop().create_future()
+                self._waiting.append(_Waiting(piece, done))
+                self._wake.set()
+                epochs = (await done).epochs
+            else:
+                epochs = await self._complete_before(piece)
             if epochs is None:
                 continue
             epoch = epochs.get(piece.room)
-            if epoch == piece.epoch:
+            if epoch != piece.epoch:
+                piece = await self._reconciled(piece, epoch)
+            elif piece.room in self._complete:
                 return
-            piece = await self._reconciled(piece, epoch)
         raise StorageError("the room changes its epoch again and again")
 
     async def _write(self) -> None:
@@ -217,10 +232,12 @@ class DurableHistory:
                 self._wake.clear()
             try:
                 kept = await self._stored([each.piece for each in waiting])
-            except StorageError as failure:
+            except Exception as failure:  # noqa: BLE001 - the task must live, and every caller must be told
+                if not isinstance(failure, StorageError):
+                    _log.error("the durable history fails", exc_info=failure)
                 for each in waiting:
                     if not each.done.done():
-                        each.done.set_exception(failure)
+                        each.done.set_exception(StorageError(str(failure)))
                 continue
             for each in waiting:
                 if not each.done.done():
@@ -234,36 +251,42 @@ class DurableHistory:
         return kept
 
     async def _reconciled(self, piece: Piece, epoch: str | None) -> Piece:
-        """The piece as the store would take it. Raises StorageError if the engine may not have it now."""
+        """The piece as the store will take it, whose epoch for the room is another one.
+
+        Raises StorageError if the engine may not have the piece any more. Each change is made only to what
+        was seen, so that none of them undoes what a node does meanwhile that fills the room.
+        """
         room = piece.room
         if epoch == DELETED:
             raise StorageError("the room is being deleted")
-        head = await self._rooms.head(room)
-        if head.epoch != piece.epoch:
+        if (await self._rooms.head(room)).epoch != piece.epoch:
             raise StorageError("the room went on in another epoch")
-        if epoch is not None and epoch > head.epoch:  # a node meant to renew the room, and another one did
-            head = await self._rooms.begin_epoch(room, epoch)
-        await _soon(self._store.raise_epoch(room, head.epoch))
-        return piece._replace(epoch=head.epoch)
+        if epoch is not None and epoch > piece.epoch:  # a node meant to renew the room, and another one did
+            head = await self._rooms.renew(room, piece.epoch, epoch)
+            piece = piece._replace(epoch=head.epoch)
+        await _soon(self._store.move_epoch(room, epoch, piece.epoch))
+        return piece
 
-    async def _complete_before(self, piece: Piece) -> bool:
+    async def _complete_before(self, piece: Piece) -> Mapping[RoomKey, str] | None:
         """Give the store what it lacks before the piece: of a room that it never had, or had once, before
-        it was put back in time, or of messages whose publishers were not told that they are kept. False if
-        its life ended meanwhile.
+        it was put back in time, or of messages whose publishers were not told that they are kept.
+
+        The room's epoch there; None if the store's life ended meanwhile.
         """
         room, until = piece.room, piece.entries[0].sequence - 1
         top = await self.top(room)
-        if top is None:
-            await _soon(self._store.raise_epoch(room, piece.epoch))
-        after, copied = top.last if top else 0, 0
+        if top is None or top.epoch != piece.epoch:
+            return {room: top.epoch} if top else {}
+        after, copied = top.last, 0
         while after < until and (entries := (await self._rooms.read(room, after, until, AT_ONCE)).entries):
-            if (await self._stored([Piece(room, piece.epoch, entries)])).epochs is None:
-                return False
+            kept = await self._stored([Piece(room, piece.epoch, entries)])
+            if kept.epochs is None or kept.epochs.get(room) != piece.epoch:
+                return kept.epochs
             after, copied = entries[-1].sequence, copied + len(entries)
         if copied:
-            _log.info("a durable history has what it lacked", extra={"room": room.room, "messages": copied})
+            _log.debug("a durable history has what it lacked", extra={"room": room.room, "messages": copied})
         self._complete.add(room)
-        return True
+        return None
 
     # -- what a node asks that looks at a room
 

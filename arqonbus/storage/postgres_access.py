@@ -21,6 +21,8 @@ _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError,
 # A plan for batches of any size is made for ten rows, and takes a million steps for a batch of a thousand.
 # Compiling plans takes longer than any of them runs.
 _PLANNING = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
+# A transaction of ours is idle only where its process hangs or its connection was given up half-way.
+_BOUNDS = {"idle_in_transaction_session_timeout": "15s"}
 
 if TYPE_CHECKING:  # generic for the type checker only
     Connection = asyncpg.Connection[asyncpg.Record]
@@ -48,7 +50,7 @@ async def open_pool(
 ) -> Pool:
     """Connections that work as a role, at most as many as the profile says. Raises PostgresUnavailable."""
     dsn, options = _options(store, application)
-    options["server_settings"] |= {"role": role, **_PLANNING}
+    options["server_settings"] |= {"role": role, **_PLANNING, **_BOUNDS}
     try:
         return await asyncpg.create_pool(
             dsn,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from arqonbus.config.stores import Postgres
 from arqonbus.storage.durable_history import Kept, Piece, Top
@@ -35,12 +35,16 @@ _RAISE = """
 INSERT INTO arqonbus.history_rooms AS r VALUES ($1, $2, $3)
 ON CONFLICT (tenant_id, room) DO UPDATE SET epoch = excluded.epoch WHERE r.epoch < excluded.epoch
 """
+_BEGIN = "INSERT INTO arqonbus.history_rooms VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+_MOVE = "UPDATE arqonbus.history_rooms SET epoch = $4 WHERE tenant_id = $1 AND room = $2 AND epoch = $3"
 _AFTER = """
 SELECT sequence, time_us, id, channel, data FROM arqonbus.history
 WHERE tenant_id = $1 AND room = $2 AND sequence > $3 ORDER BY sequence LIMIT $4
 """
 _HELD = """
-SELECT sequence FROM arqonbus.history WHERE tenant_id = $1 AND room = $2 AND sequence = ANY($3::bigint[])
+SELECT h.sequence FROM arqonbus.history h
+JOIN unnest($3::bigint[], $4::text[]) AS asked (sequence, id) USING (sequence, id)
+WHERE h.tenant_id = $1 AND h.room = $2
 """
 _TRIM = "DELETE FROM arqonbus.history WHERE tenant_id = $1 AND room = $2 AND sequence < $3"
 _FORGET_ROOM = "DELETE FROM arqonbus.history_rooms WHERE tenant_id = $1 AND room = $2"
@@ -88,13 +92,20 @@ class PostgresHistory:
         """See HistoryStore.raise_epoch."""
         await self._transactions.fetch(_RAISE, *room, epoch)
 
+    async def move_epoch(self, room: RoomKey, was: str | None, to: str) -> None:
+        """See HistoryStore.move_epoch."""
+        if was is None:
+            await self._transactions.fetch(_BEGIN, *room, to)
+        else:
+            await self._transactions.fetch(_MOVE, *room, was, to)
+
     async def after(self, room: RoomKey, sequence: int, limit: int) -> Sequence[Entry]:
         """See HistoryStore.after."""
         return [Entry(*row) for row in await self._transactions.fetch(_AFTER, *room, sequence, limit)]
 
-    async def held(self, room: RoomKey, sequences: Sequence[int]) -> frozenset[int]:
+    async def held(self, room: RoomKey, ids: Mapping[int, str]) -> Collection[int]:
         """See HistoryStore.held."""
-        rows = await self._transactions.fetch(_HELD, *room, list(sequences))
+        rows = await self._transactions.fetch(_HELD, *room, list(ids), list(ids.values()))
         return frozenset(row["sequence"] for row in rows)
 
     async def trim(self, room: RoomKey, first: int) -> None:

@@ -226,6 +226,10 @@ class ValkeyLog:
         await self.create_room(room)
         return await self._fence.begin_epoch(room, after)
 
+    async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
+        """Let the room, if it is in this epoch, go on in one greater than `after`. Raises StorageError."""
+        return await self._fence.renew(room, epoch, after)
+
     async def seek(self, room: RoomKey, time_us: int) -> int:
         """See EventLog.seek."""
         return int(await self._call(room, "seek", time_us))

@@ -290,6 +290,13 @@ class Appends:
         """One at a time, so that no later batch overtakes an earlier one that is redirected once more."""
         held = self._held[room]
         while held:
+            try:
+                await self._fence.check(room)
+            except StorageError as error:  # nothing was sent, and each of them would wait for the same
+                refused, held[:] = held[:], []
+                for sent in refused:
+                    self._finish(sent, StorageError(str(error)), None)
+                continue
             held.sort(key=lambda sent: sent.number)
             sent = held.pop(0)
             try:
@@ -303,12 +310,12 @@ class Appends:
     async def _send_checked(self, sent: _Sent) -> Sequence[Any]:
         """The replies to one batch, after the room was looked at as often as that is asked for."""
         for _ in range(_MOST_CHECKS):
-            await self._fence.check(sent.batch.room)
             sent.command = self._command(sent, self._fence.run(sent.keys.slot))
             commands = [sent.command, *self._flush()] if sent.durable else [sent.command]
             replies = await self._engine.flight(sent.keys.slot, commands)
             if not is_unchecked(replies[0]):
                 break
+            await self._fence.check(sent.batch.room)
         return replies
 
 

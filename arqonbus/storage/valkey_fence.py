@@ -108,19 +108,23 @@ class Fence:
 
     async def begin_epoch(self, room: RoomKey, after: str) -> Head:
         """Let the room go on in an epoch greater than `after` and its own. Its head then."""
+        return await self.renew(room, "", after)
+
+    async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
+        """As begin_epoch, if the room is in this epoch; empty: in any. Raises StorageError."""
         keys = room_keys(room)
         for _ in range(_TRIES):
-            run = self.run(keys.slot)
+            run = self.run(keys.slot).encode()
             held = await self._engine.call(keys.slot, "HMGET", keys.meta, "epoch", "last", "run")
-            if held[0] is None:
+            if held[0] is None or held[2] != run or epoch not in ("", held[0].decode()):
                 break
-            epoch = ulid_after(max(after, held[0].decode()))
-            arguments = (run, held[0], held[1], held[2] or b"", epoch)
+            fresh = ulid_after(max(after, held[0].decode()))
+            arguments = (run, held[0], held[1], run, fresh)
             now, _ = await self._engine.call(
                 keys.slot, "FCALL", "arqonbus_renew", 2, keys.log, keys.meta, *arguments
             )
-            if now == epoch.encode():
-                return Head(epoch, 0, int(held[1]))
+            if now == fresh.encode():
+                return Head(fresh, 0, int(held[1]))
         raise StorageError(f"The room {room.room} could not begin a new epoch on a Valkey that changes.")
 
     async def _evidence(self, room: RoomKey) -> Evidence:

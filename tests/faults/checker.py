@@ -7,7 +7,7 @@ seen, and the final read of the log is held against both.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
@@ -81,12 +81,16 @@ class Held(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """A whole run. `declared`: the level below which an ack is worth nothing here."""
+    """A whole run. `declared`: the level below which an ack is worth nothing here.
+
+    `one_order`: acks are in one order for all publishers; else each publisher's are in one of its own.
+    """
 
     published: Sequence[Published]
     consumers: Sequence[Consumer]
     held: Mapping[str, Held]
     declared: Durability
+    one_order: bool = True
 
 
 class Finding(NamedTuple):
@@ -107,11 +111,20 @@ def judge(evidence: Evidence) -> list[Finding]:
         verdict = _Room(room, held, by_room[room], evidence.declared)
         findings += verdict.of_log()
         findings += verdict.of_acks()
-        findings += verdict.of_order()
+        orders = [set(verdict.published)] if evidence.one_order else _by_producer(by_room[room])
+        for ids in orders:
+            findings += verdict.of_order(ids)
         for consumer in evidence.consumers:
             if consumer.room == room:
                 findings += verdict.of_consumer(consumer)
     return findings
+
+
+def _by_producer(published: Sequence[Published]) -> list[set[str]]:
+    ids: dict[str, set[str]] = {}
+    for each in published:
+        ids.setdefault(each.producer, set()).add(each.id)
+    return list(ids.values())
 
 
 class _Room:
@@ -160,13 +173,13 @@ class _Room:
                     Fault.REORDERED, f"{each.id} was acked as {each.sequence} and stands at {sequence}"
                 )
 
-    def of_order(self) -> Iterator[Finding]:
-        """A publish that was acked before another began stands before it, whoever published them."""
+    def of_order(self, ids: Collection[str]) -> Iterator[Finding]:
+        """Of these, a publish that was acked before another began stands before it."""
         first_end, first_id = float("inf"), ""
         for sequence, id_ in reversed(self.held.entries):
-            each = self.published.get(id_)
-            if each is None:
+            if id_ not in ids:
                 continue
+            each = self.published[id_]
             if first_end < each.began:
                 yield self._found(
                     Fault.REORDERED,

@@ -90,7 +90,8 @@ async def run_round(
             for listener in listening:
                 listener.cancel()
         published = [each for producer in producers for each in producer.published]
-        evidence = Evidence(published, [watcher.record() for watcher in watchers], log, _promised(plan))
+        records = [watcher.record() for watcher in watchers]
+        evidence = Evidence(published, records, log, _promised(plan), one_order=plan.mode == "strict")
         return Outcome(
             stack.name,
             seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -75,16 +76,18 @@ class ValkeyStack(Stack):
         folder = self.directory / "valkey"
         if not disks.why_not():
             self._disk = self._exits.enter_context(Disk(folder))
-        flush = "always" if self.plan.durability == "durable" else "everysec"
         server = self._server = ValkeyServer(
             folder,
             "--appendfsync",
-            flush,
+            self._flush(),
             host=self._host.address if self._host else "127.0.0.1",
             prefix=self._host.prefix if self._host else (),
         )
         self._exits.callback(server.kill)
         await asyncio.to_thread(server.start)
+
+    def _flush(self) -> str:
+        return "always" if self.plan.durability == "durable" else "everysec"
 
     def _engine_settings(self) -> tuple[str, ...]:
         assert self._server is not None
@@ -220,4 +223,36 @@ class PostgresStack(ValkeyStack):
         self._postgres.signal(signal.SIGCONT)
 
 
-__all__ = ["PostgresStack", "SlowValkeyStack", "SqliteStack", "ValkeyStack"]
+class HistoryStack(PostgresStack):
+    """As PostgresStack, with a durable history there, and a Valkey that flushes nothing and loses all."""
+
+    name = "durable history in postgres"
+
+    def _flush(self) -> str:
+        return "no"
+
+    def _engine_settings(self) -> tuple[str, ...]:
+        rule = '[{"match": "*", "durable_history": "postgres"}]'
+        return (*super()._engine_settings(), "storage.durability=hot", f"rooms={rule}")
+
+    def kinds(self) -> list[Kind]:
+        return [
+            *super().kinds(),
+            Kind("valkey: emptied", self._empty),
+            Kind("valkey: put back in time", self._put_back),
+        ]
+
+    async def _empty(self, _chance: random.Random) -> None:
+        await asyncio.to_thread(self.server.ask, "FLUSHALL")
+
+    async def _put_back(self, chance: random.Random) -> None:
+        files, copy = self.server.directory / "appendonlydir", self.directory / "copy"
+        await asyncio.to_thread(shutil.copytree, files, copy)
+        await asyncio.sleep(chance.uniform(0.2, 1.0))
+        self.server.kill()
+        await asyncio.to_thread(shutil.rmtree, files)
+        await asyncio.to_thread(shutil.move, copy, files)
+        await asyncio.to_thread(self.server.start)
+
+
+__all__ = ["HistoryStack", "PostgresStack", "SlowValkeyStack", "SqliteStack", "ValkeyStack"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.faults.replicated import ClusterStack, SentinelStack
-from tests.faults.single import PostgresStack, SlowValkeyStack, SqliteStack, ValkeyStack
+from tests.faults.single import HistoryStack, PostgresStack, SlowValkeyStack, SqliteStack, ValkeyStack
 from tests.faults.stack import Plan, Stack
 
 STACKS: dict[str, Callable[[Path, Plan], Stack]] = {
@@ -14,6 +14,7 @@ STACKS: dict[str, Callable[[Path, Plan], Stack]] = {
     "valkey": ValkeyStack,
     "slow": SlowValkeyStack,
     "postgres": PostgresStack,
+    "history": HistoryStack,
     "sentinel": SentinelStack,
     "cluster": ClusterStack,
 }
