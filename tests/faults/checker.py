@@ -216,6 +216,7 @@ class _Path:
         self._claimed = False  # recovered: true was said since the last message
         self._told = False  # a loss was announced since the last message
         self._ids: set[str] = set()
+        self._seen: set[str] = set()  # of all time: a node that went on alone does not send them again
 
     def told(self) -> None:
         self._told = True
@@ -248,6 +249,7 @@ class _Path:
         elif at is not None and not self._told:
             yield from self._gap(at, epoch, sequence)
         self._ids.add(id_)
+        self._seen.add(id_)
         self._at = Position(epoch, sequence)
         self._claimed = self._told = False
 
@@ -260,7 +262,8 @@ class _Path:
     def _gap(self, at: Position, epoch: str, sequence: int) -> Iterator[Finding]:
         fault = Fault.FALSE_RECOVERY if self._claimed else Fault.LOST
         if at.epoch == epoch:
-            missing = self._room.missing(epoch, at.sequence, sequence)
+            between = self._room.missing(epoch, at.sequence, sequence)
+            missing = [id_ for id_ in between if id_ not in self._seen]
             if missing:
                 yield self._found(
                     fault,

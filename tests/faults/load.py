@@ -65,7 +65,7 @@ class Watcher:
     def __init__(self, name: str, room: str) -> None:
         self.name = name
         self.room = room
-        self.seen: list[Event] = []
+        self.seen: list[Seen] = []
         self._words: list[tuple[int, Event]] = []  # how many messages came before it, and the word
         self._subscription: Subscription | None = None
 

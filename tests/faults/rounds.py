@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from arqonbus.client import Client
 from arqonbus.storage.ports import Durability, RoomKey
 from arqonbus.storage.valkey_keys import room_keys
-from tests.faults.checker import Evidence, Finding, judge
+from tests.faults.checker import Evidence, Finding, Held, judge
 from tests.faults.load import Producer, Watcher, held, wire_of
 from tests.faults.replicated import ClusterStack
 from tests.faults.stack import Plan, Stack, room_names
@@ -84,14 +84,16 @@ async def run_round(
             for producer in producers:
                 producer.stop()
             await asyncio.wait(publishing)
+            await stack.handed_over()
             log = {room: await held(clients[0], room) for room in rooms}
-            heads = {room: log[room].entries[-1][0] if log[room].entries else 0 for room in rooms}
-            await _quiet(watchers, heads)
+            await _quiet(watchers, log)
             for listener in listening:
                 listener.cancel()
         published = [each for producer in producers for each in producer.published]
         records = [watcher.record() for watcher in watchers]
-        evidence = Evidence(published, records, log, _promised(plan), one_order=plan.mode == "strict")
+        evidence = Evidence(
+            published, records, log, _promised(stack.plan), one_order=stack.plan.mode == "strict"
+        )
         return Outcome(
             stack.name,
             seed,
@@ -133,15 +135,22 @@ async def _strike(
     return [(kind.name, begin, end) for kind, begin, end in zip(order, begins, ends, strict=True)]
 
 
-async def _quiet(watchers: Sequence[Watcher], heads: dict[str, int]) -> None:
-    """Wait until every consumer stands at the end of its room; what it does not get is the judge's."""
+async def _quiet(watchers: Sequence[Watcher], log: Mapping[str, Held]) -> None:
+    """Wait until every consumer stands at the end of its room, or has all of it; the judge does the rest."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + QUIET_SECONDS
-    behind = [watcher for watcher in watchers if watcher.position.sequence < heads[watcher.room]]
+    behind = [watcher for watcher in watchers if _is_behind(watcher, log[watcher.room])]
     while behind and clock() < deadline:
-        await asyncio.sleep(0.05)
-        behind = [watcher for watcher in behind if watcher.position.sequence < heads[watcher.room]]
+        await asyncio.sleep(0.1)
+        behind = [watcher for watcher in behind if _is_behind(watcher, log[watcher.room])]
     await asyncio.sleep(0.1)
+
+
+def _is_behind(watcher: Watcher, held: Held) -> bool:
+    if not held.entries or watcher.position.sequence >= held.entries[-1][0]:
+        return False
+    got = {seen.id for seen in watcher.seen}
+    return any(id_ not in got for _, id_ in held.entries)
 
 
 def _longest_wait(producers: Sequence[Producer], begin: float, end: float) -> float:

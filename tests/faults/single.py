@@ -145,6 +145,15 @@ class ValkeyStack(Stack):
             await asyncio.to_thread(self.server.start)
 
 
+class DegradedStack(ValkeyStack):
+    """As ValkeyStack, whose buses go on in memory while it is away, whatever the plan is."""
+
+    name = "valkey, degraded mode"
+
+    def __init__(self, directory: Path, plan: Plan) -> None:
+        super().__init__(directory, plan._replace(mode="degraded"))
+
+
 class SlowValkeyStack(ValkeyStack):
     """As ValkeyStack, on loopback, with a relay between the buses and Valkey that can be slow."""
 
@@ -255,4 +264,4 @@ class HistoryStack(PostgresStack):
         await asyncio.to_thread(self.server.start)
 
 
-__all__ = ["HistoryStack", "PostgresStack", "SlowValkeyStack", "SqliteStack", "ValkeyStack"]
+__all__ = ["DegradedStack", "HistoryStack", "PostgresStack", "SlowValkeyStack", "SqliteStack", "ValkeyStack"]

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
+
 from arqonbus.protocol.ids import new_ulid
 from tests.faults.network import Host
 from tests.servers.bus import BusProcess
@@ -26,6 +28,9 @@ UNBOUND = (
     "limits.bytes_per_second=0",
     "server.max_connections=1000",
 )
+
+
+HAND_OVER_SECONDS = 60.0
 
 
 class Kind(NamedTuple):
@@ -95,6 +100,7 @@ class Stack(ABC):
         if host is not None:
             bus.prefix = tuple(host.prefix)
             bus.url = f"ws://{host.address}:{bus.settings.server.port}/v1/ws"
+            bus.health = f"http://{host.address}:{bus.settings.telemetry.port}"
         self._exits.callback(bus.kill)
         self.buses.append(bus)
         self._hosts.append(host)
@@ -102,6 +108,15 @@ class Stack(ABC):
 
     async def mend(self) -> None:  # noqa: B027 - most stacks have nothing to wait for
         """Wait until all of it is as in the beginning. A fault may leave that to the servers themselves."""
+
+    async def handed_over(self) -> None:
+        """Wait until no bus has anything in memory only. Raises TimeoutError."""
+        async with httpx.AsyncClient(timeout=10) as http, asyncio.timeout(HAND_OVER_SECONDS):
+            for bus in self.buses:
+                while (  # noqa: ASYNC110 - another process sets no event
+                    "arqonbus_degraded 0.0" not in (await http.get(f"{bus.health}/metrics")).text
+                ):
+                    await asyncio.sleep(0.2)
 
     def kinds(self) -> list[Kind]:
         """The faults that can befall it."""
