@@ -193,6 +193,18 @@ async def test_many_who_say_nothing(prod: ProdBus) -> None:
         assert await raw.ended()
 
 
+async def test_many_who_come_and_go(prod: ProdBus) -> None:
+    """Without a token: what each of them took is free again, and not only after thousands."""
+    grown = []
+    for _ in range(3):
+        before = prod.memory()
+        for _ in range(20):
+            for raw in [await prod.raw() for _ in range(15)]:
+                await raw.close()
+        grown.append(prod.memory() - before)
+    assert min(grown) < 20 * 2**20
+
+
 async def test_half_closed(prod: ProdBus) -> None:
     """A client that ends its half, before a request or behind one, leaves nothing behind."""
     for sent in (b"", b"GET /v1/ws HTTP/1.1\r\n", request(prod.token())):

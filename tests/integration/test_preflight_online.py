@@ -24,7 +24,7 @@ from tests.servers.certificates import Authority
 from tests.servers.nats import running_nats
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.processes import free_port, wait_until
-from tests.servers.valkey import ValkeyServer, running_cluster, running_server
+from tests.servers.valkey import ValkeyServer, running_cluster, running_server, tls_options
 from tests.servers.valkey_sentinel import SERVICE, Sentinel, running_watched
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("preflight")]
@@ -243,8 +243,7 @@ async def test_valkey_over_tls(tmp_path: Path, authority: Authority) -> None:
     """A certificate that we can verify passes; another authority, name or age is named for what it is."""
     for name, (cert, key), ca, kind in certificates(authority, tmp_path):
         port = free_port()
-        options = ["--tls-port", str(port), "--tls-cert-file", str(cert), "--tls-key-file", str(key)]
-        options += ["--tls-ca-cert-file", str(authority.file), "--tls-auth-clients", "no"]
+        options = tls_options(port, cert, key, authority.file)
         with running_server(tmp_path / name, *options) as server:
             ca_file = f"datastores.valkey.tls.ca_file={ca}"
             store = valkey_settings(port, ca_file, user="default", password=PASSWORD, scheme="valkeys")

@@ -28,18 +28,22 @@ class Authority:
     def file(self) -> Path:
         return self.directory / "ca.pem"
 
-    def server(self, name: str, address: str = "127.0.0.1", days: int = 30) -> tuple[Path, Path]:
+    def server(
+        self, name: str, address: str = "127.0.0.1", days: int = 30, host: str = ""
+    ) -> tuple[Path, Path]:
         """Certificate and key for a loopback address, valid for so many days (past, if negative)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key.public_key(), address=address, days=days)
+        names: list[x509.GeneralName] = [x509.IPAddress(ipaddress.ip_address(address))]
+        if host:
+            names.append(x509.DNSName(host))
+        certificate = self._sign(subject, key.public_key(), sans=names, days=days)
         secret = key.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        (self.directory / f"{name}.key").write_bytes(secret)
-        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
+        return self._write(f"{name}.pem", certificate), self._write_key(name, secret)
 
     def client(self, name: str, *names: str) -> tuple[Path, Path]:
         """Certificate and key of a client with these names: URIs, or DNS names."""
@@ -54,8 +58,7 @@ class Authority:
             serialization.PrivateFormat.PKCS8,
             serialization.NoEncryption(),
         )
-        (self.directory / f"{name}.key").write_bytes(secret)
-        return self._write(f"{name}.pem", certificate), self.directory / f"{name}.key"
+        return self._write(f"{name}.pem", certificate), self._write_key(name, secret)
 
     def _sign(
         self,
@@ -63,7 +66,6 @@ class Authority:
         public: Any,
         *,
         authority: bool = False,
-        address: str = "",
         days: int = 30,
         sans: Sequence[x509.GeneralName] = (),
     ) -> x509.Certificate:
@@ -86,9 +88,6 @@ class Authority:
         if authority:
             usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
             builder = builder.add_extension(usage, critical=True)
-        if address:
-            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
-            builder = builder.add_extension(names, critical=False)
         if sans:
             builder = builder.add_extension(x509.SubjectAlternativeName(list(sans)), critical=False)
         return builder.sign(self._key, hashes.SHA256())
@@ -96,6 +95,12 @@ class Authority:
     def _write(self, name: str, certificate: x509.Certificate) -> Path:
         path = self.directory / name
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return path
+
+    def _write_key(self, name: str, secret: bytes) -> Path:
+        path = self.directory / f"{name}.key"
+        path.write_bytes(secret)
+        path.chmod(0o600)
         return path
 
 

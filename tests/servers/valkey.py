@@ -106,6 +106,14 @@ class ValkeyServer:
         return reply
 
 
+def tls_options(port: int, certificate: Path, key: Path, authority: Path) -> Sequence[str]:
+    """What lets a server speak TLS on this port, beside its other one. It asks clients for no certificate."""
+    return (
+        "--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key),
+        "--tls-ca-cert-file", str(authority), "--tls-auth-clients", "no",
+    )  # fmt: skip
+
+
 class ValkeyCluster:
     """Three primaries that share the slots in three ranges; `replicas` follow each of them."""
 
