@@ -37,6 +37,7 @@ from arqonbus.storage.sqlite_checkpoint import write_checkpoint
 from arqonbus.storage.sqlite_groups import SqliteGroups
 from arqonbus.storage.sqlite_rooms import Rooms
 from arqonbus.storage.sqlite_schema import FileLock, open_reader, open_writer
+from arqonbus.storage.sqlite_seal import break_seal, seal
 from arqonbus.storage.sqlite_writer import Writer
 
 T = TypeVar("T")
@@ -113,10 +114,13 @@ class SqliteLog:
         self._lock = FileLock(self._path)
         try:
             self._connection = open_writer(self._path, self.durability)
+            break_seal(self._connection, self._path, self.durability)
             self._reader = open_reader(self._path)
-        except StorageError:
+        except (StorageError, sqlite3.Error, OSError) as error:
             self._lock.release()
-            raise
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(f"The SQLite log {self._path} cannot be opened: {error}.") from error
         self._rooms = Rooms(self._connection, self.durability, *self._dedup)
         self._read_thread = ThreadPoolExecutor(1, "arqonbus-sqlite-reader")
 
@@ -133,6 +137,10 @@ class SqliteLog:
         assert self._lock is not None
         await asyncio.to_thread(self._read_thread.shutdown)
         self._reader.close()
+        try:
+            await asyncio.to_thread(seal, self._path, self.durability)
+        except (sqlite3.Error, OSError) as error:
+            _log.error("the log was closed without its seal", extra={"reason": str(error)})
         self._lock.release()
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended | StorageError]]:

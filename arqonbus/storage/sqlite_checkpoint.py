@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.sqlite_schema import FileLock, checkpoint_of
+from arqonbus.storage.sqlite_seal import begin_epochs
 
 PAGES = 256  # copied at a time; writers go on in between
 PAUSE = 0.002  # seconds between them
@@ -93,12 +93,9 @@ def _prepare(copy: Path, new: Path) -> tuple[int, int]:
         verdict = target.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if verdict != "ok":
             raise StorageError(f"The checkpoint {copy} is damaged too ({verdict}). Nothing was changed.")
-        target.create_function("new_epoch", 0, new_ulid)
-        target.execute("BEGIN")
-        target.execute("UPDATE rooms SET epoch = new_epoch() WHERE epoch <> ''")
+        begin_epochs(target)
         (rooms,) = target.execute("SELECT count(*) FROM rooms").fetchone()
         (messages,) = target.execute("SELECT count(*) FROM entries").fetchone()
-        target.execute("COMMIT")
     _flush(new)
     return rooms, messages
 
