@@ -74,7 +74,9 @@ def policy(data: bytes) -> None:
     published = envelope.payload if judgement.payload is None else judgement.payload
     envelope.payload = published
     again = inspector.judge(envelope)
-    if again.payload is not None or again.blocked is not None:
+    # A text that only looks like JSON may become too deep by the brackets around what stands there instead.
+    too_deep = kind != JSON_CONTENT and again.blocked is not None and again.blocked.rule == "depth"
+    if again.payload is not None or (again.blocked is not None and not too_deep):
         raise Broken("what was redacted is found again")
     if kind == JSON_CONTENT and one_line_json(published) is not None:
         if _holds_card(json.loads(published)):
@@ -187,7 +189,10 @@ _VALUES: Sequence[bytes] = [
     b"\xff\xfe4111111111111111",
     b" \t\r\n{}",
 ]
-POLICY: Sequence[bytes] = [bytes((mode,)) + value for mode in range(4) for value in _VALUES]
+POLICY: Sequence[bytes] = [
+    *(bytes((mode,)) + value for mode in range(4) for value in _VALUES),
+    b"\x01{" + b"[" * 63 + b" kqRxV9pLw2TnYJc6DfG3mQe5",
+]
 SCHEMA: Sequence[bytes] = _VALUES
 
 __all__ = ["JWT", "POLICY", "SCHEMA", "jwt", "policy", "schema"]
