@@ -50,7 +50,7 @@ class Case(NamedTuple):
     window: int
 
 
-CASES = (Case(1, 1), Case(4, 16), Case(8, 32), Case(16, 32), Case(16, 128))
+CASES = (Case(1, 1), Case(4, 32), Case(8, 32), Case(16, 32))
 
 
 class Running(NamedTuple):

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(110)]
 SMALL = Size(faults=3, rooms=2, producers=2, consumers=4, window=8)
 
 
-@pytest.mark.parametrize("stack", ["sqlite", "valkey", "sentinel", "cluster"])
+@pytest.mark.parametrize("stack", ["sqlite", "valkey", "history", "sentinel", "cluster"])
 async def test_faults_under_load(stack: str, tmp_path: Path) -> None:
     """Whatever is killed, stopped, cut off or filled up: what was acked is there, once and in order."""
     seed = int(os.environ.get("FAULTS_SEED", secrets.randbelow(10**6)))
