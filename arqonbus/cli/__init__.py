@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "profile": "Show what a profile says, and why.",
     "preflight": "Check whether a profile may run here, and say what to do.",
     "capacity": "Compute what a profile needs: memory, files, stores, processors.",
+    "drift": "Compare hosts with what the profile says.",
     "projector": "Project episodes, and look at what was projected.",
     "dlq": "See, replay and discard records that could not be projected.",
     "audit": "See who did what, and check that the audit was not changed.",

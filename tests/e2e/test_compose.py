@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from arqonbus.cli import main
 from arqonbus.client import Client, Message, Subscription
 from arqonbus.protocol.ids import new_ulid
 from tests.e2e.stack import Stack
@@ -297,3 +299,20 @@ def test_secrets_are_made_once(stack: Stack) -> None:
 def _is_healthy(stack: Stack) -> bool:
     health: str = stack.container("bus").attrs["State"]["Health"]["Status"]
     return health == "healthy"
+
+
+def test_a_drift_in_a_container_is_named(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that compares hosts: nothing at first, then what PostgreSQL was told, then nothing."""
+    names = {part: stack.container(part).name for part in ("bus", "valkey", "postgres")}
+    hosts = ",".join(f"{part}=docker://{name}" for part, name in names.items())
+    compare = ["drift", "--profile", "dev", "--hosts", hosts, "--json"]
+    assert main(compare) == 0, capsys.readouterr().out
+    assert [each["compared"] for each in json.loads(capsys.readouterr().out)["hosts"]] == [1, 2, 4]
+    psql = ["psql", "-U", "postgres", "-c", "ALTER SYSTEM SET synchronous_commit = off"]
+    assert stack.container("postgres").exec_run(psql).exit_code == 0
+    assert main(compare) == 1
+    [found] = json.loads(capsys.readouterr().out)["differences"]
+    assert (found["check"], found["host"]) == ("ARQ-DRF-040", names["postgres"])
+    assert found["found"].startswith("synchronous_commit by ")
+    subprocess.run(found["mend"], shell=True, check=True, capture_output=True, timeout=30)
+    assert main(compare) == 0

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 
+from arqonbus.ops.drift.deployment import Deployment, locked
+from arqonbus.ops.drift.model import Machine
+from arqonbus.ops.drift.topology import of_inventory
 from tests.e2e.conftest import engine
 from tests.infra.hosts import PLAY_SECONDS, Hosts
 from tests.infra.releases import Releases
 from tests.runbooks.runbook import RUNBOOKS, parse
 
 # What is refused is refused on bare hosts; what a host is, is looked at before it is changed again.
-FILES = ("test_refusals.py", "test_hosts.py", "test_rollout.py")
+FILES = ("test_refusals.py", "test_hosts.py", "test_drift.py", "test_rollout.py")
 _SECONDS = pytest.StashKey[dict[str, float]]()
 
 
@@ -59,6 +62,22 @@ def deployment(hosts: Hosts) -> Hosts:
     return hosts
 
 
+@pytest.fixture(scope="session")
+def declared(deployment: Hosts, releases: Releases) -> Deployment:
+    """What the profile of the deployment says."""
+    lock = (deployment.clone / "requirements" / "run.lock").read_text()
+    return Deployment(deployment.profile(), releases.version, deployment.clone, "staging", *locked(lock))
+
+
+@pytest.fixture(scope="session")
+def machines(deployment: Hosts) -> list[Machine]:
+    """The hosts with everything that is rendered for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in deployment.environ().items():
+            patch.setenv(name, value)
+        return of_inventory(deployment.clone, deployment.clone / "ansible" / "inventories" / "staging")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # pytest-randomly has shuffled them before.
@@ -78,4 +97,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"seconds of the rollout:  {steps}")
 
 
-__all__ = ["deployment", "engine", "hosts", "releases"]
+__all__ = ["declared", "deployment", "engine", "hosts", "machines", "releases"]

@@ -65,7 +65,7 @@ def faulty_production(root: Path) -> dict[str, str]:
 
 SCENES: dict[str, Callable[[Path], dict[str, str]]] = {"production-preflight": faulty_production}
 # Typed where their hosts are, by the tests of the directory.
-ELSEWHERE = {"first-rollout": "tests/infra"}
+ELSEWHERE = {"drift": "tests/infra", "first-rollout": "tests/infra"}
 
 
 def test_every_runbook_has_a_scene() -> None:

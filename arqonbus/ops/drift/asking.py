@@ -1,0 +1,68 @@
+"""All questions to a host in one script, and its answers. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+from arqonbus.ops.drift.model import Difference, Expectation, Machine
+
+_END = "arqonbus-drift-end"
+_STARTS = (" restart ", " enable --now ", "scripts/rollout")
+
+
+class Unanswered(Exception):
+    """A host that did not answer every question; the message is a sentence."""
+
+
+def script(expectations: Sequence[Expectation]) -> str:
+    """One line of output for each question, as base64, so that no answer can be taken for another's."""
+    lines = ["export LC_ALL=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin; cd /"]
+    for each in expectations:
+        lines.append(f"( {each.question}\n) </dev/null 2>&1 | base64 -w 0; echo")
+    return "\n".join([*lines, f"echo {_END}"])
+
+
+def answers(output: str, count: int) -> list[str]:
+    """What was said to each question. Raises Unanswered."""
+    lines = output.splitlines()
+    if len(lines) != count + 1 or lines[-1] != _END:
+        raise Unanswered("it did not answer every question; is the user one that may use sudo?")
+    try:
+        return [base64.b64decode(line, validate=True).decode(errors="replace") for line in lines[:-1]]
+    except ValueError:
+        raise Unanswered("something else speaks in between; see what a login prints there") from None
+
+
+def differences(
+    machine: Machine, expectations: Sequence[Expectation], said: Sequence[str]
+) -> tuple[Difference, ...]:
+    """What is not as expected."""
+    return tuple(
+        Difference(
+            each.check,
+            machine.name,
+            each.subject,
+            expected,
+            found,
+            each.mend if isinstance(each.mend, str) else each.mend(found),
+        )
+        for each, answer in zip(expectations, said, strict=True)
+        for expected, found in each.judge(answer)
+    )
+
+
+def to_type(found: Sequence[Difference], site: str) -> list[str]:
+    """What mends it, each once, in an order in which it can be typed.
+
+    `site` puts files right, once for all of them: after what has to be out of its way, because it may start a
+    node anew, and before whatever is started by hand, which would read them.
+    """
+    mends = list(dict.fromkeys(each.mend.removesuffix(f" && {site}") for each in found))
+    rolled_out = [site] * any(each.mend.endswith(site) for each in found)
+    later = [mend for mend in mends if any(words in mend for words in _STARTS)]
+    before = [mend for mend in mends if mend not in (site, *later)]
+    return [*before, *rolled_out, *(mend for mend in later if mend != site)]
+
+
+__all__ = ["Unanswered", "answers", "differences", "script", "to_type"]
