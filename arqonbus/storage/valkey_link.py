@@ -23,6 +23,7 @@ OnPush = Callable[["Link", list[Any]], None]
 
 _NOTHING = object()
 _BEAT_SECONDS = 1.0
+_FAREWELL_SECONDS = 1.0  # for what is written to leave, before the connection is cut
 
 
 _pack = cast("Callable[[Command], bytes]", hiredis.pack_command)  # its annotation knows one argument only
@@ -158,15 +159,16 @@ class Link(asyncio.Protocol):
             self._transport.abort()
 
     async def close(self) -> None:
-        """End the connection, after what was written got its replies."""
-        if self._transport is not None and not self._waiting:
-            self._transport.close()
-        elif self._transport is not None:
+        """End the connection, after what was written got its replies; one for subscriptions owes none."""
+        if self._waiting and self.on_stray_error is None:
             with contextlib.suppress(LinkLost):
                 await self.pipeline([("PING",)])
-            if self._transport is not None:
-                self._transport.close()
-        await asyncio.wait([self.lost])
+        if self._transport is not None:
+            self._transport.close()
+        await asyncio.wait([self.lost], timeout=_FAREWELL_SECONDS)
+        if self._transport is not None:
+            self._transport.abort()
+            await asyncio.wait([self.lost])
 
     # -- asyncio.Protocol
 
@@ -178,19 +180,24 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by the event loop: hand out the complete replies in it."""
         reader = self._reader
+        pushed = answered = False
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
                 if isinstance(reply, hiredis.PushNotification):
+                    pushed = True
                     if self._on_push is not None:
                         self._on_push(self, reply)
-                elif self.on_stray_error is not None and isinstance(reply, ReplyError):
+                    continue
+                answered = True
+                if self.on_stray_error is not None and isinstance(reply, ReplyError):
                     self.on_stray_error(reply)
                 else:
                     self._hand_out(reply)
         except hiredis.HiredisError as error:
             self.abort(f"it does not speak the Valkey protocol ({error})")
-        self._progress = self._loop.time()
+        if answered or not pushed:  # messages of others do not tell that what was asked is answered
+            self._progress = self._loop.time()
 
     def _hand_out(self, reply: Any) -> None:
         if not self._waiting:

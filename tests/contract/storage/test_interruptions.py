@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -212,6 +213,28 @@ async def test_wrong_password(server: ValkeyServer) -> None:
         await bench.log(password="wrong")
     log = await bench.log(password="right")
     await append(log, bench.room(), "a")
+    await bench.close()
+
+
+async def test_a_beat_that_was_refused(server: ValkeyServer) -> None:
+    """A subscription that heard a refusal and no pong ends when it is told to, whatever others publish."""
+    bench = valkey_bench([server.url], reply_timeout=1.0, flush_timeout=1.0)
+    log, other, room = await bench.log(), await bench.log(), bench.room()
+    await log.follow(room)
+
+    async def publish() -> None:
+        for number in itertools.count():
+            await stored(other, room, f"id-{number}")
+            await asyncio.sleep(0.01)
+
+    publishing = asyncio.create_task(publish())
+    server.ask("ACL", "SETUSER", "default", "-ping")
+    await asyncio.sleep(1.5)  # every connection beats once a second
+    assert server.ask("ACL", "LOG")
+    server.ask("ACL", "SETUSER", "default", "+ping")
+    async with asyncio.timeout(15):
+        await log.close()
+    publishing.cancel()
     await bench.close()
 
 
