@@ -28,6 +28,7 @@ AT_ONCE = 500  # entries
 STORE_SECONDS = 10.0  # for one call of the store
 KEEP_SECONDS = 15.0  # for one batch, whatever has to be asked and repeated
 TRIM_SECONDS = 30.0
+MOST_ROOMS = 100_000  # of which is known that the store has all
 _PIECES = 256  # in one transaction
 _TRIES = 5  # of a piece that the store takes in another epoch, or in another life
 
@@ -285,6 +286,8 @@ class DurableHistory:
             after, copied = entries[-1].sequence, copied + len(entries)
         if copied:
             _log.debug("a durable history has what it lacked", extra={"room": room.room, "messages": copied})
+        if len(self._complete) >= MOST_ROOMS:
+            self._complete.clear()
         self._complete.add(room)
         return None
 
@@ -330,7 +333,7 @@ class DurableHistory:
                 head = await self._rooms.head(room)
                 await _soon(self._store.trim(room, head.first))
             except StorageError as failure:
-                self._touched.add(room)
+                self._touched |= touched
                 _log.warning("a durable history was not trimmed", extra={"reason": str(failure)})
                 return
 

@@ -240,10 +240,9 @@ def test_no_port_is_needed_to_wait(memory: Continuum, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("none")
     url = f"ws://127.0.0.1:{free_port()}/v1/ws"
-    command = [sys.executable, "-m", "arqonbus", "export", str(tmp_path / "memory.db"), "--url", url]
-    with subprocess.Popen(
-        [*command, "--token-file", str(token)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
-    ) as process:
+    export = [sys.executable, "-m", "arqonbus", "export", str(tmp_path / "memory.db"), "--url", url]
+    command = ["env", "--default-signal=INT", *export, "--token-file", str(token)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert "the bus does not take events" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
