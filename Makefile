@@ -76,9 +76,9 @@ faults: setup servers ## Break buses and engines under load for FAULTS_MINUTES (
 .PHONY: fuzz
 fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.lock
-	@mkdir -p .cache/fuzz
 	@for target in protobuf_frames json_frames session_frames profile_loader jwt policy schema; do \
-	  $(BIN)/python -m tests.fuzz.$$target -max_total_time=$${FUZZ_SECONDS:-60} -artifact_prefix=.cache/fuzz/; \
+	  mkdir -p .cache/fuzz/$$target; \
+	  $(BIN)/python -m tests.fuzz.$$target .cache/fuzz/$$target -max_total_time=$${FUZZ_SECONDS:-60} -artifact_prefix=.cache/fuzz/; \
 	done
 
 .PHONY: generate

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from tests.fuzz.corpora import kept
+
 WATCHED = ["arqonbus", "yaml"]  # whose branches guide the fuzzer; to watch everything takes minutes to begin
 
 
@@ -23,13 +25,16 @@ def watched() -> AbstractContextManager[Any]:
 
 
 def fuzz(target: Callable[[bytes], None], seeds: Sequence[bytes]) -> None:
-    """Start from the seeds in a folder of its own; what breaks a promise is written to the current one."""
+    """Start from the seeds and from what was kept; what breaks a promise is written to the current folder.
+
+    A folder among the options is where the fuzzer keeps what it finds, for the next time.
+    """
     try:
         import atheris
     except ImportError:
         sys.exit("atheris is not installed; install the dependency group fuzz, or run pytest tests/fuzz")
     with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(seeds):
-            (Path(folder) / f"{number:03}").write_bytes(seed)
+        for number, data in enumerate([*seeds, *kept(target.__name__)]):
+            (Path(folder) / f"{number:04}").write_bytes(data)
         atheris.Setup([*sys.argv, folder], target)
         atheris.Fuzz()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import profiles, seeds, shielded, targets
+from tests.fuzz.corpora import kept
 
 Target = Callable[[bytes], None]
 TARGETS: dict[str, tuple[Target, Sequence[bytes]]] = {
@@ -54,6 +55,16 @@ def test_seeds(name: str) -> None:
     assert len(starts) > 20
     for seed in starts:
         target(seed)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_was_kept(name: str) -> None:
+    """So does all that a fuzzer found worth keeping."""
+    target, _ = TARGETS[name]
+    inputs = kept(name)
+    assert inputs
+    for data in inputs:
+        target(data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
