@@ -24,6 +24,7 @@ from arqonbus.storage.ports import (
     Entry,
     EventLog,
     Item,
+    Outcome,
     Retention,
     RoomKey,
     StorageError,
@@ -34,7 +35,7 @@ RETRY_AFTER_MS = 500
 
 _entry_of = partial(tuple.__new__, Entry)  # entries are made by the million, without a call in Python each
 
-Outcomes = Sequence[Appended | StorageError]
+Outcomes = Sequence[Outcome]
 
 
 class Receiver(Protocol):

@@ -30,6 +30,7 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     NotCapableError,
+    Outcome,
     RoomKey,
     RoomPage,
     StorageError,
@@ -42,7 +43,6 @@ AT_ONCE = 500  # messages of one room that are handed over in one call
 MOST_HEADS = 100_000  # rooms of which it is remembered how far they had come
 MOST_IDS = 50_000  # of one room that are known again
 
-Outcome = Appended | StorageError
 Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,7 @@ from arqonbus.storage.ports import (
     Durability,
     Entry,
     Head,
+    Outcome,
     Page,
     RoomKey,
     StorageError,
@@ -32,7 +33,6 @@ MOST_ROOMS = 100_000  # of which is known that the store has all
 _PIECES = 256  # in one transaction
 _TRIES = 5  # of a piece that the store takes in another epoch, or in another life
 
-Outcome = Appended | StorageError
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from arqonbus.storage.guarded_groups import GuardedGroups
 from arqonbus.storage.memory import MemoryLog
 from arqonbus.storage.ports import (
-    Appended,
     Batch,
     ConsumerGroups,
     Durability,
@@ -20,13 +19,11 @@ from arqonbus.storage.ports import (
     Listener,
     Member,
     NotCapableError,
+    Outcome,
     RoomKey,
     RoomPage,
-    StorageError,
 )
 from arqonbus.storage.room_reads import RoomReads
-
-Outcome = Appended | StorageError
 
 
 class LocalRooms(RoomReads):

@@ -25,6 +25,7 @@ from arqonbus.storage.ports import (
     Head,
     Listener,
     Member,
+    Outcome,
     Page,
     RoomKey,
     RoomPage,
@@ -89,13 +90,13 @@ class MemoryLog:
     async def close(self) -> None:
         """Nothing to release: what was stored stays readable until the object goes."""
 
-    def append(self, batches: Sequence[Batch]) -> Sequence[Appended | StorageError]:
+    def append(self, batches: Sequence[Batch]) -> Sequence[Outcome]:
         """See EventLog.append. The outcome is known at once."""
         now = self._clock_us()
         if now >= self._rotations.next_us:
             self._rotations.run(now)
         rooms = self._rooms
-        outcomes: list[Appended | StorageError] = []
+        outcomes: list[Outcome] = []
         for batch in batches:
             key = batch.room
             room = rooms.get(key)

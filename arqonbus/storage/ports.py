@@ -218,6 +218,9 @@ class TooManyGroupsError(StorageError):
     """The room has MAX_GROUPS consumer groups already."""
 
 
+Outcome = Appended | StorageError  # of one batch
+
+
 class Listener(Protocol):
     """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently."""
 
@@ -263,9 +266,7 @@ class EventLog(Protocol):
     async def close(self) -> None:
         """Finish what was accepted, then release everything. Safe to call twice."""
 
-    def append(
-        self, batches: Sequence[Batch]
-    ) -> Sequence[Appended | StorageError] | Awaitable[Sequence[Appended | StorageError]]:
+    def append(self, batches: Sequence[Batch]) -> Sequence[Outcome] | Awaitable[Sequence[Outcome]]:
         """Store one tick's batches, each atomically, and give one outcome per batch, in order.
 
         Returns at once where the outcome is known at once (memory); else an awaitable of it. Calls may
@@ -413,6 +414,7 @@ __all__ = [
     "Member",
     "NoSuchGroupError",
     "NotCapableError",
+    "Outcome",
     "Page",
     "PendingJob",
     "Retention",

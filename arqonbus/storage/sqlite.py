@@ -27,6 +27,7 @@ from arqonbus.storage.ports import (
     Head,
     Listener,
     Member,
+    Outcome,
     Page,
     Retention,
     RoomKey,
@@ -143,7 +144,7 @@ class SqliteLog:
             _log.error("the log was closed without its seal", extra={"reason": str(error)})
         self._lock.release()
 
-    def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Appended | StorageError]]:
+    def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:
         """See EventLog.append. The order of calls is the order stored: the writer gets the work at once."""
         if self._writer is None:
             return _refused(len(batches), StorageError("The SQLite log is not open; nothing was written."))
@@ -267,11 +268,11 @@ class SqliteLog:
             raise StorageError(f"The SQLite log {self._path} could not be read: {error}.") from error
 
 
-async def _refused(count: int, error: StorageError) -> Sequence[Appended | StorageError]:
+async def _refused(count: int, error: StorageError) -> Sequence[Outcome]:
     return [error] * count
 
 
-async def _outcomes(stored: Awaitable[list[Appended]], count: int) -> Sequence[Appended | StorageError]:
+async def _outcomes(stored: Awaitable[list[Appended]], count: int) -> Sequence[Outcome]:
     try:
         return await stored
     except StorageError as error:

@@ -23,13 +23,14 @@ from arqonbus.storage.ports import (
     Head,
     Listener,
     Member,
+    Outcome,
     Page,
     Retention,
     RoomKey,
     RoomPage,
     StorageError,
 )
-from arqonbus.storage.valkey_appends import Appends, Outcome
+from arqonbus.storage.valkey_appends import Appends
 from arqonbus.storage.valkey_engine import Engine, is_unchecked, storage_error
 from arqonbus.storage.valkey_fence import Fence
 from arqonbus.storage.valkey_flushing import FlushLines

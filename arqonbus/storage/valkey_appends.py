@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.storage.ports import Appended, Batch, Durability, RoomKey, StorageError
+from arqonbus.storage.ports import (
+    Appended,
+    Batch,
+    Durability,
+    Outcome,
+    RoomKey,
+    StorageError,
+)
 from arqonbus.storage.valkey_engine import Engine, is_redirect, is_unchecked, storage_error
 from arqonbus.storage.valkey_fence import Fence
 from arqonbus.storage.valkey_flushing import FlushLines
@@ -26,7 +33,6 @@ _SLOW_SECONDS = 0.05
 _DURABLE_IN_FLIGHT = 4
 _MOST_CHECKS = 5  # of one batch; the engine may begin anew meanwhile
 
-Outcome = Appended | StorageError
 OnStored = Callable[[RoomKey, str], None]
 
 
@@ -332,4 +338,4 @@ class _Settling:
         self.appends.settle(self.sents, replies)
 
 
-__all__ = ["Appends", "Outcome"]
+__all__ = ["Appends"]
