@@ -6,6 +6,7 @@ A `bench` makes logs of one backend. Logs of one bench see the same data where t
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -202,3 +203,14 @@ async def ids_in(log: EventLog, room: RoomKey) -> list[str]:
     """The ids of all that is held, oldest first."""
     page = await log.read(room, 0, 0, 1_000_000)
     return [entry.id for entry in page.entries]
+
+
+async def stored(log: EventLog, room: RoomKey, id_: str, seconds: float = 20.0) -> Appended:
+    """Publish the id again and again, as a client does, until it is acknowledged."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        (outcome,) = await outcomes(log, Batch(room, items(id_), EVERYTHING))
+        if isinstance(outcome, Appended):
+            return outcome
+        assert asyncio.get_running_loop().time() < deadline, outcome
+        await asyncio.sleep(0.01)

@@ -31,7 +31,7 @@ from arqonbus.storage.postgres_history import PostgresHistory
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer, running_server
 
-from .conftest import EVERYTHING, Bench, append, ids_in, items, outcomes, valkey_bench
+from .conftest import EVERYTHING, Bench, append, ids_in, items, outcomes, stored, valkey_bench
 from .test_live import heard
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("durable-history")]
@@ -80,16 +80,6 @@ async def kept(history: PostgresHistory, room: RoomKey) -> list[Entry]:
 
 async def entries(log: EventLog, room: RoomKey) -> list[Entry]:
     return list((await log.read(room, 0, 0, 1_000_000)).entries)
-
-
-async def again(log: EventLog, room: RoomKey, id_: str) -> Appended:
-    """Publish until it is acknowledged, as a client does."""
-    async with asyncio.timeout(30):
-        while True:
-            (outcome,) = await outcomes(log, Batch(room, items(id_), EVERYTHING))
-            if isinstance(outcome, Appended):
-                return outcome
-            await asyncio.sleep(0.01)
 
 
 async def test_an_ack_stands_in_both(bench: Bench, history: PostgresHistory) -> None:
@@ -146,7 +136,7 @@ async def test_a_restart_that_loses_nothing_keeps_the_epoch(bench: Bench, server
     log, room = await bench.log(), bench.room()
     before = await append(log, room, "a", "b")
     await asyncio.to_thread(server.restart)
-    assert (await again(log, room, "c")).epoch == before.epoch
+    assert (await stored(log, room, "c")).epoch == before.epoch
 
 
 async def test_many_nodes_fill_at_once(bench: Bench, server: ValkeyServer, history: PostgresHistory) -> None:
@@ -156,7 +146,7 @@ async def test_many_nodes_fill_at_once(bench: Bench, server: ValkeyServer, histo
     await first.close()
     server.ask("FLUSHALL")
     nodes = [await bench.log() for _ in range(6)]
-    found = await asyncio.gather(*(again(log, room, f"new-{at}") for at, log in enumerate(nodes)))
+    found = await asyncio.gather(*(stored(log, room, f"new-{at}") for at, log in enumerate(nodes)))
     held = await entries(nodes[0], room)
     assert [entry.id for entry in held[:700]] == [f"old-{number}" for number in range(700)]
     assert sorted(entry.id for entry in held[700:]) == [f"new-{at}" for at in range(6)]
@@ -177,7 +167,7 @@ async def test_postgres_is_away(bench: Bench, postgres: PostgresServer, history:
         assert await ids_in(log, room) == ["a", "b"]
     finally:
         postgres.start()
-    repeated = await again(log, room, "b")
+    repeated = await stored(log, room, "b")
     assert (list(repeated.sequences), repeated.duplicates) == ([2], {0})
     assert repeated.durability is Durability.DURABLE
     assert await kept(history, room) == await entries(log, room)
@@ -245,8 +235,8 @@ async def test_postgres_went_back_in_time(
     postgres.stop()
     postgres.start()
     await history.trim(room, 1 << 62)
-    await again(log, room, "e")
-    await again(log, room, "f")
+    await stored(log, room, "e")
+    await stored(log, room, "f")
     assert await kept(history, room) == await entries(log, room)
 
 
@@ -276,7 +266,7 @@ async def test_losses_under_load(
         number = 0
         while not stop.is_set():
             number += 1
-            await again(log, room, f"{name}-{number:06}")
+            await stored(log, room, f"{name}-{number:06}", 30.0)
             acked[room].append(f"{name}-{number:06}")
 
     load = [

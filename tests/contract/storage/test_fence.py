@@ -33,7 +33,7 @@ from arqonbus.storage.witness import Mark
 from tests.servers.processes import wait_until
 from tests.servers.valkey import ValkeyServer, running_server
 
-from .conftest import EVERYTHING, Bench, append, ids_in, items, outcomes, valkey_bench
+from .conftest import EVERYTHING, Bench, append, ids_in, items, outcomes, stored, valkey_bench
 from .test_live import heard
 
 pytestmark = pytest.mark.servers
@@ -73,16 +73,6 @@ class AwayWitness:
         raise StorageError("the witness is away")
 
 
-async def again(log: EventLog, room: RoomKey, id_: str) -> Appended:
-    """Publish until it is acknowledged, as a client does."""
-    async with asyncio.timeout(20):
-        while True:
-            (outcome,) = await outcomes(log, Batch(room, items(id_), EVERYTHING))
-            if isinstance(outcome, Appended):
-                return outcome
-            await asyncio.sleep(0.01)
-
-
 async def epoch_of(log: EventLog, room: RoomKey) -> str:
     async with asyncio.timeout(20):
         while True:
@@ -97,7 +87,7 @@ async def test_a_restart_that_loses_nothing_keeps_the_epoch(bench: Bench, server
     before = await append(log, room, "a", "b")
     await asyncio.to_thread(server.restart)
     assert await epoch_of(log, room) == before.epoch
-    assert (await again(log, room, "c")).sequences[0] == 3
+    assert (await stored(log, room, "c")).sequences[0] == 3
 
 
 async def test_a_bus_that_began_anew_asks_the_witness(bench: Bench, server: ValkeyServer) -> None:
@@ -130,7 +120,7 @@ async def test_what_may_be_lost_counts_as_lost(bench: Bench, server: ValkeyServe
     before = await append(log, room, "a", "b")
     server.options = ("--appendfsync", "everysec")
     await asyncio.to_thread(server.restart)
-    after = await again(log, room, "c")
+    after = await stored(log, room, "c")
     assert after.epoch > before.epoch
     page = await log.read(room, 0, 0, 10)
     assert (page.head.epoch, page.base) == (after.epoch, page.head.last - 1)
@@ -173,7 +163,7 @@ async def test_a_promoted_replica(server: ValkeyServer, store: SqliteProjection,
         wait_until(lambda: replica.ask("XLEN", room_keys(room).log) == 2, "the replica to have it")
         server.kill()
         replica.ask("REPLICAOF", "NO", "ONE")
-        after = await again(log, room, "c")
+        after = await stored(log, room, "c")
         assert (after.epoch > before.epoch, list(after.sequences)) == (True, [3])
         await bench.close()
 
@@ -192,7 +182,7 @@ async def test_a_primary_that_is_one_again(server: ValkeyServer, tmp_path: Path)
         server.ask("REPLICAOF", "NO", "ONE")
         await log.close()
         second = await bench.log()
-        after = await again(second, room, "c")
+        after = await stored(second, room, "c")
         assert (after.epoch > before.epoch, list(after.sequences)) == (True, [3])
         await bench.close()
 
@@ -314,7 +304,7 @@ async def test_no_recovery_is_claimed_across_a_hole(
             shutil.copytree(server.directory / "appendonlydir", copy)
         await asyncio.to_thread(server.start)
         for room in rooms:
-            await again(logs[turn % 2], room, f"after-{turn}")
+            await stored(logs[turn % 2], room, f"after-{turn}")
         await epoch_of(logs[1], rooms[0])  # it has to be connected again, too
         for room, epoch, sequence in [*chance.sample(ear.positions, 200), *ear.positions[-5 * ROOMS :]]:
             recoveries += 1
@@ -340,7 +330,7 @@ async def test_a_stopped_server_that_goes_on_is_the_same(bench: Bench, server: V
     (outcome,) = await outcomes(log, Batch(room, items("b"), EVERYTHING))
     server._process.signal(signal.SIGCONT)
     assert isinstance(outcome, StorageError)
-    assert (await again(log, room, "b")).epoch == before.epoch
+    assert (await stored(log, room, "b")).epoch == before.epoch
     assert log.durability is Durability.HOT
 
 

@@ -15,10 +15,8 @@ from arqonbus.storage.ports import (
     Appended,
     Batch,
     Durability,
-    EventLog,
     GroupKey,
     Member,
-    RoomKey,
     StorageError,
 )
 from arqonbus.storage.valkey_engine import LIBRARY_VERSION
@@ -26,7 +24,7 @@ from arqonbus.storage.valkey_keys import room_keys
 from tests.servers.processes import wait_until
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server
 
-from .conftest import EVERYTHING, Bench, Ear, append, ids_in, items, outcomes, valkey_bench
+from .conftest import EVERYTHING, Bench, Ear, append, ids_in, items, outcomes, stored, valkey_bench
 from .test_live import heard
 
 pytestmark = pytest.mark.servers
@@ -43,17 +41,6 @@ async def bench(server: ValkeyServer) -> AsyncIterator[Bench]:
     made = valkey_bench([server.url], cluster=False, durability=Durability.DURABLE, reply_timeout=2.0)
     yield made
     await made.close()
-
-
-async def stored(log: EventLog, room: RoomKey, id_: str, seconds: float = 20.0) -> Appended:
-    """Publish the id again and again, as a client does, until it is acknowledged."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while True:
-        (outcome,) = await outcomes(log, Batch(room, items(id_), EVERYTHING))
-        if isinstance(outcome, Appended):
-            return outcome
-        assert asyncio.get_running_loop().time() < deadline, outcome
-        await asyncio.sleep(0.01)
 
 
 async def test_restart_under_load(bench: Bench, server: ValkeyServer) -> None:
