@@ -10,12 +10,13 @@ from arqonbus.storage.ports import Entry, RoomKey
 from arqonbus.storage.postgres_access import Connection
 from arqonbus.storage.postgres_transactions import Transactions
 
-_FLUSHED = "SET LOCAL synchronous_commit = on"
+# Which life this is, in a transaction that will be on disk when it ends.
+_LIFE = """
+SELECT concat_ws(' ', pg_postmaster_start_time(), oid), set_config('synchronous_commit', 'on', true)
+FROM pg_database WHERE datname = current_database()
+"""
 # The row of a room is locked, so that its epoch still holds when the transaction ends. In one order, so that
 # nodes wait for each other and never in a circle.
-_LIFE = """
-SELECT concat_ws(' ', pg_postmaster_start_time(), oid) FROM pg_database WHERE datname = current_database()
-"""
 _LOCK = """
 SELECT r.tenant_id, r.room, r.epoch FROM arqonbus.history_rooms r
 JOIN unnest($1::text[], $2::text[]) AS asked (tenant_id, room) USING (tenant_id, room)
@@ -65,7 +66,6 @@ class PostgresHistory:
         rooms = sorted({piece.room for piece in pieces})
 
         async def write(connection: Connection) -> Kept:
-            await connection.execute(_FLUSHED)
             found = await connection.fetchval(_LIFE)
             if found != life:
                 return Kept(None, found)

@@ -79,12 +79,12 @@ class Fence:
             if held.run == server.run:
                 return
             whole = bool(held.epoch) and is_whole(held, server, await self._evidence(room))
-            epoch = "" if whole else ulid_after(held.epoch)
-            if refill is not None:
-                filled = await refill.fill(room, held, whole=whole)
-                if filled is None:
-                    continue
+            if refill is None:
+                epoch = "" if whole else ulid_after(held.epoch)
+            elif filled := await refill.fill(room, held, whole=whole):
                 held, epoch = filled
+            else:
+                continue
             arguments = (server.run, held.epoch, held.last, held.run, epoch)
             now, run = await self._engine.call(
                 keys.slot, "FCALL", "arqonbus_renew", 2, keys.log, keys.meta, *arguments
