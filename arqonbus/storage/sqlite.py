@@ -39,6 +39,7 @@ from arqonbus.storage.sqlite_groups import SqliteGroups
 from arqonbus.storage.sqlite_rooms import Rooms
 from arqonbus.storage.sqlite_schema import FileLock, open_reader, open_writer
 from arqonbus.storage.sqlite_seal import break_seal, seal
+from arqonbus.storage.sqlite_wal import WalCopier
 from arqonbus.storage.sqlite_writer import Writer
 
 T = TypeVar("T")
@@ -98,7 +99,8 @@ class SqliteLog:
             await asyncio.to_thread(self._open_file)
         except OSError as error:
             raise StorageError(f"The SQLite log {self._path} cannot be opened: {error}.") from error
-        self._writer = Writer(self._connection, self._rooms.forget)
+        self._wal = WalCopier(self._path)
+        self._writer = Writer(self._connection, self._rooms.forget, self._wal.committed)
         self.groups = SqliteGroups(self._connection, self._writer, self._create_room, self._clock_us)
         if self._checkpoint_seconds:
             self._checkpoints = asyncio.create_task(self._keep_checkpoint_fresh())
@@ -132,6 +134,7 @@ class SqliteLog:
             return
         if self._checkpoints is not None:
             self._checkpoints.cancel()
+        await asyncio.to_thread(self._wal.close)
         await writer.close()
         assert self._read_thread is not None
         assert self._reader is not None

@@ -35,12 +35,14 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         on_rollback: Callable[[], None] = lambda: None,
+        on_commit: Callable[[int], None] = lambda _rows: None,
         name: str = "SQLite log",
     ) -> None:
-        """`name`: what sentences call the file."""
+        """`on_commit` hears how many rows were changed so far. `name`: what sentences call the file."""
         self._name = name
         self._connection = connection
         self._on_rollback = on_rollback
+        self._on_commit = on_commit
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._closed = False
@@ -99,6 +101,7 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):  # it may go on flushing; that harms no promise
                 self._connection.execute("PRAGMA synchronous = NORMAL")
         self._loop.call_soon_threadsafe(_answer, answers)
+        self._on_commit(self._connection.total_changes)
 
     def _roll_back(self, error: Exception, committing: bool) -> StorageError:
         try:
