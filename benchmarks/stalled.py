@@ -36,12 +36,12 @@ class Stalled(threading.Thread):
         super().__init__(daemon=True)
         self._port = port
         self._script = script
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self.joined = threading.Event()
         self.times = 0
 
     def run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             with socket.socket() as connection:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 connection.settimeout(5)
@@ -52,11 +52,11 @@ class Stalled(threading.Thread):
                 _await(connection, self._script.second)
                 self.times += 1
                 self.joined.set()
-                while not self._stop.wait(0.2) and not _is_dropped(connection):
+                while not self._ended.wait(0.2) and not _is_dropped(connection):
                     pass
 
     def stop(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 

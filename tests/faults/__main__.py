@@ -38,7 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     stacks = " ".join(options.stacks)
     command = (
         f"python -m tests.faults --seed {seed} --minutes {options.minutes:g} --jobs {options.jobs} "
-        f"--faults-per-round {options.faults_per_round} --stacks {stacks}"
+        f"--faults-per-round {options.faults_per_round} --window {options.window} --mode {options.mode} "
+        f"--durability {options.durability} --stacks {stacks}"
     )
     text = markdown(outcomes, plan, command, seed, time.monotonic() - began, stuck)
     options.report.write_text(text, "utf-8")
