@@ -1,9 +1,10 @@
-"""`arqonbus backup`: keep what Postgres holds."""
+"""`arqonbus backup`: keep what Postgres and Valkey hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,25 +15,38 @@ from arqonbus.cli import Failure
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 
 if TYPE_CHECKING:
-    from arqonbus.config import Settings
-    from arqonbus.config.stores import Postgres
+    from arqonbus.config import Resolved, Settings
+    from arqonbus.config.stores import Postgres, Valkey
+    from arqonbus.ops.backup import Sources
 
-SUMMARY = "Take a backup of what Postgres holds."
+SUMMARY = "Take a backup of what Postgres and Valkey hold."
 
 EPILOG = """examples:
-  arqonbus backup --profile prod
-  arqonbus backup --profile prod --kind base --host /run/postgresql --user postgres
+  arqonbus backup --profile prod --valkey-user backup --valkey-credential valkey_backup_password
+  arqonbus backup --profile prod --part postgres --kind base --host /run/postgresql --user postgres
   arqonbus backup --profile prod --list
 
-A dump (logical) is read back in minutes; a base backup, with the archive of the log, leads back to any
-second. It needs a role that may replicate, such as the superuser on the host of the data. A backup is there
-whole or not at all. Try it afterwards: arqonbus drill.
+Its parts are the stores that the profile has, and the profile itself. A dump of Postgres (logical) is read
+back in minutes; a base backup, with the archive of the log, leads back to any second. It needs a role that
+may replicate, such as the superuser on the host of the data. The user of Valkey has to, too; the bus's may
+not. A backup is there whole or not at all. Try it afterwards: arqonbus drill.
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("logical", "base"), default="logical", help="default: logical")
     parser.add_argument("--keep", type=int, default=7, metavar="N", help="of each kind; 0: all (default: 7)")
+    parser.add_argument(
+        "--part",
+        choices=("postgres", "valkey"),
+        action="append",
+        help="may be repeated; default: both, if used",
+    )
+    parser.add_argument("--valkey-user", metavar="USER", help="default: that of the profile")
+    parser.add_argument("--valkey-credential", metavar="NAME", help="credential with that user's password")
+    parser.add_argument(
+        "--receipt", type=Path, metavar="FILE", help="of a preflight, to be kept with the backup"
+    )
     parser.add_argument("--list", action="store_true", help="show what there is, and take none")
     add_backup_options(parser)
 
@@ -51,31 +65,84 @@ def add_backup_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from arqonbus.ops.backup import backups, prune, read, take
 
-    settings = load_profile(args, secrets_of=("datastores.postgres.",)).settings
-    directory = directory_of(args, settings)
+    parts = [] if args.list else args.part or ["postgres", "valkey"]
+    followed = [f"datastores.{part}." for part in parts if part == "postgres" or not args.valkey_credential]
+    resolved = load_profile(args, secrets_of=followed)
+    directory = directory_of(args, resolved.settings)
     if args.list:
         names = backups(directory)
         print(json.dumps(list(names)) if args.json else "\n".join(names) or f"there is none in {directory}")
         return 0
     with sentences():
-        manifest = take(store_of(args, settings), directory, args.kind)
+        manifest = take(_sources(args, resolved), directory, args.kind)
         gone = prune(directory, args.keep)
         read(directory, manifest.name)
     if args.json:
         print(json.dumps(asdict(manifest) | {"directory": str(directory), "removed": list(gone)}))
         return 0
     size = sum(path.stat().st_size for path in (directory / manifest.name).iterdir())
-    print(f"{directory / manifest.name}: {size} bytes, schema {manifest.schema:04}")
+    keys = f", {manifest.keys} keys" if manifest.keys is not None else ""
+    print(f"{directory / manifest.name}: {size} bytes, schema {manifest.schema:04}{keys}")
     for name in gone:
         print(f"removed {name}")
     return 0
+
+
+def _sources(args: argparse.Namespace, resolved: Resolved) -> Sources:
+    """The parts that are wanted, of those that the profile has."""
+    from arqonbus.ops.backup import Sources
+
+    settings = resolved.settings
+    used = {
+        "postgres": settings.datastores.postgres.configured,
+        "valkey": settings.storage.backend == "valkey",
+    }
+    parts = args.part or [part for part, is_used in used.items() if is_used]
+    if not parts:
+        raise Failure("the profile has neither Postgres nor Valkey; copy the file of the embedded engine")
+    return Sources(
+        store_of(args, settings) if "postgres" in parts else None,
+        _valkey_of(args, settings) if "valkey" in parts else None,
+        _papers(args, resolved),
+    )
+
+
+def _valkey_of(args: argparse.Namespace, settings: Settings) -> Valkey:
+    """The server of the profile, as the user of the options."""
+    from pydantic import SecretStr
+
+    from arqonbus.config.secrets import Reference, Vault, secrets_directories
+
+    store = settings.datastores.valkey
+    if not store.configured:
+        raise Failure("no Valkey is configured; set datastores.valkey")
+    changes: dict[str, object] = {"user": args.valkey_user} if args.valkey_user else {}
+    if args.valkey_credential:
+        vault = Vault(os.environ, secrets_directories(args.secrets_dir, os.environ))
+        try:
+            secret = vault.resolve(Reference("credential", (args.valkey_credential,)))
+        except ValueError as error:
+            raise Failure(f"the password of {args.valkey_user or store.user} {error}") from error
+        changes["password"] = SecretStr(secret)
+    return store.model_copy(update=changes)
+
+
+def _papers(args: argparse.Namespace, resolved: Resolved) -> dict[str, Path]:
+    """The files of the profile, its waivers, and the receipt of the preflight that passed with it."""
+    sources = [Path(layer.source) for layer in resolved.provenance.layers]
+    files = [source for source in sources if source.is_file()]
+    files += [path for file in files if (path := file.with_name("waivers.yaml")).is_file()]
+    papers = {str(file.absolute()).lstrip("/"): file for file in files}
+    if args.receipt and args.receipt.is_file() and args.receipt.stat().st_size:
+        papers["receipt.json"] = args.receipt
+    return papers
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns what can go wrong with a backup into the end of a command."""
     from arqonbus.ops.backup import BackupRefused
-    from arqonbus.ops.postgres_programs import ProgramFailed
+    from arqonbus.ops.store_programs import ProgramFailed
     from arqonbus.storage.ports import StorageError
 
     try:

@@ -1,8 +1,8 @@
-"""Backups of the projection: taken whole or not at all, with checksums and what was true at the time.
+"""Backups of Postgres and Valkey: taken whole or not at all, with checksums and what was true at the time.
 
-A backup is a directory with a `manifest.json`. `logical` is a dump, for databases that are read back in
-minutes; `base` is a copy of the cluster, from which the archive of its write-ahead log leads to any second
-after it.
+A backup is a directory with a `manifest.json`. Of Postgres, `logical` is a dump, for databases that are read
+back in minutes; `base` is a copy of the cluster, from which the archive of its write-ahead log leads to any
+second after it. Of Valkey it holds a snapshot, and beside both the files that say how they were used.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from arqonbus import __version__
-from arqonbus.config.stores import Postgres
-from arqonbus.ops.postgres_programs import environment, run
+from arqonbus.config.stores import Postgres, Valkey
+from arqonbus.ops.store_programs import environment, run
+from arqonbus.ops.valkey_snapshot import take_snapshot
 from arqonbus.storage import migrate
 from arqonbus.storage.postgres import PostgresProjection
 
@@ -29,6 +31,9 @@ Kind = Literal["logical", "base"]
 
 MANIFEST = "manifest.json"
 DUMP = "postgres.dump"
+BASE = "base.tar.gz"
+SNAPSHOT = "valkey.rdb"
+PAPERS = "profile.tar.gz"
 
 
 class BackupRefused(Exception):
@@ -36,8 +41,21 @@ class BackupRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What is backed up: the stores that there are, and by their names in the archive, files beside them."""
+
+    postgres: Postgres | None = None
+    valkey: Valkey | None = None
+    papers: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself. `heads` are number and hash of each tenant's newest audit row."""
+    """What a backup says of itself. `heads` are number and hash of each tenant's newest audit row.
+
+    `keys` is how many the snapshot of Valkey has; None where Valkey is no part of it. Without Postgres,
+    `schema` is 0.
+    """
 
     name: str
     kind: Kind
@@ -46,9 +64,14 @@ class Manifest:
     schema: int
     heads: Mapping[str, tuple[int, str]]
     files: Mapping[str, str]
+    keys: int | None = None
+
+    @property
+    def has_postgres(self) -> bool:
+        return not self.files.keys().isdisjoint((DUMP, BASE))
 
 
-def take(store: Postgres, directory: Path, kind: Kind, now: datetime | None = None) -> Manifest:
+def take(sources: Sources, directory: Path, kind: Kind, now: datetime | None = None) -> Manifest:
     """Take a backup into a new directory below this one. Raises ProgramFailed, StorageError, OSError."""
     moment = now or datetime.now(UTC)
     name = f"{kind}-{moment:%Y%m%dT%H%M%SZ}"
@@ -56,17 +79,22 @@ def take(store: Postgres, directory: Path, kind: Kind, now: datetime | None = No
     if target.exists():
         raise BackupRefused(f"{target} is there already; wait a second")
     directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-    heads, schema = asyncio.run(_state(store))
+    store = sources.postgres
+    heads, schema = asyncio.run(_state(store)) if store else ({}, 0)
     fresh = Path(tempfile.mkdtemp(prefix=".fresh-", dir=directory))
     try:
         fresh.chmod(0o750)
-        if kind == "logical":
+        # The log first: what a projector has acked there must stand in Postgres.
+        keys = take_snapshot(sources.valkey, fresh / SNAPSHOT) if sources.valkey else None
+        if store and kind == "logical":
             run(["pg_dump", "--format=custom", f"--file={fresh / DUMP}", "--no-password"], environment(store))
-        else:
+        elif store:
             options = ["--format=tar", "--gzip", "--wal-method=stream", "--checkpoint=fast", "--no-password"]
             run(["pg_basebackup", f"--pgdata={fresh}", *options], environment(store))
+        if sources.papers:
+            _archive(sources.papers, fresh / PAPERS)
         files = {file.name: checksum(file) for file in sorted(fresh.iterdir())}
-        manifest = Manifest(name, kind, moment.isoformat(), __version__, schema, heads, files)
+        manifest = Manifest(name, kind, moment.isoformat(), __version__, schema, heads, files, keys)
         (fresh / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", "utf-8")
         _flush(fresh)
         fresh.rename(target)
@@ -75,6 +103,12 @@ def take(store: Postgres, directory: Path, kind: Kind, now: datetime | None = No
         shutil.rmtree(fresh, ignore_errors=True)
         raise
     return manifest
+
+
+def _archive(papers: Mapping[str, Path], target: Path) -> None:
+    with tarfile.open(target, "w:gz") as archive:
+        for name, path in sorted(papers.items()):
+            archive.add(path, name)
 
 
 async def _state(store: Postgres) -> tuple[dict[str, tuple[int, str]], int]:
@@ -92,6 +126,14 @@ def backups(directory: Path) -> Sequence[str]:
     """The names of the backups of a directory, oldest first."""
     found = (file.parent for file in directory.glob(f"*/{MANIFEST}"))
     return [path.name for path in sorted(found, key=lambda path: path.name.partition("-")[2])]
+
+
+def newest(directory: Path) -> str:
+    """The name of the newest backup. Raises BackupRefused where there is none."""
+    known = backups(directory)
+    if not known:
+        raise BackupRefused(f"there is no backup in {directory}; take one: arqonbus backup")
+    return known[-1]
 
 
 def read(directory: Path, name: str) -> Manifest:
@@ -139,4 +181,17 @@ def _flush(directory: Path) -> None:
             os.close(descriptor)
 
 
-__all__ = ["DUMP", "BackupRefused", "Kind", "Manifest", "backups", "prune", "read", "take"]
+__all__ = [
+    "BASE",
+    "DUMP",
+    "SNAPSHOT",
+    "BackupRefused",
+    "Kind",
+    "Manifest",
+    "Sources",
+    "backups",
+    "newest",
+    "prune",
+    "read",
+    "take",
+]

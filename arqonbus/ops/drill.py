@@ -1,7 +1,8 @@
-"""Restores the newest backup to a server of its own and asks whether the bus could live on it.
+"""Restores the newest backup to servers of its own and asks whether the bus could live on it.
 
 The books balance, every audit chain holds and still has the rows that it had, and the episodes are what their
-events say. The receipt is what preflight reads: a backup that was never restored is a hope.
+events say; Valkey reads every key of its snapshot. The receipt is what preflight reads: a backup that was
+never restored is a hope.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from arqonbus.config.stores import Postgres
-from arqonbus.ops.backup import BackupRefused, Manifest, backups, read
-from arqonbus.ops.postgres_programs import ProgramFailed, program, run, server_user
+from arqonbus.ops.backup import SNAPSHOT, BackupRefused, Manifest, newest, read
 from arqonbus.ops.restore import restore_dump, unpack_base
+from arqonbus.ops.store_programs import ProgramFailed, program, run, server_user
+from arqonbus.ops.valkey_snapshot import loaded_keys
 from arqonbus.storage.audit_chain import Walk
 from arqonbus.storage.postgres import PostgresProjection
 from arqonbus.storage.projection import Selection, Subject
@@ -52,16 +54,16 @@ def drill(directory: Path, name: str | None = None) -> Drill:
 
     Raises BackupRefused where there is nothing to restore, ProgramFailed where it cannot be tried.
     """
-    known = backups(directory)
-    if not known:
-        raise BackupRefused(f"there is no backup in {directory}; take one: arqonbus backup")
-    chosen = name or known[-1]
+    chosen = name or newest(directory)
     result = Drill(chosen, datetime.now(UTC).isoformat())
     began = time.monotonic()
     try:
         manifest = read(directory, chosen)
-        with scratch_server(directory, manifest) as store:
-            asyncio.run(_judge(store, manifest, result))
+        if manifest.has_postgres:
+            with scratch_server(directory, manifest) as store:
+                asyncio.run(_judge(store, manifest, result))
+        if manifest.keys is not None:
+            _judge_snapshot(directory / chosen / SNAPSHOT, manifest.keys, result)
     except BackupRefused as error:
         result.faults.append(str(error))
     result.passed = not result.faults
@@ -186,6 +188,16 @@ async def _judge(store: Postgres, manifest: Manifest, result: Drill) -> None:
             result.faults.append(f"{changed} episodes are not what their events say; rebuild them")
     finally:
         await projection.close()
+
+
+def _judge_snapshot(snapshot: Path, keys: int, result: Drill) -> None:
+    try:
+        result.counts["keys"] = loaded_keys(snapshot)
+    except ProgramFailed as error:
+        result.faults.append(str(error))
+        return
+    if result.counts["keys"] != keys:
+        result.faults.append(f"Valkey reads {result.counts['keys']} keys and the backup has {keys}")
 
 
 async def _audit_fault(projection: PostgresProjection, tenant: str, number: int, digest: str) -> str:

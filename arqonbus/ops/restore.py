@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from arqonbus.config.stores import Postgres
-from arqonbus.ops.backup import DUMP, BackupRefused, Manifest, read
-from arqonbus.ops.postgres_programs import environment, pipe, run
+from arqonbus.ops.backup import BASE, DUMP, BackupRefused, Manifest, read
+from arqonbus.ops.store_programs import environment, pipe, run
 
 _DROP = "DROP SCHEMA IF EXISTS arqonbus CASCADE; DROP SCHEMA IF EXISTS arqonbus_ledger CASCADE"
 
@@ -23,6 +23,8 @@ def restore_dump(store: Postgres, directory: Path, name: str, *, replace: bool =
     manifest = read(directory, name)
     if manifest.kind != "logical":
         raise BackupRefused(f"{name} is a base backup; restore it to a directory, with --to")
+    if not manifest.has_postgres:
+        raise BackupRefused(f"{name} holds nothing of Postgres; Valkey's part is put back on its own host")
     # Not pg_restore's own --clean: it takes constraints off partitions that only their parent may give up.
     first = [f"--command={_DROP}"] if replace else []
     pipe(
@@ -55,7 +57,7 @@ def unpack_base(
     if until is not None and archive is None:
         raise BackupRefused("a point in time needs the archive of the log; name it with --archive")
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for file, place in (("base.tar.gz", target), ("pg_wal.tar.gz", target / "pg_wal")):
+    for file, place in ((BASE, target), ("pg_wal.tar.gz", target / "pg_wal")):
         place.mkdir(exist_ok=True)
         run(["tar", "--extract", "--gzip", f"--file={directory / name / file}", f"--directory={place}"])
     if archive is not None:

@@ -1,10 +1,13 @@
-"""Backups of a real Postgres: whole or not there, restored to the second, judged by a drill that can fail."""
+"""Backups of a real Postgres and a real Valkey: whole or not there, restored to the second, judged by a drill
+that can fail."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shutil
+import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +17,21 @@ from pathlib import Path
 import pytest
 
 from arqonbus.cli import main
-from arqonbus.config.stores import Postgres
-from arqonbus.ops.backup import BackupRefused, backups, read, take
+from arqonbus.config.stores import Postgres, Valkey
+from arqonbus.ops.backup import BackupRefused, Sources, backups, read, take
 from arqonbus.ops.drill import drill, scratch_server
 from arqonbus.ops.restore import restore_dump, unpack_base
+from arqonbus.ops.store_programs import ProgramFailed
 from arqonbus.storage import migrate
 from arqonbus.storage.migrations.steps import own_steps
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.postgres import PostgresProjection
 from arqonbus.storage.projection import Arrival, DeadLetter, Event, Origin, Subject
+from tests.servers.certificates import Authority
 from tests.servers.episodes import event
 from tests.servers.postgres import PostgresServer, running_postgres
+from tests.servers.processes import free_port
+from tests.servers.valkey import ValkeyServer, running_server, tls_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("backup"), pytest.mark.timeout(180)]
 
@@ -93,7 +100,7 @@ def tampered(postgres: PostgresServer, store: Postgres, statement: str) -> None:
 def test_a_dump_brings_everything_back(store: Postgres, tmp_path: Path) -> None:
     """What came after it is gone; what was there is there, and the drill that tried it before passed."""
     first = fill(store)
-    manifest = take(store, tmp_path, "logical")
+    manifest = take(Sources(store), tmp_path, "logical")
     assert backups(tmp_path) == [manifest.name]
     later = fill(store)
     result = drill(tmp_path)
@@ -112,7 +119,7 @@ def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
 ) -> None:
     """The write before that moment is there, and the one after it is not."""
     fill(store, 5)
-    manifest = take(store, tmp_path, "base")
+    manifest = take(Sources(store), tmp_path, "base")
     (before,) = fill(store, 1)
     until = datetime.fromisoformat(postgres.ask("SELECT clock_timestamp()"))
     (after,) = fill(store, 1)
@@ -146,7 +153,7 @@ def restored(directory: Path, name: str, archive: Path, until: datetime) -> Iter
 def test_a_base_backup_passes_its_drill(store: Postgres, tmp_path: Path) -> None:
     """As a dump does."""
     fill(store)
-    take(store, tmp_path, "base")
+    take(Sources(store), tmp_path, "base")
     result = drill(tmp_path)
     assert result.faults == []
     assert result.counts["episodes"] == 40
@@ -167,7 +174,7 @@ def test_a_drill_fails_for_what_is_wrong_in_the_backup(
     """And says what; preflight will not take its receipt for a good one."""
     fill(store)
     tampered(postgres, store, statement)
-    take(store, tmp_path, "logical")
+    take(Sources(store), tmp_path, "logical")
     result = drill(tmp_path)
     assert not result.passed
     assert any(TAMPERING[statement] in fault for fault in result.faults), result.faults
@@ -179,10 +186,10 @@ def test_an_audit_that_was_cut_off_before_the_backup_is_noticed_by_its_head(
 ) -> None:
     """Rows and head taken together leave a sound chain; the manifest of an older backup knows better."""
     fill(store)
-    manifest = take(store, tmp_path, "logical")
+    manifest = take(Sources(store), tmp_path, "logical")
     tampered(postgres, store, "DELETE FROM arqonbus.audit WHERE number = 3; UPDATE arqonbus.audit_heads SET "
              "number = 2, hash = (SELECT hash FROM arqonbus.audit WHERE number = 2)")  # fmt: skip
-    restored_dump = take(store, tmp_path, "logical", datetime.now(UTC) + timedelta(seconds=5))
+    restored_dump = take(Sources(store), tmp_path, "logical", datetime.now(UTC) + timedelta(seconds=5))
     (tmp_path / restored_dump.name / "manifest.json").write_text(
         json.dumps({**json.loads((tmp_path / restored_dump.name / "manifest.json").read_text()),
                     "heads": {tenant: list(head) for tenant, head in manifest.heads.items()}})
@@ -194,7 +201,7 @@ def test_an_audit_that_was_cut_off_before_the_backup_is_noticed_by_its_head(
 def test_a_backup_that_was_changed_is_refused(store: Postgres, tmp_path: Path) -> None:
     """A bit of the dump, a manifest that is none, a name that there is not."""
     fill(store)
-    manifest = take(store, tmp_path, "logical")
+    manifest = take(Sources(store), tmp_path, "logical")
     dump = tmp_path / manifest.name / "postgres.dump"
     content = bytearray(dump.read_bytes())
     content[len(content) // 2] ^= 1
@@ -210,7 +217,7 @@ def test_a_backup_that_fails_leaves_nothing(store: Postgres, tmp_path: Path) -> 
     """No directory that somebody could take for one."""
     nobody = store.model_copy(update={"user": "nobody"})
     with pytest.raises(StorageError, match="refuses the password"):
-        take(nobody, tmp_path, "logical")
+        take(Sources(nobody), tmp_path, "logical")
     assert not list(tmp_path.iterdir())
 
 
@@ -236,3 +243,146 @@ def test_the_commands(
     assert main(["restore", name, "--to", str(tmp_path / "x"), *options]) == 1
     assert "is a dump" in capsys.readouterr().err
     assert postgres.password not in capsys.readouterr().out
+
+
+# -- Valkey's part
+
+PASSWORD = "of-the-backup"
+
+
+@pytest.fixture
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """With 300 keys, and the user of the backups, who may read no key."""
+    with running_server(tmp_path_factory.mktemp("valkey")) as server:
+        for number in range(300):
+            server.ask("SET", f"tenant:acme:{number}", "x" * 100)
+        rights = ("-@all", "+hello", "+auth", "+ping", "+psync", "+sync", "+replconf")
+        server.ask("ACL", "SETUSER", "backup", "on", f">{PASSWORD}", *rights)
+        yield server
+
+
+def as_backup(server: ValkeyServer, **changes: object) -> Valkey:
+    return Valkey.model_validate({"url": server.url, "user": "backup", "password": PASSWORD, **changes})
+
+
+def test_a_snapshot_of_valkey_is_read_key_by_key(
+    store: Postgres, valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Also those that ended meanwhile; it lies beside the dump, under the same manifest."""
+    fill(store)
+    valkey.ask("PEXPIRE", "tenant:acme:0", 6000)
+    manifest = take(Sources(store, as_backup(valkey)), tmp_path, "logical")
+    assert manifest.keys == 300
+    assert manifest.files.keys() == {"postgres.dump", "valkey.rdb"}
+    deadline = time.monotonic() + 30
+    while valkey.ask("EXISTS", "tenant:acme:0") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    result = drill(tmp_path)
+    assert result.faults == []
+    assert (result.counts["keys"], result.counts["episodes"]) == (300, 40)
+
+
+def test_a_snapshot_is_taken_over_tls(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """From a server whose certificate is the authority's, and from no other."""
+    authority = Authority(tmp_path_factory.mktemp("authority") / "ca")
+    certificate, key = authority.server("localhost", host="localhost")
+    port = free_port()
+    options = tls_options(port, certificate, key, authority.file)
+    with running_server(tmp_path_factory.mktemp("valkey"), *options) as server:
+        server.ask("SET", "tenant:acme:1", "x")
+        tls = {"enabled": True, "ca_file": str(authority.file)}
+        there = Valkey.model_validate({"url": f"valkeys://localhost:{port}", "tls": tls})
+        assert take(Sources(valkey=there), tmp_path, "logical").keys == 1
+        other = Authority(tmp_path_factory.mktemp("other") / "ca")
+        wrong = Valkey.model_validate(
+            {"url": f"valkeys://localhost:{port}", "tls": tls | {"ca_file": str(other.file)}}
+        )
+        with pytest.raises(ProgramFailed, match="valkey-cli did not succeed"):
+            take(Sources(valkey=wrong), tmp_path, "logical", datetime.now(UTC) + timedelta(seconds=5))
+
+
+def test_valkey_alone_is_a_backup_and_nothing_of_postgres(valkey: ValkeyServer, tmp_path: Path) -> None:
+    """Where a profile has no Postgres. Then there is nothing that restore could put into a database."""
+    manifest = take(Sources(valkey=as_backup(valkey)), tmp_path, "logical")
+    assert drill(tmp_path).passed
+    with pytest.raises(BackupRefused, match="holds nothing of Postgres"):
+        restore_dump(Postgres(), tmp_path, manifest.name)
+
+
+def test_a_drill_fails_for_a_snapshot_that_is_not_read_as_it_was(
+    valkey: ValkeyServer, tmp_path: Path
+) -> None:
+    """Another number of keys, or a file that Valkey does not read; checksums alone would not tell."""
+    name = take(Sources(valkey=as_backup(valkey)), tmp_path, "logical").name
+    place = tmp_path / name / "manifest.json"
+    honest = json.loads(place.read_text())
+    place.write_text(json.dumps(honest | {"keys": 301}))
+    assert drill(tmp_path).faults == ["Valkey reads 300 keys and the backup has 301"]
+    snapshot = tmp_path / name / "valkey.rdb"
+    snapshot.write_bytes(snapshot.read_bytes()[:-2000])
+    files = {"valkey.rdb": hashlib.sha256(snapshot.read_bytes()).hexdigest()}
+    place.write_text(json.dumps(honest | {"files": files}))
+    (fault,) = drill(tmp_path).faults
+    assert "a server does not read the snapshot" in fault
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"password": "wrong"}, "valkey-cli did not succeed"),
+        ({"user": "reader"}, "valkey-cli did not succeed"),
+        ({"cluster": True}, "Valkey is a cluster, which has no one snapshot"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_taken_leaves_nothing(
+    valkey: ValkeyServer, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
+    """Another password, a user without the right, a cluster."""
+    valkey.ask("ACL", "SETUSER", "reader", "on", f">{PASSWORD}", "~*", "+@read", "+ping")
+    with pytest.raises(ProgramFailed, match=words):
+        take(Sources(valkey=as_backup(valkey, **changes)), tmp_path, "logical")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_takes_what_the_profile_has(
+    store: Postgres,
+    postgres: PostgresServer,
+    valkey: ValkeyServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both stores and the profile, with a receipt; the password of the backups is a credential."""
+    secrets, backups_ = tmp_path / "secrets", tmp_path / "backups"
+    secrets.mkdir()
+    for name, secret in (("of_backup", PASSWORD), ("of_postgres", postgres.password)):
+        (secrets / name).write_text(secret)
+        (secrets / name).chmod(0o600)
+    profile = tmp_path / "profiles" / "dev" / "profile.yaml"
+    profile.parent.mkdir(parents=True)
+    datastores = {
+        "valkey": {"url": valkey.url, "user": "arqonbus", "password": {"from": "credential", "name": "none"}},
+        "postgres": {
+            "url": store.url,
+            "user": store.user,
+            "password": {"from": "credential", "name": "of_postgres"},
+            "sslmode": "disable",
+        },
+    }
+    settings = {"environment": "dev", "storage": {"backend": "valkey"}, "datastores": datastores}
+    profile.write_text(json.dumps(settings))
+    (tmp_path / "receipt").write_text("{}")
+    options = ["--profile", "dev", "--profiles-dir", str(profile.parents[1]), "--secrets-dir", str(secrets)]
+    options += ["--directory", str(backups_)]
+    ours = ["--valkey-user", "backup", "--valkey-credential", "of_backup"]
+    assert main(["backup", *options, *ours, "--receipt", str(tmp_path / "receipt")]) == 0
+    assert ", 300 keys" in capsys.readouterr().out
+    (name,) = backups(backups_)
+    with tarfile.open(backups_ / name / "profile.tar.gz") as papers:
+        assert {"receipt.json", str(profile).lstrip("/")} <= set(papers.getnames())
+    assert main(["restore", "newest", "--check", *options]) == 0
+    assert f"{name} is as it was taken" in capsys.readouterr().out
+    assert main(["backup", *options, "--valkey-credential", "elsewhere"]) == 1
+    said = capsys.readouterr().err
+    assert "the password of arqonbus is to come from the credential elsewhere, which is not in" in said
+    assert main(["backup", *options, "--part", "postgres"]) == 0
+    assert "keys" not in capsys.readouterr().out

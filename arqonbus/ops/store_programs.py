@@ -1,4 +1,4 @@
-"""Runs PostgreSQL's own programs. No password stands on a command line."""
+"""Runs the programs of PostgreSQL and Valkey. No password stands on a command line."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def program(name: str) -> str:
     for directory in os.environ.get("PATH", "").split(os.pathsep):
         if (path := Path(directory) / name).is_file():
             return str(path)
-    raise ProgramFailed(
-        f"{name} is not on this host; install it: apt-get install postgresql-client postgresql"
-    )
+    packages = "valkey-server" if name.startswith("valkey-") else "postgresql-client postgresql"
+    raise ProgramFailed(f"{name} is not on this host; install it: apt-get install {packages}")
 
 
 def environment(store: Postgres) -> Mapping[str, str]:
