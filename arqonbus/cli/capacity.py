@@ -98,6 +98,8 @@ def _progress(share: float, measured: Measured) -> None:
 
 
 def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> None:
+    from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
+
     server, history = settings.server, settings.storage.history
     most = _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in its memory"
     rows = [
@@ -113,6 +115,12 @@ def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> No
             f"connection, {_size(settings.limits.send_queue_bytes)} for each of 2 % slow ones",
         ),
         ("MemoryMax of the unit", most, "a quarter more"),
+        (
+            "memory of a projector",
+            _size(needed.projector_bytes),
+            f"{_size(figures.projector_bytes)}, {PROJECTOR_BATCHES} batches of "
+            f"{_size(PROJECTOR_BATCH_BYTES)} and one more event, in {figures.batch_copies} forms",
+        ),
         ("open files of a node", str(needed.open_files), "a fifth more than connections"),
         (
             "memory of Valkey",

@@ -14,6 +14,9 @@ from arqonbus.config.settings import Settings
 FULL_QUEUES = 0.02  # the part of all clients that may be slow in the same moment
 # Between the memory at which systemd slows the bus down and that at which the kernel ends it.
 MARGIN = 1.25
+# A projector reads and decodes one batch while the other is committed; more bytes than these are in none.
+PROJECTOR_BATCHES = 2
+PROJECTOR_BATCH_BYTES = 8 * 2**20
 DAY_SECONDS = 86_400
 MICRO = 1_000_000
 
@@ -24,6 +27,8 @@ class Figures:
 
     worker_bytes: int = 192 * 2**20
     connection_bytes: int = 24 * 1024  # session, socket buffers and TLS of one idle client
+    projector_bytes: int = 128 * 2**20
+    batch_copies: int = 8  # as read, as a message, as an event, as rows, and what the allocator keeps
     delivery_us: float = 3.74  # 50 rooms of 5 members, 4 messages in flight in each
     connect_us: float = 1000.0  # a handshake in the clear, a token, a session
     entry_bytes: int = 315  # a message in Valkey, beside its payload
@@ -53,6 +58,7 @@ class Bill:
     nodes: int
     memory_bytes: int
     memory_max_bytes: int | None
+    projector_bytes: int
     open_files: int
     valkey_bytes: int | None
     postgres_bytes_per_day: int
@@ -79,6 +85,20 @@ def memory_limit(settings: Settings) -> int | None:
     return None if in_memory else round(memory_bill(settings) * MARGIN)
 
 
+def projector_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
+    """Bytes that one projector needs with full batches: the process, and each batch in all its forms.
+
+    A batch ends with the byte that is too many, so it may hold one more event of the largest size.
+    """
+    batch = PROJECTOR_BATCH_BYTES + settings.protocol.max_frame_bytes
+    return figures.projector_bytes + PROJECTOR_BATCHES * batch * figures.batch_copies
+
+
+def projector_limit(settings: Settings) -> int:
+    """The bytes at which a projector is ended."""
+    return round(projector_bill(settings) * MARGIN)
+
+
 def open_files(settings: Settings) -> int:
     """Files that the bus may have open: a fifth more than connections, for logs, stores and listeners."""
     return -(-settings.server.max_connections * 6 // 5)
@@ -92,6 +112,7 @@ def bill(settings: Settings, load: Load, figures: Figures = DOCUMENTED) -> Bill:
         nodes=max(1, math.ceil(load.connections / settings.server.max_connections)),
         memory_bytes=memory_bill(settings, figures),
         memory_max_bytes=memory_limit(settings),
+        projector_bytes=projector_bill(settings, figures),
         open_files=open_files(settings),
         valkey_bytes=_valkey_bytes(settings, load, figures),
         postgres_bytes_per_day=round(load.events * DAY_SECONDS * figures.event_bytes),
@@ -119,6 +140,8 @@ __all__ = [
     "DOCUMENTED",
     "FULL_QUEUES",
     "MICRO",
+    "PROJECTOR_BATCHES",
+    "PROJECTOR_BATCH_BYTES",
     "Bill",
     "Figures",
     "Load",
@@ -126,4 +149,6 @@ __all__ = [
     "memory_bill",
     "memory_limit",
     "open_files",
+    "projector_bill",
+    "projector_limit",
 ]

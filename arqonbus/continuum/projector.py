@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 from google.protobuf.message import DecodeError
 
+from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
 from arqonbus.continuum.events import DEAD_ROOM, ROOM, InvalidEvent, encode_event, parse_event
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
@@ -48,9 +49,7 @@ from arqonbus.storage.projection import (
 
 GROUP = "arqonbus.projector"  # clients may look at groups of this prefix, and no more
 BATCH = 1000
-MAX_READ_BYTES = 8 * 2**20
 LEASE_US = 30_000_000
-IN_FLIGHT = 2  # one batch is read and decoded while the other is committed
 DISCOVER_SECONDS = 2.0
 RETIRE_SECONDS = 3600.0
 IDLE_SECONDS = 5.0  # how often a quiet tenant is asked for jobs that another projector left behind
@@ -137,7 +136,7 @@ class Projector:
             aside = [tasks.create_task(self._discover(), name="projector tenants")]
             if self._retention is not None:
                 aside.append(tasks.create_task(self._retire(self._retention), name="projector retention"))
-            workers = [tasks.create_task(self._work(), name="projector") for _ in range(IN_FLIGHT)]
+            workers = [tasks.create_task(self._work(), name="projector") for _ in range(PROJECTOR_BATCHES)]
             await asyncio.wait(workers)
             for task in aside:
                 task.cancel()
@@ -199,12 +198,12 @@ class Projector:
     async def _read(self) -> Sequence[_Hand]:
         """A batch, of as many tenants as it takes; each that has more is asked again after all others."""
         hands: list[_Hand] = []
-        left = self._batch
-        while self._awake and left > 0:
+        left, room = self._batch, PROJECTOR_BATCH_BYTES
+        while self._awake and left > 0 and room > 0:
             tenant = next(iter(self._awake))
             del self._awake[tenant]
             try:
-                read = await self._groups.read(_group(tenant), self._consumer, left, LEASE_US, MAX_READ_BYTES)
+                read = await self._groups.read(_group(tenant), self._consumer, left, LEASE_US, room)
             except StorageError:
                 self._awake[tenant] = None
                 if hands:  # what was read is worked on; the failure will show again
@@ -215,6 +214,7 @@ class Projector:
             if read.jobs:
                 hands.append(_Hand(tenant, read))
                 left -= len(read.jobs)
+                room -= sum(len(job.entry.data) for job in read.jobs)
                 self._awake[tenant] = None
         return hands
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from arqonbus.config import Resolved, Settings
-from arqonbus.config.capacity import memory_bill, memory_limit, open_files
+from arqonbus.config.capacity import memory_bill, memory_limit, open_files, projector_bill, projector_limit
 from arqonbus.ops.needs import credentials, heading, path_word, stop_seconds, word
 
 PROGRAM = "/opt/arqonbus/current/bin/arqonbus"
@@ -74,6 +74,8 @@ def projector_unit(resolved: Resolved) -> str:
         "",
         *_identity(resolved, _state_lines(settings, "projector")),
         f"LimitNOFILE={PROJECTOR_FILES}",
+        f"MemoryHigh={projector_bill(settings)}",
+        f"MemoryMax={projector_limit(settings)}",
         *_hardening(settings.projector.telemetry_port),
         *_install(),
     ]

@@ -120,9 +120,13 @@ class AlertFact:
     exists: bool
 
 
+# Which of ours is to be started; both may run on one host.
+Process = Literal["bus", "projector"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """One machine, as far as the profile concerns it."""
+    """One machine, as far as the profile and the process that is to be started concern it."""
 
     hostname: str
     uid: int
@@ -132,6 +136,7 @@ class HostFacts:
     nofile: int
     nofile_hard: int
     memory_bytes: int
+    process: Process = "bus"
     clock_synchronised: bool | None = None
     somaxconn: int | None = None
     stop_seconds: float | None = None
@@ -182,10 +187,6 @@ class Failure:
     kind: FailureKind
     text: str
     fix: tuple[str, ...] = ()
-
-
-# Which of ours is to be started; both may run on one host.
-Process = Literal["bus", "projector"]
 
 
 @dataclass(frozen=True, kw_only=True)

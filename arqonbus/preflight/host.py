@@ -72,6 +72,7 @@ def gather(intake: Intake, process: Process = "bus") -> HostFacts:
         files=tuple(files(intake)),
         certificates=tuple(certificates(settings, root)),
         keys=tuple(keys(settings, root)),
+        process=process,
         ports=tuple(_ports(settings, process)),
         disks=tuple(_disks(settings, root)),
         backup=_backup(root / settings.backup.directory) if settings.backup.directory else None,

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from arqonbus.config.capacity import projector_bill
 from arqonbus.continuum.events import DEAD_ROOM, ROOM, encode_event
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.ids import new_ulid
@@ -137,6 +138,26 @@ async def test_events_become_episodes(start: Start, publisher: Publisher, store:
     buried = await store.episode(Subject(*other.subject))
     assert buried is not None
     assert buried.deleted
+
+
+def most_resident(pid: int) -> int:
+    """Bytes that a process had in memory at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
+
+
+async def test_a_projector_stays_within_its_bill(
+    start: Start, publisher: Publisher, store: PostgresProjection, postgres: PostgresServer, database: str
+) -> None:
+    """With batches as full as they get: many tenants at once, each with events of nearly the largest size."""
+    large = {f"key-{number}": "ü" * 2000 for number in range(60)}
+    tenants, each = 20, 20
+    for tenant in range(tenants):
+        await publisher.publish(event(f"tenant-{tenant}", metadata=large) for _ in range(each))
+    process = start()
+    books = await settled(store, tenants * each)
+    assert books.projected == tenants * each
+    assert most_resident(process.pid) < projector_bill(postgres.settings(database))
 
 
 def test_a_projector_does_not_go_on_without_the_engine(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from arqonbus.config.capacity import memory_bill, open_files
+from arqonbus.config.capacity import memory_bill, open_files, projector_bill
 from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
@@ -33,6 +33,8 @@ LEAST_PYTHON = (3, 11)
 )
 def files_suffice(context: Context) -> Outcome:
     connections, host = context.settings.server.max_connections, context.host
+    if host.process == "projector":
+        return skipped("the projector has no clients")
     needed = open_files(context.settings)
     # The bus raises the soft limit to the hard one by itself.
     there = host.nofile_hard
@@ -53,7 +55,8 @@ def files_suffice(context: Context) -> Outcome:
     reads=("server.max_connections", "server.workers", "limits.send_queue_bytes"),
 )
 def memory_suffices(context: Context) -> Outcome:
-    needed, there = memory_bill(context.settings), context.host.memory_bytes
+    bill = projector_bill if context.host.process == "projector" else memory_bill
+    needed, there = bill(context.settings), context.host.memory_bytes
     text = f"{_mib(needed)} MiB are needed and {_mib(there)} MiB are there"
     remarks = [Remark(text, ("server.max_connections",))] if there < needed else []
     return verdict(remarks, expected=f"{_mib(needed)} MiB or more")

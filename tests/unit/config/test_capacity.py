@@ -9,7 +9,7 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config import Settings, load
-from arqonbus.config.capacity import Figures, Load, bill, memory_bill, memory_limit
+from arqonbus.config.capacity import Figures, Load, bill, memory_bill, memory_limit, projector_bill
 from arqonbus.ops.render import render
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,6 +40,16 @@ def test_memory_follows_from_connections_queues_and_what_is_kept(overrides: list
     assert memory_bill(found) == expected
     assert memory_limit(found) == round(expected * 1.25)
     unit = render("systemd", load("prod", root=ROOT, environ={}, overrides=overrides, secrets_of=()))
+    assert f"\nMemoryHigh={expected}\nMemoryMax={round(expected * 1.25)}\n" in unit
+
+
+def test_a_projector_is_billed_for_two_full_batches() -> None:
+    """Each with one event beyond it, of the largest size; the unit has that bill as its limit."""
+    found = settings("protocol.max_frame_bytes=1MiB")
+    figures = Figures(projector_bytes=100 * MIB, batch_copies=3)
+    assert projector_bill(found, figures) == 100 * MIB + 2 * 9 * MIB * 3
+    unit = render("systemd-projector", load("prod", root=ROOT, environ={}, secrets_of=()))
+    expected = projector_bill(settings())
     assert f"\nMemoryHigh={expected}\nMemoryMax={round(expected * 1.25)}\n" in unit
 
 
