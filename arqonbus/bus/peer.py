@@ -7,6 +7,7 @@ task and no timer of its own, so that an idle connection costs little.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from arqonbus.bus.skew import SkewWatch
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import RoomKey
+
+log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -98,6 +101,9 @@ class Peer:
             try:
                 self.queue.fit(self.transport.buffered())
             except Overflow:
+                who = self.session.identity
+                facts = {"tenant": who.tenant, "subject": who.subject, "address": self.address}
+                log.info("a client reads too slowly and is closed", extra={"client": self.client, **facts})
                 self.close(Close.SLOW_CONSUMER, "the client reads too slowly; connect again and resume")
             return
         data, gaps = self.queue.take()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from arqonbus.bus.fanout import Fanout
 from arqonbus.bus.frames import Close
 from arqonbus.bus.peer import Peer
@@ -50,8 +52,9 @@ def test_a_blocked_socket_is_not_written_to() -> None:
     assert [names(data) for data in socket.written] == [["m1", "m2"]]
 
 
-def test_a_slow_consumer_is_closed() -> None:
-    """A client whose budget is used up is closed with 4008, once, and gets nothing more."""
+def test_a_slow_consumer_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """A client whose budget is used up is closed with 4008, once, and gets nothing more. The log says who."""
+    caplog.set_level("INFO")
     bob, socket = peer(budget=300)
     bob.blocked, socket.held = True, 250
     push(bob, 1)
@@ -64,6 +67,11 @@ def test_a_slow_consumer_is_closed() -> None:
     assert socket.closed is not None
     assert socket.closed[0] == Close.SLOW_CONSUMER
     assert socket.written == []
+    (told,) = caplog.records
+    assert told.message == "a client reads too slowly and is closed"
+    who = bob.session.identity
+    said = vars(told)
+    assert (said["tenant"], said["subject"], said["address"]) == (who.tenant, who.subject, bob.address)
 
 
 def test_dropped_messages_are_announced_first() -> None:
