@@ -118,6 +118,7 @@ class Projector:
         self._awake: dict[str, None] = {}
         self._known: set[str] = set()
         self._work_to_do = asyncio.Event()
+        self._waiting = 0  # attempts that failed and are made again
         self._stopping = False
 
     @property
@@ -299,11 +300,15 @@ class Projector:
     async def _patiently(self, attempt: Callable[[], Awaitable[T]], holding: Sequence[_Hand] = ()) -> T:
         """Try until the store can do it, ever more slowly; what is held meanwhile stays ours."""
         pause = 0.05
+        waits = False
         while True:
             try:
                 result = await attempt()
             except StorageError as error:
                 self.counters.failures += 1
+                if not waits:
+                    waits = True
+                    self._waiting += 1
                 if self.counters.store_up:
                     self.counters.store_up = False
                     _log.error("the projector waits for a store: %s", error)
@@ -313,7 +318,9 @@ class Projector:
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
                 await self._keep(holding)
             else:
-                if not self.counters.store_up:
+                # One store that works says nothing about the other one, for which somebody else waits.
+                self._waiting -= waits
+                if not self._waiting and not self.counters.store_up:
                     self.counters.store_up = True
                     _log.info("the projector goes on")
                 return result

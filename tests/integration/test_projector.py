@@ -265,15 +265,21 @@ async def test_postgres_is_down_under_load(
     postgres.stop()
     began = asyncio.get_running_loop().time()
     ready = f"http://127.0.0.1:{projector.port}/readyz"
+    waits: list[bool] = []
     async with httpx.AsyncClient(timeout=5) as http:
         while asyncio.get_running_loop().time() - began < OUTAGE_SECONDS:
             batch = [event("acme") for _ in range(50)]
             await publisher.publish(batch)
             sent += batch
+            shown = (await http.get(ready.replace("readyz", "metrics"))).text
+            waits.append("arqonbus_projection_store_up 0.0" in shown)
             await asyncio.sleep(0.1)  # the load has a rate
         answer = await http.get(ready)
         assert answer.status_code == 503
         assert "projection postgres" in answer.text
+        # All the time, whatever Valkey answers meanwhile.
+        assert waits[-1]
+        assert waits == sorted(waits)
         postgres.start()
         books = await settled(store, len(sent))
 
