@@ -50,12 +50,19 @@ def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
         ),
         AlertRule(
             "ArqonbusRejectsRising",
-            f"sum by (instance, code) (rate(arqonbus_rejects_total[5m])) > {REJECTS_PER_SECOND} and "
-            "sum by (instance, code) (rate(arqonbus_rejects_total[5m])) > "
-            "2 * sum by (instance, code) (rate(arqonbus_rejects_total[1h]))",
+            _rising("arqonbus_rejects_total"),
             "10m",
             "ticket",
             "More is refused than an hour ago; the code says why.",
+        ),
+        AlertRule(
+            "ArqonbusAuthFailures",
+            _rising(
+                'arqonbus_connections_refused_total{code=~"UNAUTHENTICATED|EXPIRED|AUTHORIZATION_ERROR"}'
+            ),
+            "10m",
+            "ticket",
+            "More clients are turned away than an hour ago: their tokens or certificates are not accepted.",
         ),
         AlertRule(
             "ArqonbusSendQueueHigh",
@@ -115,7 +122,9 @@ def _projection_rules() -> tuple[AlertRule, ...]:
         ),
         AlertRule(
             "ArqonbusProjectionMissed",
-            "increase(arqonbus_projection_missed_total[1h]) > 0",
+            # A projector that was away for long counts them before it is looked at for the first time.
+            "increase(arqonbus_projection_missed_total[1h]) > 0 or "
+            "(arqonbus_projection_missed_total unless arqonbus_projection_missed_total offset 1h) > 0",
             "0m",
             "page",
             "Retention dropped events before they were projected; they have to be exported again.",
@@ -164,6 +173,12 @@ def _share(selector: str, share: float) -> str:
     return (
         f'sum(rate({records}{{{selector}}}[10m])) > {share:g} * sum(rate({records}{{status="arrived"}}[10m]))'
     )
+
+
+def _rising(counter: str) -> str:
+    """More than a few in a second, and twice as many as in the hour before."""
+    now, before = (f"sum by (instance, code) (rate({counter}[{window}]))" for window in ("5m", "1h"))
+    return f"{now} > {REJECTS_PER_SECOND} and {now} > 2 * {before}"
 
 
 def _p99(metric: str, seconds: float) -> str:

@@ -11,15 +11,10 @@ import pytest
 import yaml
 
 from arqonbus.ops.dashboards import DASHBOARDS, Dashboard, text
-from arqonbus.telemetry import metrics, projection
+from tests.observability.shown import SHOWN
 from tests.servers.processes import binary
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "observability/grafana"
-SHOWN = {
-    name
-    for module in (metrics, projection)
-    for name in re.findall(r'"(arqonbus_[a-z_]+)"', Path(module.__file__ or "").read_text())
-}
 BY_UID = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.uid)
 
 

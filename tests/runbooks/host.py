@@ -70,7 +70,15 @@ def answer(services: Mapping[str, Service], words: list[str]) -> tuple[int, str]
         case ["systemctl", "is-active", name] if name in services:
             active = services[name].active()
             return (0, "active") if active else (3, "inactive")
-        case ["journalctl", "-u", name, "-n", count] if name in services:
+        case ["journalctl", "-u", name, "-n", count] | [
+            "journalctl",
+            "-u",
+            name,
+            "-o",
+            "cat",
+            "-n",
+            count,
+        ] if name in services:
             lines = services[name].log.read_text("utf-8", "replace").splitlines()
             return 0, "\n".join(lines[-int(count) :])
         case _:

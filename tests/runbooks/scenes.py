@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from arqonbus.client import Client, Rejected
+from arqonbus.client import Client, ConnectionRefused, Rejected
+from arqonbus.config import load
+from arqonbus.continuum.events import ROOM, encode_event
+from arqonbus.protocol.envelope import JSON_CONTENT
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.runbooks.host import Service
 from tests.runbooks.stack import TENANT, Stack, stack
+from tests.servers.arqonbus import REPOSITORY
 from tests.servers.certificates import Authority
+from tests.servers.episodes import event
 from tests.servers.issuer import Issuer
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import wait_until
+from tests.servers.valkey import ValkeyServer
 
 RETENTION = 'rooms=[{"match": "continuum.episode.*", "history": {"max_messages": 0, "max_age": 2}}]'
 
-Scene = Callable[[Path, PostgresServer], AbstractContextManager[dict[str, str]]]
+Scene = Callable[[Path, PostgresServer], AbstractContextManager[Stack]]
 
 
 @contextmanager
-def damaged_projection(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def damaged_projection(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A backup of last night, and since then somebody wrote into the tables by hand; staging is empty."""
     with stack(root, postgres) as one, postgres.database() as staging:
         one.profile("staging", staging)
@@ -45,13 +51,15 @@ def damaged_projection(root: Path, postgres: PostgresServer) -> Iterator[dict[st
         one.sql("SET session_replication_role = replica; UPDATE arqonbus.episodes SET content_ref = 'other'")
         one.sql("SET session_replication_role = replica; UPDATE arqonbus.audit SET actor = 'mallory'")
         one.sql("UPDATE arqonbus.books SET arrived = arrived + 3")
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def projecting(root: Path, postgres: PostgresServer, *options: str) -> Iterator[Stack]:
+def projecting(
+    root: Path, postgres: PostgresServer, *options: str, valkey: ValkeyServer | None = None
+) -> Iterator[Stack]:
     """All is well: three episodes were projected, the exporter follows."""
-    with stack(root, postgres, *options) as one:
+    with stack(root, postgres, *options, valkey=valkey) as one:
         one.remember(3)
         one.exporter.launch()
         one.projector.start()
@@ -60,17 +68,17 @@ def projecting(root: Path, postgres: PostgresServer, *options: str) -> Iterator[
 
 
 @contextmanager
-def stalled(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def stalled(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """PostgreSQL is down, and events go on coming."""
     with projecting(root, postgres) as one:
         postgres.stop()
         one.remember(5)
         one.reaches("arqonbus_projection_store_up", lambda value: value == 0)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def lagging(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def lagging(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A report holds a lock for seconds, over and over."""
     with projecting(root, postgres) as one:
         one.producing()
@@ -84,7 +92,7 @@ def lagging(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
             report.stdin.flush()
             try:
                 one.reaches("arqonbus_projection_lag_seconds_count", lambda value: one.late(value) > 0)
-                yield one.environ
+                yield one
             finally:
                 report.kill()
                 with contextlib.suppress(BrokenPipeError):
@@ -92,7 +100,7 @@ def lagging(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def missed(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def missed(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """The projector was down for longer than the log keeps events."""
     with projecting(root, postgres, RETENTION) as one:
         one.projector.stop()
@@ -104,11 +112,11 @@ def missed(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         wait_until(lambda: one.told() == 54, "one more event in the log")
         one.projector.start()
         one.reaches("arqonbus_projection_missed_total", lambda value: value > 0)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def unbalanced(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def unbalanced(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """Somebody changed the books by hand after the last backup."""
     with projecting(root, postgres) as one:
         one.run("backup", "--profile", "prod")
@@ -118,11 +126,11 @@ def unbalanced(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]
         one.sql("UPDATE arqonbus.books SET arrived = arrived + 3")
         one.projector.start()
         one.reaches("arqonbus_projection_books_difference", lambda value: value == 3)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def repeating(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def repeating(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A job tells the whole outbox again and again."""
     with projecting(root, postgres) as one:
         one.remember(20)
@@ -141,11 +149,11 @@ def repeating(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         ]
         one.job("nightly-export", lambda: one.run(*words))
         one.reaches('arqonbus_projection_records_total{status="duplicate"}', lambda value: value > 40)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def letters(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def letters(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """Two records that are no events came from a producer, and wait."""
     with projecting(root, postgres) as one:
         one.memory.poison()
@@ -154,21 +162,21 @@ def letters(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         one.projector.stop()
         one.projector.start()
         one.reaches('arqonbus_projection_rows{kind="dead_letters"}', lambda value: value == 2)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def letters_that_grow(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def letters_that_grow(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """One agent sends what is no event, and does not stop; the others go on."""
     with projecting(root, postgres) as one:
         one.producing()
         one.producing(good=False)
         one.reaches('arqonbus_projection_records_total{status="dead_lettered"}', lambda value: value > 2)
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def replays_that_fail(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def replays_that_fail(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A script replays a dead letter as it arrived, over and over."""
     with projecting(root, postgres) as one:
         one.memory.poison()
@@ -180,7 +188,7 @@ def replays_that_fail(root: Path, postgres: PostgresServer) -> Iterator[dict[str
             'arqonbus_commands_total{code="VALIDATION_ERROR",operation="op.continuum.projector.dlq.replay"}'
         )
         one.reaches(refused, lambda value: value > 2, port)
-        yield one.environ
+        yield one
 
 
 async def _replayed(one: Stack, letter: str) -> None:
@@ -190,15 +198,15 @@ async def _replayed(one: Stack, letter: str) -> None:
 
 
 @contextmanager
-def killed(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def killed(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """The process of the bus was killed."""
     with stack(root, postgres) as one:
         one.bus.kill()
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def refusing(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def refusing(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A service publishes where it may not, over and over."""
     with stack(root, postgres) as one:
         grants = [parse_grant("reports:publish")]
@@ -206,7 +214,7 @@ def refusing(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         one.job("reporter", lambda: asyncio.run(_published(one, token)))
         name = 'arqonbus_rejects_total{code="AUTHORIZATION_ERROR"}'
         one.reaches(name, lambda value: value > 2, one.bus.settings.telemetry.port)
-        yield one.environ
+        yield one
 
 
 async def _published(one: Stack, token: str) -> str:
@@ -219,7 +227,7 @@ async def _published(one: Stack, token: str) -> str:
 
 
 @contextmanager
-def slow_reader(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def slow_reader(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """A client subscribed and reads no more: it hangs. A tenth of the worst case is 0.5 MiB here."""
     with stack(root, postgres, "server.max_connections=5", "limits.ping_timeout=300") as one:
         port = one.bus.settings.telemetry.port
@@ -228,7 +236,7 @@ def slow_reader(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]
         assert dashboard.process is not None
         dashboard.process.signal(signal.SIGSTOP)
         asyncio.run(_flooded(one, port))
-        yield one.environ
+        yield one
 
 
 async def _flooded(one: Stack, port: int) -> None:
@@ -238,7 +246,7 @@ async def _flooded(one: Stack, port: int) -> None:
 
 
 @contextmanager
-def slow_log(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def slow_log(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """Somebody's script keeps Valkey busy for half a second, over and over."""
     with projecting(root, postgres) as one:
         one.producing()
@@ -247,11 +255,11 @@ def slow_log(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         one.reaches(
             f"{name}_count", lambda value: value > one.metric(f'{name}_bucket{{le="0.25"}}', port) >= 0, port
         )
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def paused(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def paused(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """The bus is not given the processor for half a second, over and over."""
     with stack(root, postgres) as one:
 
@@ -265,17 +273,17 @@ def paused(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
         one.reaches(
             f"{name}_count", lambda value: value > one.metric(f'{name}_bucket{{le="0.1"}}', port) + 2, port
         )
-        yield one.environ
+        yield one
 
 
 @contextmanager
-def without_engine(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def without_engine(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """Valkey was killed, and the profile lets the bus go on."""
     with stack(root, postgres, "storage.mode=degraded") as one:
         one.valkey.kill()
         asyncio.run(_taken(one))
         one.reaches("arqonbus_degraded", lambda value: value == 1, one.bus.settings.telemetry.port)
-        yield one.environ
+        yield one
 
 
 async def _taken(one: Stack) -> None:
@@ -284,7 +292,7 @@ async def _taken(one: Stack) -> None:
 
 
 @contextmanager
-def without_issuer(root: Path, postgres: PostgresServer) -> Iterator[dict[str, str]]:
+def without_issuer(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     """The issuer of tokens was down when the bus started, and still is."""
     authority = Authority(root / "ca")
     issuer = Issuer(*authority.server("issuer"))
@@ -292,7 +300,6 @@ def without_issuer(root: Path, postgres: PostgresServer) -> Iterator[dict[str, s
     log = root / "issuer.log"
     log.touch()
     options = (
-        f"auth.jwt.secret={secrets.token_urlsafe(32)}",
         'auth.jwt.algorithms=["HS256","ES256"]',
         f"auth.jwt.jwks_url={issuer.url}",
         f"auth.jwt.jwks_ca_file={authority.file}",
@@ -300,9 +307,97 @@ def without_issuer(root: Path, postgres: PostgresServer) -> Iterator[dict[str, s
     try:
         with stack(root, postgres, *options) as one:
             one.services["issuer"] = Service(issuer.start, issuer.stop, lambda: issuer.running, log)
-            yield {**one.environ, "ISSUER": issuer.url, "ISSUER_CA": str(authority.file)}
+            one.environ |= {"ISSUER": issuer.url, "ISSUER_CA": str(authority.file)}
+            yield one
     finally:
         issuer.stop()
+
+
+@contextmanager
+def turned_away(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
+    """A service was left with a token of a secret that is no longer good, and tries without a pause."""
+    with stack(root, postgres) as one:
+        other = load("dev", root=REPOSITORY, environ={}, overrides=[f"auth.jwt.secret={'x' * 43}"]).settings
+        file = root / "billing.token"
+        file.write_text(mint(other, Claims(TENANT, "billing", 3600, "service")))
+        one.job("billing", lambda: asyncio.run(_billed(one, file.read_text().strip())), 0.1)
+        name = 'arqonbus_connections_refused_total{code="UNAUTHENTICATED"}'
+        one.reaches(name, lambda value: value > 2, one.bus.settings.telemetry.port)
+        yield one
+
+
+async def _billed(one: Stack, token: str) -> str:
+    try:
+        async with Client(one.bus.url, token) as client:
+            await client.publish("invoices", b"{}")
+    except ConnectionRefused as error:
+        return f"{error}\n"
+    return ""
+
+
+@contextmanager
+def behind(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
+    """The clock of one service is an hour behind, and that of another one was ahead."""
+    with projecting(root, postgres) as one:
+        spoken_of, ahead = one.remember(2)
+        one.projected(5)
+        asyncio.run(_summarized(one, ahead, timedelta(hours=1)))
+        one.producing()
+        one.job("summaries", lambda: asyncio.run(_summarized(one, spoken_of, timedelta(hours=-1))))
+        one.reaches('arqonbus_projection_records_total{status="stale"}', lambda value: value > 2)
+        yield one
+
+
+async def _summarized(one: Stack, episode: str, ahead: timedelta) -> None:
+    said = event(
+        TENANT,
+        "agent-1",
+        episode,
+        type="episode.summarized",
+        source_ts=datetime.now(UTC) + ahead,
+        summary="s",
+    )
+    async with Client(one.bus.url, one.token("summaries")) as client:
+        await client.publish(ROOM, encode_event(said), content_type=JSON_CONTENT)
+
+
+@contextmanager
+def mixed_letters(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
+    """Records of a defective producer, of somebody's test, and sound ones that PostgreSQL refused."""
+    with projecting(root, postgres) as one:
+        one.memory.poison()
+        one.memory.poison()
+        one.projected(5)
+        rule = "ADD CONSTRAINT references_are_short CHECK (length(content_ref) < 5) NOT VALID"
+        one.sql(f"ALTER TABLE arqonbus.episodes {rule}")
+        one.remember(3)
+        asyncio.run(_tried(one))
+        one.projected(9)
+        yield one
+
+
+async def _tried(one: Stack) -> None:
+    async with Client(one.bus.url, one.token("importer")) as client:
+        draft = encode_event(event(TENANT, "importer", type="episode.draft"))
+        await client.publish(ROOM, draft, content_type=JSON_CONTENT)
+
+
+@contextmanager
+def undrilled(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
+    """Nobody ever restored a backup, and the newest one was damaged on its disk."""
+    with projecting(root, postgres) as one:
+        one.run("backup", "--profile", "prod")
+        first = time.time() // 1
+        one.remember(5)
+        one.projected(8)
+        wait_until(lambda: time.time() // 1 > first, "the next second, which the next backup is named after")
+        one.run("backup", "--profile", "prod")
+        (newest,) = one.run("backup", "--list", "--profile", "prod").split()[-1:]
+        dump = root / "backups" / newest / "postgres.dump"
+        damaged = bytearray(dump.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        dump.write_bytes(damaged)
+        yield one
 
 
 SCENES: Mapping[str, Scene] = {
@@ -317,11 +412,15 @@ SCENES: Mapping[str, Scene] = {
     "ArqonbusReplaysFail": replays_that_fail,
     "ArqonbusNotReady": killed,
     "ArqonbusRejectsRising": refusing,
+    "ArqonbusAuthFailures": turned_away,
     "ArqonbusSendQueueHigh": slow_reader,
     "ArqonbusAppendSlow": slow_log,
     "ArqonbusLoopLag": paused,
     "ArqonbusDegraded": without_engine,
     "ArqonbusKeysOld": without_issuer,
+    "stale-or-duplicate-storm": behind,
+    "dead-letter-triage-and-replay": mixed_letters,
+    "restore-drill": undrilled,
 }
 
-__all__ = ["SCENES"]
+__all__ = ["SCENES", "Scene", "projecting"]

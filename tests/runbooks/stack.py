@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,9 @@ class Stack:
         options: Sequence[str],
     ) -> None:
         self.root, self.postgres, self.database, self.valkey = root, postgres, database, valkey
-        self.bus = BusProcess(root / "log", *stores(valkey, postgres, database), *OPTIONS, *options)
+        secret = secrets.token_urlsafe(32)
+        given = (*OPTIONS, f"auth.jwt.secret={secret}", *options)
+        self.bus = BusProcess(root / "log", *stores(valkey, postgres, database), *given)
         self.projector = ProjectorProcess(root / "log/projector.log", valkey, postgres, database)
         self.exporter = ClientProcess(root, "export", self.bus.url, "export", str(root / "memory.db"))
         self.memory = Continuum(root / "memory.db")
@@ -121,8 +124,9 @@ class Stack:
         self.profile("prod", database)
         (root / "token").write_text(self.token("continuum"))
         (root / "secrets").mkdir(0o700)
-        (root / "secrets/postgres_password").write_text(postgres.password)
-        (root / "secrets/postgres_password").chmod(0o600)
+        for name, value in (("postgres_password", postgres.password), ("jwt_secret", secret)):
+            (root / "secrets" / name).write_text(value)
+            (root / "secrets" / name).chmod(0o600)
 
     def token(self, subject: str) -> str:
         """A token of an operator or a service of the tenant."""
@@ -141,6 +145,7 @@ class Stack:
             "environment": name,
             "storage": {"backend": "valkey"},
             "datastores": datastores,
+            "auth": {"jwt": {"secret": {"from": "credential", "name": "jwt_secret"}}},
             "backup": {"directory": str(self.root / "backups")},
         }
         place.write_text(yaml.safe_dump(told))
@@ -169,8 +174,7 @@ class Stack:
             "arqonbus-projector": service(self.projector),
             "continuum-export": service(self.exporter),
             "valkey-server": Service(
-                self.valkey.start, self.valkey.kill, lambda: self.valkey.running,
-                self.valkey.directory / "server.log",
+                self.valkey.start, self.valkey.kill, lambda: self.valkey.running, self.valkey.log
             ),
             "postgresql": Service(
                 self.postgres.start, self.postgres.stop, lambda: self.postgres.running, self.postgres.log
@@ -243,12 +247,14 @@ class Stack:
 
 
 @contextmanager
-def stack(root: Path, postgres: PostgresServer, *options: str) -> Iterator[Stack]:
-    """A deployment for the time of a with block, with the bus up."""
+def stack(
+    root: Path, postgres: PostgresServer, *options: str, valkey: ValkeyServer | None = None
+) -> Iterator[Stack]:
+    """A deployment for the time of a with block, with the bus up; on a Valkey of its own if none is given."""
     with ExitStack() as ending:
         database = ending.enter_context(postgres.database())
         asyncio.run(migrate.apply(postgres.settings(database).datastores.postgres))
-        valkey = ending.enter_context(running_server(root / "valkey"))
+        valkey = valkey or ending.enter_context(running_server(root / "valkey"))
         one = Stack(root, postgres, database, valkey, options)
         ending.callback(one.memory.close)
         for end in (one.bus.kill, one.projector.kill, one.exporter.stop):
@@ -262,6 +268,8 @@ def stack(root: Path, postgres: PostgresServer, *options: str) -> Iterator[Stack
             "BUS": one.bus.health,
             "BUS_PORT": str(one.bus.settings.server.port),
             "VALKEY": f"redis://127.0.0.1:{valkey.port}",
+            "DATA": str(valkey.directory),
+            "BACKUPS": str(root / "backups"),
             "CREDENTIALS_DIRECTORY": str(root / "secrets"),
             "ARQONBUS_URL": one.bus.url,
             "ARQONBUS_TOKEN": one.token("operator"),

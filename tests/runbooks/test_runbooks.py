@@ -14,12 +14,15 @@ import pytest
 
 from arqonbus.config import load
 from arqonbus.ops.alerts import alert_rules
+from tests.observability.shown import SHOWN
 from tests.runbooks.host import REPOSITORY, program
+from tests.runbooks.outages import OUTAGES
 from tests.runbooks.runbook import RUNBOOKS, Command, Unmet, parse
 from tests.runbooks.scenes import SCENES as STAGED
 from tests.unit.preflight.deployment import NOW, Deployment
 
-FILES = {file.stem: file for file in sorted(RUNBOOKS.rglob("*.md"))}
+INDEX = RUNBOOKS / "README.md"
+FILES = {file.stem: file for file in sorted(RUNBOOKS.rglob("*.md")) if file != INDEX}
 SECTIONS = ("Meaning", "Impact", "Diagnose", "Mitigate", "Verify", "Escalate", "Prevent")
 
 # Stands for a host and servers in which all is well, so that what is found is the fault of the profile.
@@ -64,15 +67,38 @@ def faulty_production(root: Path) -> dict[str, str]:
 
 
 SCENES: dict[str, Callable[[Path], dict[str, str]]] = {"production-preflight": faulty_production}
-# Typed where their hosts are, by the tests of the directory.
-ELSEWHERE = {"drift": "tests/infra", "first-rollout": "tests/infra"}
+# Typed where hosts are.
+ON_HOSTS = {"drift", "first-rollout"}
+# Somebody looks for each of these by this name.
+NAMES = {
+    "Production preflight", "First rollout", "Projector migration, backup and restore", "Restore drill",
+    "Projection lag", "Dead-letter triage and replay", "Stale or duplicate storm", "Valkey down",
+    "Valkey failed over", "Postgres down", "Disk full", "Slow consumers", "Auth failures spike",
+}  # fmt: skip
 
 
 def test_every_runbook_has_a_scene() -> None:
     """There is none whose commands nobody ever typed."""
-    assert set(FILES) == {*SCENES, *STAGED, *ELSEWHERE}
-    for name, directory in ELSEWHERE.items():
-        assert any(f"{name}.md" in each.read_text() for each in (REPOSITORY / directory).glob("*.py"))
+    assert set(FILES) == {*SCENES, *STAGED, *OUTAGES, *ON_HOSTS}
+    typed = "".join(file.read_text() for file in (REPOSITORY / "tests/infra").glob("*.py"))
+    for name in ON_HOSTS:
+        assert f'"{name}"' in typed or f"{name}.md" in typed, name
+
+
+def test_the_index_leads_to_every_runbook() -> None:
+    """And to nothing that is not there; each of the names that people look for stands in it."""
+    links = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", INDEX.read_text("utf-8"))
+    assert {RUNBOOKS / target for _, target in links} == set(FILES.values())
+    assert {name for name, _ in links} >= NAMES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_runbook_asks_for_metrics_that_exist(name: str) -> None:
+    """What it takes from /metrics is shown there."""
+    for command in parse(FILES[name].read_text("utf-8")).commands:
+        if "/metrics" in command.script:
+            asked = re.findall(r"\barqonbus_[a-z_]+", command.script)
+            assert {re.sub(r"_(total|bucket|count|sum)$", "", metric) for metric in asked} <= SHOWN
 
 
 def test_every_alert_has_its_runbook_and_every_runbook_its_alert() -> None:

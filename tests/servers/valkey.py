@@ -33,6 +33,7 @@ class ValkeyServer:
         self.host = host
         self.prefix = prefix
         self.port = free_port()
+        self.log = directory / "server.log"
         self._process: Process | None = None
 
     @property
@@ -53,12 +54,12 @@ class ValkeyServer:
             "--dir", str(self.directory), "--save", "", "--appendonly", "yes",
             "--appendfsync", "always", "--daemonize", "no", *self.options,
         ]  # fmt: skip
-        self._process = Process(arguments, self.directory / "server.log")
+        self._process = Process(arguments, self.log)
         process = self._process
 
         def answers() -> bool:
             if not process.running:
-                raise RuntimeError((self.directory / "server.log").read_text()[-2000:])
+                raise RuntimeError(self.log.read_text()[-2000:])
             with contextlib.suppress(OSError, hiredis.ReplyError):
                 return self.ask("PING") == b"PONG"
             return False

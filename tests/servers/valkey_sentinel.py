@@ -28,11 +28,11 @@ class Sentinel(ValkeyServer):
         if not file.exists():
             file.write_text("\n".join(self._settings()) + "\n", "ascii")
         command = [binary("valkey-sentinel", "valkey-sentinel"), str(file)]
-        process = self._process = Process(command, self.directory / "server.log")
+        process = self._process = Process(command, self.log)
 
         def answers() -> bool:
             if not process.running:
-                raise RuntimeError((self.directory / "server.log").read_text()[-2000:])
+                raise RuntimeError(self.log.read_text()[-2000:])
             try:
                 return self.ask("PING") == b"PONG"
             except hiredis.ReplyError as refusal:  # it wants a password, so it listens
@@ -87,7 +87,7 @@ class WatchedValkey:
         """Start all of them; returns when the replicas are in step and the sentinels know each other."""
         for server in (*self.servers, *self.sentinels):
             server.start()
-        wait_until(self.is_whole, "the replicas, and the sentinels to know them and each other")
+        wait_until(self.is_whole, "the replicas, and the sentinels to know them and each other", 60.0)
 
     def is_whole(self) -> bool:
         """Whether two replicas are in step with the one primary, and every sentinel knows them all."""

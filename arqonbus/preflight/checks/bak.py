@@ -67,7 +67,7 @@ def place_can_be_read(context: Context) -> Outcome:
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
     why="Everything since then would be lost with the disk.",
-    fix=("ls -lt /var/backups/arqonbus | head", "see the runbook projector backup"),
+    fix=("ls -lt /var/backups/arqonbus | head", "see the runbook projector migration, backup and restore"),
     reads=("backup.directory", "backup.rpo"),
     requires=(_FIRST, _SECOND),
 )
