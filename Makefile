@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 BIN := .venv/bin
 JOBS ?= 2
+PROFILE ?= dev
+COMPOSE = docker compose --env-file $(if $(filter dev,$(PROFILE)),.env,profiles/$(PROFILE)/compose.env) --profile $(PROFILE)
 PROTO := arqonbus/protocol/arqonbus.proto
 
 .PHONY: help
@@ -54,12 +56,12 @@ release: setup ## Build dist/arqonbus-<version>.tar.gz, all that a host needs be
 	@scripts/build-release
 
 .PHONY: up
-up: ## Build and start the bus with Valkey and Postgres in containers
-	docker compose --profile dev up --build --wait
+up: ## Build and start the bus with Valkey and Postgres in containers (PROFILE=dev, staging or prod)
+	$(COMPOSE) up --detach --build --wait
 
 .PHONY: down
-down: ## Stop the containers; data stays
-	docker compose --profile dev down
+down: ## Stop the containers; data stays (PROFILE as for up)
+	$(COMPOSE) down
 
 .PHONY: bench
 bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (about 40 minutes)

@@ -262,7 +262,15 @@ def _schema(args: argparse.Namespace) -> int:
 
 
 # Those of arqonbus.ops.render, which is not imported for the help of this command; a test compares them.
-_TARGETS = ("systemd", "systemd-projector", "compose-env", "ansible", "prometheus", "prometheus-rules")
+_TARGETS = (
+    "systemd",
+    "systemd-projector",
+    "compose-env",
+    "ansible",
+    "prometheus",
+    "prometheus-rules",
+    "compose-prometheus",
+)
 
 
 def _render(args: argparse.Namespace) -> int:

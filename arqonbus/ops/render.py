@@ -8,28 +8,74 @@ the machine that renders do not count, because the text is for another one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from urllib.parse import urlsplit
 
-from arqonbus.config import Resolved
-from arqonbus.config.capacity import open_files
+from arqonbus.config import Resolved, Settings
+from arqonbus.config.capacity import memory_limit, open_files
 from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.needs import Unrenderable, credentials, heading, references, stop_seconds
+from arqonbus.ops.needs import Unrenderable, credentials, heading, references, stop_seconds, word
 from arqonbus.ops.units import bus_unit, projector_unit
 
 SCRAPE_SECONDS = 15
+HTTPS = 443
+DEV = "dev"
+# Where telemetry listens in staging and prod of docker-compose.yml.
+COMPOSE_NODES = ("bus-1.edge", "bus-2.edge")
+COMPOSE_PROJECTORS = ("projector-1.data", "projector-2.data")
 
 
 def compose_env(resolved: Resolved) -> str:
     """The variables that docker-compose.yml reads."""
-    settings = resolved.settings
-    variables = {
-        "BUS_PORT": settings.server.port,
-        "NOFILE": open_files(settings),
-        "TELEMETRY_PORT": settings.telemetry.port,
-    }
-    lines = heading(resolved, "compose-env", ".env")
+    settings, name = resolved.settings, word(resolved.profile)
+    own = _project(name) | _addresses(settings) | _sizes(settings)
+    secrets = {key: found.target[0] for key, found in references(resolved) if found.origin == "credential"}
+    for store in ("postgres", "valkey"):
+        if secret := secrets.get(f"datastores.{store}.password"):
+            own[f"{store.upper()}_SECRET"] = secret
+    lines = heading(resolved, "compose-env", ".env" if name == DEV else f"profiles/{name}/compose.env")
     lines.append("# A variable of the shell goes before what stands here.")
-    return "\n".join([*lines, *(f"{name}={value}" for name, value in variables.items())]) + "\n"
+    return "\n".join([*lines, *(f"{name}={value}" for name, value in sorted(own.items()))]) + "\n"
+
+
+def _project(name: str) -> dict[str, object]:
+    """Each environment is a project of its own, with its own volumes; dev is the one that the file names."""
+    named = {} if name == DEV else {"COMPOSE_PROJECT_NAME": f"arqonbus-{name}"}
+    return {"COMPOSE_PROFILES": name, "HEALTH_SECONDS": 1 if name == DEV else 2, "PROFILE": name, **named}
+
+
+def _addresses(settings: Settings) -> dict[str, object]:
+    """Where clients come in, and under which names the stores are reached, where the profile has them."""
+    public = urlsplit(settings.server.public_url or "")
+    hosts = {
+        "BUS_HOST": public.hostname,
+        "POSTGRES_HOST": settings.datastores.postgres.host,
+        "VALKEY_HOST": urlsplit(settings.datastores.valkey.url or "").hostname,
+    }
+    port = public.port or HTTPS if public.hostname else settings.server.port
+    return {
+        "BUS_ADDRESS": settings.server.host,
+        "BUS_PORT": port,
+        "TELEMETRY_PORT": settings.telemetry.port,
+        **{name: word(host) for name, host in hosts.items() if host},
+    }
+
+
+def _sizes(settings: Settings) -> dict[str, object]:
+    """How much, how long, how safe."""
+    limits, memory = settings.limits, memory_limit(settings)
+    return {
+        "BACKUP_SECONDS": round(settings.backup.rpo / 2),
+        "CONNECTIONS": len(COMPOSE_NODES) * settings.server.max_connections,
+        "FSYNC": "always" if settings.storage.durability == "durable" else "everysec",
+        "IDLE_SECONDS": round(2 * (limits.ping_interval + limits.ping_timeout)),
+        "NOFILE": open_files(settings),
+        "PROXY_PROTOCOL": "on" if settings.server.proxy_protocol else "off",
+        "STOP_SECONDS": stop_seconds(settings),
+        "TLS": "on" if settings.datastores.valkey.tls.enabled else "off",
+        **({"BUS_MEMORY": f"{math.ceil(memory / 2**20)}m"} if memory else {}),
+    }
 
 
 def ansible(resolved: Resolved) -> str:
@@ -50,25 +96,48 @@ def ansible(resolved: Resolved) -> str:
 
 def prometheus(resolved: Resolved) -> str:
     """A file for scrape_config_files of Prometheus."""
-    telemetry, environment = resolved.settings.telemetry, resolved.settings.environment
+    telemetry = resolved.settings.telemetry
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(telemetry.host, telemetry.host)  # noqa: S104
     target = f"[{host}]:{telemetry.port}" if ":" in host else f"{host}:{telemetry.port}"
+    lines = heading(resolved, "prometheus", "/etc/prometheus/scrape.d/arqonbus.yml")
+    return "\n".join([*lines, "scrape_configs:", *_job(resolved, "arqonbus", [target])]) + "\n"
+
+
+def compose_prometheus(resolved: Resolved) -> str:
+    """The same for what docker-compose.yml starts, under the names that it has there."""
+    settings = resolved.settings
+    nodes, projectors = (
+        (COMPOSE_NODES, COMPOSE_PROJECTORS) if resolved.profile != DEV else (("bus",), ("projector",))
+    )
+    file = f"observability/prometheus/scrape/{word(resolved.profile)}.yml"
     lines = [
-        *heading(resolved, "prometheus", "/etc/prometheus/scrape.d/arqonbus.yml"),
+        *heading(resolved, "compose-prometheus", file),
         "scrape_configs:",
-        "  - job_name: arqonbus",
+        *_job(resolved, "arqonbus", [f"{name}:{settings.telemetry.port}" for name in nodes]),
+        *_job(
+            resolved,
+            "arqonbus-projector",
+            [f"{name}:{settings.projector.telemetry_port}" for name in projectors],
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _job(resolved: Resolved, name: str, targets: Sequence[str]) -> list[str]:
+    settings = resolved.settings
+    return [
+        f"  - job_name: {name}",
         "    metrics_path: /metrics",
         f"    scrape_interval: {SCRAPE_SECONDS}s",
         *(
             ["    authorization: {credentials_file: /etc/prometheus/arqonbus.token}"]
-            if telemetry.token
+            if settings.telemetry.token
             else []
         ),
         "    static_configs:",
-        f"      - targets: [{json.dumps(target)}]",
-        f"        labels: {{environment: {environment}}}",
+        f"      - targets: {json.dumps(targets)}",
+        f"        labels: {{environment: {settings.environment}}}",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def prometheus_rules(resolved: Resolved, runbooks: Collection[str] = ()) -> str:
@@ -102,6 +171,7 @@ TARGETS: Mapping[str, Renderer] = {
     "ansible": lambda resolved, runbooks: ansible(resolved),
     "prometheus": lambda resolved, runbooks: prometheus(resolved),
     "prometheus-rules": prometheus_rules,
+    "compose-prometheus": lambda resolved, runbooks: compose_prometheus(resolved),
 }
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import ssl
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
@@ -29,44 +33,87 @@ class ComposeFailed(AssertionError):
     """A compose command ended with an error; the text holds its output and the logs of the services."""
 
 
-class Stack:
-    """One project. `seconds` says how long each step took."""
+class PublicName(ssl.SSLContext):
+    """TLS to the load balancer by its address, verified against the public name."""
 
-    def __init__(self, engine: DockerClient, directory: Path) -> None:
+    name: str
+
+    def wrap_bio(self, *arguments: Any, server_hostname: Any = None, **options: Any) -> Any:
+        return super().wrap_bio(*arguments, server_hostname=self.name, **options)
+
+
+class Stack:
+    """One project of one environment. `seconds` says how long each step took."""
+
+    def __init__(
+        self, engine: DockerClient, directory: Path, environment: str = "dev", *profiles: str
+    ) -> None:
         self.engine = engine
+        self.environment = environment
+        self.profiles = (environment, *profiles)
         self.project = PROJECT_PREFIX + secrets.token_hex(4)
         self.bus_port = free_port()
         self.telemetry_port = free_port()
+        self.prometheus_port = free_port()
+        self.alertmanager_port = free_port()
         self.seconds: dict[str, float] = {}
         self._directory = directory
         self._images = {
             f"{service.upper()}_IMAGE": f"{self.project}-{service}:test"
-            for service in ("bus", "valkey", "postgres")
+            for service in ("bus", "valkey", "postgres", "tools", "loadbalancer", "prometheus")
         }
         copy_repository(directory)
 
     @property
     def url(self) -> str:
         """Where clients on this machine connect."""
-        return f"ws://127.0.0.1:{self.bus_port}/v1/ws"
+        return f"{'ws' if self.environment == 'dev' else 'wss'}://127.0.0.1:{self.bus_port}/v1/ws"
+
+    def tls(self) -> ssl.SSLContext:
+        """What clients trust: the authority of the deployment, and the public name."""
+        context = PublicName(ssl.PROTOCOL_TLS_CLIENT)
+        context.name = self.variables()["BUS_HOST"]
+        context.load_verify_locations(cadata=self.authority)
+        return context
+
+    @cached_property
+    def authority(self) -> str:
+        """The certificate of the deployment's authority, as the documentation says to get it."""
+        return self.compose("authority", "exec", "-T", "bus-1", "cat", "/etc/arqonbus/tls/ca.pem")
+
+    def variables(self) -> dict[str, str]:
+        """What compose is told of the profile."""
+        lines = (self._directory / self._env_file).read_text("utf-8").splitlines()
+        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
     def build(self, step: str = "build") -> None:
         """Build the images."""
-        self._compose(step, "build", "--quiet")
+        self.compose(step, "build", "--quiet")
 
     def up(self, step: str = "up") -> None:
         """Start everything; returns when the bus is ready."""
-        self._compose(step, "up", "--detach", "--wait", "--no-build")
+        self.compose(step, "up", "--detach", "--wait", "--no-build")
 
     def down(self, step: str = "down") -> None:
         """Stop everything, and keep the volumes."""
-        self._compose(step, "down")
+        self.compose(step, "down")
 
     def mint(self, subject: str, *options: str) -> str:
         """A token, as the documentation says to make one."""
-        return self._compose(
-            "token", "exec", "-T", "bus", "arqonbus", "token", "mint", "--sub", subject, *options
+        node = "bus" if self.environment == "dev" else "bus-1"
+        return self.compose(
+            "token", "exec", "-T", node, "arqonbus", "token", "mint", "--sub", subject, *options
         ).strip()
+
+    def token(self, subject: str) -> str:
+        """A token of a service that may do everything in its tenant."""
+        return self.mint(subject, "--tenant", "demo", "--kind", "service", "--grant", "*:*")
+
+    def tag(self, service: str, tag: str) -> str:
+        """Give the image of a service another name; returns that one."""
+        name = self._images[f"{service.upper()}_IMAGE"]
+        self.engine.images.get(name).tag(name.partition(":")[0], tag)
+        return f"{name.partition(':')[0]}:{tag}"
 
     def container(self, service: str) -> Container:
         """The container of a service, as it is now."""
@@ -81,9 +128,9 @@ class Stack:
         found: list[Container] = self.engine.containers.list(all=True, filters={"label": labels})
         return found
 
-    def kill_bus(self) -> None:
+    def kill_bus(self, service: str = "bus") -> None:
         """SIGKILL to the process of the bus, as when memory ends; the engine starts it again."""
-        before = self.container("bus")
+        before = self.container(service)
         restarts = before.attrs["RestartCount"]
         # Its children are killed, not docker-init: pid 1 ignores signals from inside its own container.
         program = (
@@ -92,7 +139,9 @@ class Stack:
             "os.kill(int(children[0]), signal.SIGKILL)"
         )
         before.exec_run(["/opt/arqonbus/bin/python", "-c", program])
-        wait_until(lambda: self.container("bus").attrs["RestartCount"] > restarts, "the engine to restart it")
+        wait_until(
+            lambda: self.container(service).attrs["RestartCount"] > restarts, "the engine to restart it"
+        )
 
     def logs(self) -> str:
         """The last lines of every service."""
@@ -111,22 +160,44 @@ class Stack:
             network.remove()
         for volume in self.engine.volumes.list(filters=wanted):
             volume.remove(force=True)
-        for name in self._images.values():
-            for image in self.engine.images.list(name):
-                self.engine.images.remove(image.id, force=True)
+        # By their names: the image itself may be another project's, too.
+        for image in self.engine.images.list():
+            for name in image.tags:
+                if name.startswith(f"{self.project}-"):
+                    self.engine.images.remove(name)
         shutil.rmtree(self._directory)
 
-    def _compose(self, step: str, *arguments: str) -> str:
-        began = time.monotonic()
-        variables = {
+    @property
+    def _env_file(self) -> str:
+        return ".env" if self.environment == "dev" else f"profiles/{self.environment}/compose.env"
+
+    def environ(self) -> dict[str, str]:
+        """What the shell of an operator has set, so that several of them can work on this machine."""
+        return {
+            "COMPOSE_PROJECT_NAME": self.project,
             "BUS_PORT": str(self.bus_port),
             "TELEMETRY_PORT": str(self.telemetry_port),
+            "PROMETHEUS_PORT": str(self.prometheus_port),
+            "ALERTMANAGER_PORT": str(self.alertmanager_port),
             **self._images,
         }
+
+    def command(self, *arguments: str, env_file: str | None = None) -> list[str]:
+        """A command of compose, as an operator types it."""
+        profiles = [word for name in self.profiles for word in ("--profile", name)]
+        return ["docker", "compose", "--env-file", env_file or self._env_file, *profiles, *arguments]
+
+    def compose(self, step: str, *arguments: str, env_file: str | None = None) -> str:
+        """Run a command of compose; returns what it printed. Raises ComposeFailed."""
+        return self.run(step, self.command(*arguments, env_file=env_file))
+
+    def run(self, step: str, command: Sequence[str], environ: Mapping[str, str] | None = None) -> str:
+        """Run a command in the clone; returns what it printed. Raises ComposeFailed."""
+        began = time.monotonic()
         done = subprocess.run(
-            ["docker", "compose", "--project-name", self.project, "--profile", "dev", *arguments],
+            command,
             cwd=self._directory,
-            env=os.environ | variables,
+            env=os.environ | self.environ() | (environ or {}),
             capture_output=True,
             text=True,
             timeout=COMPOSE_SECONDS,
@@ -134,7 +205,7 @@ class Stack:
         self.seconds[step] = round(time.monotonic() - began, 1)
         if done.returncode:
             said = f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-            raise ComposeFailed(f"compose {' '.join(arguments)}\n{said}\n{self.logs()}")
+            raise ComposeFailed(f"{' '.join(command)}\n{said}\n{self.logs()}")
         return done.stdout
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from arqonbus.client import Client
 from arqonbus.client.link import open_link
-from tests.infra.hosts import Hosts
 
 PUBLISHERS, READERS = 4, 2
 SETTLE_SECONDS = 60.0
+
+
+class FrontDoor(Protocol):
+    """Where clients come in: hosts that were rolled out, or what compose started."""
+
+    @property
+    def url(self) -> str: ...
+
+    def token(self, subject: str) -> str: ...
+
+    def tls(self) -> ssl.SSLContext: ...
 
 
 @dataclass
@@ -43,15 +55,15 @@ class Books:
 
 
 @asynccontextmanager
-async def under_load(hosts: Hosts, room: str) -> AsyncIterator[Books]:
+async def under_load(door: FrontDoor, room: str) -> AsyncIterator[Books]:
     """Publish, receive and connect all the time; at the end, what was acked has its time to arrive."""
     books = Books()
     ending = asyncio.Event()
     async with AsyncExitStack() as stack:
-        token = hosts.token("load")
+        token = door.token("load")
 
         async def connected() -> Client:
-            client = Client(hosts.url, token, tls=hosts.tls(), timeout=60)
+            client = Client(door.url, token, tls=door.tls(), timeout=60)
             return await stack.enter_async_context(client)
 
         clients = [await connected() for _ in range(READERS + PUBLISHERS)]
@@ -65,7 +77,7 @@ async def under_load(hosts: Hosts, room: str) -> AsyncIterator[Books]:
             asyncio.create_task(_publish(client, room, str(number), books, ending))
             for number, client in enumerate(publishers)
         ]
-        working.append(asyncio.create_task(_knock(hosts, token, books, ending)))
+        working.append(asyncio.create_task(_knock(door, token, books, ending)))
         try:
             yield books
         finally:
@@ -93,11 +105,11 @@ async def _read(subscription: AsyncIterator, seen: list[str]) -> None:
         seen.append(message.payload.decode())
 
 
-async def _knock(hosts: Hosts, token: str, books: Books, ending: asyncio.Event) -> None:
+async def _knock(door: FrontDoor, token: str, books: Books, ending: asyncio.Event) -> None:
     """Connect anew again and again, without the patience of a client."""
     while not ending.is_set():
         try:
-            link = await open_link(hosts.url, token, "protobuf", hosts.tls())
+            link = await open_link(door.url, token, "protobuf", door.tls())
             await anext(link.frames())
             await link.close()
             books.connections += 1
@@ -112,4 +124,4 @@ async def _settled(books: Books) -> None:
         await asyncio.sleep(0.1)
 
 
-__all__ = ["Books", "under_load"]
+__all__ = ["Books", "FrontDoor", "under_load"]

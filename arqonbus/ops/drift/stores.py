@@ -29,7 +29,8 @@ _AS_OPERATOR = (
     "valkey-cli -t 5 -s /run/valkey/valkey.sock --user operator --no-auth-warning"
 )
 _IN_CONTAINER = (
-    'REDISCLI_AUTH=$(tr -d "\\n" <"$VALKEY_PASSWORD_FILE") valkey-cli -t 5 --user arqonbus --no-auth-warning'
+    'REDISCLI_AUTH=$(tr -d "\\n" <"$VALKEY_PASSWORD_FILE") valkey-cli -s /run/valkey/valkey.sock -t 5'
+    " --user arqonbus --no-auth-warning"
 )
 _PSQL = 'PGCONNECT_TIMEOUT=5 {psql} -XAtqc "{query}"'
 _ATTRIBUTES = """
@@ -113,6 +114,10 @@ def in_a_valkey_container(deployment: Deployment, machine: Machine) -> Iterator[
     """What compose starts. Its limit of memory stands in docker-compose.yml."""
     text = (deployment.tree / "images" / "valkey" / "valkey.conf").read_text("utf-8")
     declared = {name: value for name, value in directives(text).items() if name != "bind"}
+    settings = deployment.resolved.settings
+    declared["appendfsync"] = "always" if settings.storage.durability == "durable" else "everysec"
+    if settings.datastores.valkey.tls.enabled:
+        declared |= {"port": "0", "tls-port": declared["port"]}
     yield valkey_runs(declared, _IN_CONTAINER, f"docker restart {machine.name}")
 
 
@@ -197,6 +202,8 @@ def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Exp
 def in_a_postgres_container(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
     """What compose starts."""
     text = (deployment.tree / "images" / "postgres" / "arqonbus.conf").read_text("utf-8")
+    if deployment.resolved.settings.datastores.valkey.tls.enabled:  # compose encrypts both stores, or none
+        text += "ssl = on\nhba_file = '/run/postgresql/pg_hba.conf'\n"
     psql = "psql --host /run/postgresql --username postgres"
     yield from postgres_runs(deployment, text, psql, machine, f"docker restart {machine.name}")
 

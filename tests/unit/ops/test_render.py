@@ -170,23 +170,73 @@ def test_the_projector_has_the_rights_of_the_bus_and_the_same_gate() -> None:
     assert "projector run --profile prod" in projector["ExecStart"][0]
 
 
-def test_compose_reads_every_variable() -> None:
+def compose_env(name: str) -> dict[str, str]:
+    lines = render("compose-env", profile(name)).splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "prod"])
+def test_compose_reads_every_variable(name: str) -> None:
     """What is rendered stands in docker-compose.yml, and what dev says is what it assumes without it."""
     compose = (REPOSITORY / "docker-compose.yml").read_text()
     defaults = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", compose))
-    text = render("compose-env", profile("dev"))
-    given = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert set(given) <= set(defaults)
-    for name in ("BUS_PORT", "TELEMETRY_PORT"):
-        assert given[name] == defaults[name]
-        assert f"${{{name}:-{given[name]}}}:{given[name]}" in compose
-    assert (REPOSITORY / ".env").read_text() == text
+    own = {key: value for key, value in compose_env(name).items() if not key.startswith("COMPOSE_")}
+    assert set(own) <= set(defaults)
+    if name == "dev":
+        # The load balancer is not one of dev's.
+        assert {key: defaults[key] for key in own} == own
+        assert "${BUS_PORT:-9100}:9100" in compose
+        assert "${TELEMETRY_PORT:-9101}:9101" in compose
 
 
-def test_compose_stops_the_bus_after_its_drain() -> None:
-    """The grace period in docker-compose.yml is longer than the drain of dev."""
-    bus = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["bus"]
-    assert float(bus["stop_grace_period"].removesuffix("s")) > profile("dev").settings.server.drain_seconds
+def test_compose_gets_the_names_of_the_profile() -> None:
+    """Under which its servers are reached, and its secrets are kept."""
+    prod = compose_env("prod")
+    assert (prod["BUS_HOST"], prod["BUS_ADDRESS"], prod["BUS_PORT"]) == ("bus.example.org", "0.0.0.0", "443")
+    assert (prod["VALKEY_HOST"], prod["VALKEY_SECRET"]) == ("valkey.example.org", "valkey_password")
+    assert (prod["POSTGRES_HOST"], prod["POSTGRES_SECRET"]) == ("postgres.example.org", "postgres_password")
+    assert (prod["TLS"], prod["FSYNC"], prod["CONNECTIONS"]) == ("on", "always", "20000")
+
+
+def test_staging_and_prod_differ_in_names_only() -> None:
+    """For compose, too."""
+    staging, prod = compose_env("staging"), compose_env("prod")
+    assert staging.keys() == prod.keys()
+    different = {key for key in prod if staging[key] != prod[key]}
+    projects = {"COMPOSE_PROFILES", "COMPOSE_PROJECT_NAME", "PROFILE"}
+    assert different == projects | {"BUS_HOST", "POSTGRES_HOST", "VALKEY_HOST"}
+
+
+def test_no_volume_is_shared_by_two_environments() -> None:
+    """Each is a project of its own; dev has the name in the file."""
+    assert yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["name"] == "arqonbus"
+    assert "COMPOSE_PROJECT_NAME" not in compose_env("dev")
+    assert compose_env("prod")["COMPOSE_PROJECT_NAME"] == "arqonbus-prod"
+
+
+@pytest.mark.parametrize("drain", [1, 20, 300.5])
+def test_compose_stops_the_bus_after_its_drain(drain: float) -> None:
+    """Whatever that is."""
+    text = render("compose-env", profile("prod", f"server.drain_seconds={drain}"))
+    assert int(re.findall(r"^STOP_SECONDS=(\d+)$", text, re.M)[0]) >= drain + 15
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("dev", ["bus:9101", "projector:9102"]),
+        ("prod", ["bus-1.edge", "bus-2.edge", "projector-1", "projector-2"]),
+    ],
+)
+def test_prometheus_scrapes_what_compose_starts(name: str, nodes: list[str]) -> None:
+    """Under names that stand in docker-compose.yml, and each says which environment it is of."""
+    compose = (REPOSITORY / "docker-compose.yml").read_text()
+    jobs = yaml.safe_load(render("compose-prometheus", profile(name)))["scrape_configs"]
+    targets = [target for job in jobs for target in job["static_configs"][0]["targets"]]
+    assert len(targets) == len(nodes)
+    assert all(target.startswith(node) for target, node in zip(targets, nodes, strict=True))
+    assert all(f"{target.partition(':')[0]}" in compose for target in targets)
+    assert {job["static_configs"][0]["labels"]["environment"] for job in jobs} == {name}
 
 
 def test_ansible_gets_the_settings_without_the_secrets() -> None:
