@@ -6,7 +6,6 @@ end of the run shows the seconds of each step.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,8 @@ from arqonbus.ops.drift.deployment import Deployment, locked
 from arqonbus.ops.drift.model import Machine
 from arqonbus.ops.drift.topology import of_inventory
 from tests.e2e.conftest import engine
-from tests.infra.hosts import PLAY_SECONDS, Hosts
+from tests.infra.hosts import Hosts
 from tests.infra.releases import Releases
-from tests.runbooks.runbook import RUNBOOKS, parse
 
 # What is refused is refused on bare hosts; what a host is, is looked at before it is changed again.
 FILES = ("test_refusals.py", "test_hosts.py", "test_drift.py", "test_rollout.py")
@@ -51,14 +49,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
 @pytest.fixture(scope="session")
 def deployment(hosts: Hosts) -> Hosts:
     """The hosts, from nothing to verified, as the runbook says."""
-    runbook = parse((RUNBOOKS / "operations" / "first-rollout.md").read_text("utf-8"))
-    began = time.monotonic()
-    for command in runbook.commands:
-        said = command.run(hosts.clone, hosts.environ(), seconds=PLAY_SECONDS)
-        hosts.refuse_secrets(said)
-        what = next(line for line in reversed(command.script.splitlines()) if line)
-        hosts.seconds[f"runbook: {what[:40].strip()}"] = round(time.monotonic() - began, 1)
-        began = time.monotonic()
+    hosts.follow("first-rollout")
     return hosts
 
 

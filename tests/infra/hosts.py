@@ -30,6 +30,7 @@ from arqonbus.config import Resolved, Settings, load
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.e2e.stack import copy_repository
+from tests.runbooks.runbook import RUNBOOKS, parse
 from tests.servers.processes import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -230,9 +231,22 @@ class Hosts:
             raise PlayFailed(f"{verb} {' '.join(options)} ended with {done.returncode}\n{why(output)}")
         return Played(done.returncode, output, changes(output), seconds)
 
+    def follow(self, runbook: str, **facts: str) -> None:
+        """Type what a runbook says, with these values of its variables; no secret is in what is said.
+
+        Raises Unmet for a command that does something else.
+        """
+        for command in parse((RUNBOOKS / "operations" / f"{runbook}.md").read_text("utf-8")).commands:
+            began = time.monotonic()
+            said = command.run(self.clone, self.environ() | facts, seconds=PLAY_SECONDS)
+            self.refuse_secrets(said)
+            first = command.script.partition("\n")[0]
+            self.seconds[f"{runbook}: {first[:40].strip()}"] = round(time.monotonic() - began, 1)
+
     def environ(self) -> dict[str, str]:
         """The operator's shell: how machines are reached over ssh, and an editor that knows addresses."""
         return os.environ | {
+            "ENVIRONMENT": "staging",
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_SSH_COMMON_ARGS": f"-F {self.ssh_config}",
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
