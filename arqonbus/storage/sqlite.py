@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import TypeVar
 
@@ -300,8 +301,8 @@ def _head(reader: sqlite3.Connection, room: RoomKey) -> tuple[int, Head]:
 def _page(reader: sqlite3.Connection, sql: str, room: RoomKey, low: int, high: int, limit: int) -> Page:
     number, head = _head(reader, room)
     bounds = (number, max(low, head.first), min(high, head.last) if high else head.last)
-    rows = reader.execute(sql, (*bounds, max(limit, 0)))
-    return Page(head, [Entry._make(row) for row in rows])
+    rows = reader.execute(sql, (*bounds, max(limit, 0))).fetchall()
+    return Page(head, list(starmap(Entry, rows)))
 
 
 def _seek(reader: sqlite3.Connection, room: RoomKey, time_us: int) -> int:
