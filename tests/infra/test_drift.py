@@ -247,6 +247,21 @@ SEEDS = [
         "backend bus",
         f"{SECOND} at",
     ),
+    Seed(
+        "ARQ-DRF-060",
+        DATA,
+        "cd /etc/prometheus; sed -i.true 's/:9101/:9191/' prometheus.yml; systemctl reload prometheus; "
+        "sleep 1; mv prometheus.yml.true prometheus.yml",
+        "Prometheus",
+        f"arqonbus of {FIRST} down",
+    ),
+    Seed(
+        "ARQ-DRF-006",
+        SECOND,
+        "systemctl disable --now systemd-journal-upload",
+        "systemd-journal-upload",
+        "inactive",
+    ),
 ]
 
 

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from arqonbus.ops.alerts import alert_rules
 from arqonbus.ops.drift.comparison import compare, expectations
-from arqonbus.ops.drift.deployment import Deployment
+from arqonbus.ops.drift.deployment import LOGS_PORT, Deployment
 from arqonbus.ops.drift.model import CHECKS, Looked, Machine
 from arqonbus.ops.units import CREDENTIALS
 from tests.infra.hosts import BUS, DATA, PUBLIC, Hosts
@@ -107,11 +108,29 @@ def test_the_data_stores_let_nobody_in_unencrypted_or_unnamed(deployment: Hosts)
     assert "no encryption" in bare.stderr
 
 
+def test_the_logs_of_all_hosts_are_in_one_place(deployment: Hosts) -> None:
+    """From the first start on, and still as the bus wrote them."""
+    read = f"journalctl --directory /var/log/journal/remote --unit {UNIT} --output cat --no-pager"
+    lines = [json.loads(line) for line in deployment.sh(DATA, read).splitlines() if line.startswith("{")]
+    assert [line["message"] for line in lines].count("the bus is up") >= len(BUS)
+
+
+def test_prometheus_has_the_alerts_of_the_profile(deployment: Hosts) -> None:
+    """All of them, evaluated without an error, and none that fires."""
+    ask = 'from urllib.request import urlopen; print(urlopen("http://127.0.0.1:9090/api/v1/rules").read().decode())'
+    said = json.loads(deployment.sh(DATA, f"python3 -c '{ask}'"))
+    rules = [rule for group in said["data"]["groups"] for rule in group["rules"]]
+    assert [rule["name"] for rule in rules] == [
+        rule.name for rule in alert_rules(deployment.profile().settings)
+    ]
+    assert {(rule["health"], rule["state"]) for rule in rules} == {("ok", "inactive")}
+
+
 def test_the_firewall_keeps_the_ports_of_the_bus_for_the_load_balancer(deployment: Hosts) -> None:
     """From here the front door opens, and nothing behind it does."""
     settings = deployment.profile().settings
     behind = [(name, port) for name in BUS for port in (settings.server.port, settings.telemetry.port)]
-    behind += [(DATA, 6379), (DATA, settings.datastores.postgres.port)]
+    behind += [(DATA, 6379), (DATA, settings.datastores.postgres.port), (DATA, LOGS_PORT)]
     for name, port in behind:
         with pytest.raises(TimeoutError), socket.create_connection((deployment.address(name), port), 0.5):
             pass

@@ -16,6 +16,7 @@ from arqonbus.ops.drift.bus import on_a_bus_host
 from arqonbus.ops.drift.deployment import Deployment
 from arqonbus.ops.drift.hosts import on_every_host
 from arqonbus.ops.drift.model import Expectation, Looked, Machine
+from arqonbus.ops.drift.observability import on_a_monitoring_host
 from arqonbus.ops.drift.processes import in_a_container
 from arqonbus.ops.drift.stores import (
     in_a_postgres_container,
@@ -56,6 +57,8 @@ def _expected(deployment: Deployment, machine: Machine) -> Iterator[Expectation]
         yield from on_a_postgres_host(deployment, machine)
     if "loadbalancer" in machine.parts:
         yield from on_an_edge_host(deployment, machine)
+    if "observability" in machine.parts:
+        yield from on_a_monitoring_host(deployment, machine)
 
 
 def compare(deployment: Deployment, machines: Sequence[Machine]) -> list[Looked]:

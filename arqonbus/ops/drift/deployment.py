@@ -13,6 +13,10 @@ from arqonbus.config import Resolved
 SSH = 22
 VALKEY_PORT = 6379
 HTTPS = 443
+# Of roles/observability, which keeps the first two to its own host.
+PROMETHEUS_PORT = 9090
+ALERTMANAGER_PORT = 9093
+LOGS_PORT = 19532
 
 _PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)\s*(;)?", re.MULTILINE)
 
@@ -63,4 +67,4 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-__all__ = ["SSH", "Deployment", "locked", "plain"]
+__all__ = ["ALERTMANAGER_PORT", "LOGS_PORT", "PROMETHEUS_PORT", "SSH", "Deployment", "locked", "plain"]

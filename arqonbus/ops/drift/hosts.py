@@ -6,14 +6,30 @@ import re
 from collections.abc import Iterator
 from shlex import quote
 
-from arqonbus.ops.drift.deployment import SSH, Deployment
+from arqonbus.ops.drift.deployment import (
+    ALERTMANAGER_PORT,
+    LOGS_PORT,
+    PROMETHEUS_PORT,
+    SSH,
+    Deployment,
+)
 from arqonbus.ops.drift.judges import NOTHING, exactly, same_lines, same_text, same_values
 from arqonbus.ops.drift.model import Expectation, Judge, Machine
 
 FIREWALL = "arqonbus-firewall.service"
+SHIPPING = "systemd-journal-upload.service"
 UNITS = "/etc/systemd/system"
 # Directories in which only what is rendered may stand.
-_CLOSED = ("/etc/systemd/system/arqonbus@.service.d", "/etc/systemd/system/haproxy.service.d")
+_CLOSED = tuple(
+    f"{UNITS}/{name}.d"
+    for name in (
+        "arqonbus@.service",
+        "haproxy.service",
+        "systemd-journal-remote.service",
+        "systemd-journal-remote.socket",
+        SHIPPING,
+    )
+)
 _GROUPS = {"bus": "arqonbus", "valkey": "valkey", "postgres": "postgres", "loadbalancer": "haproxy"}
 _NAME_SERVERS = ("127.0.0.11", "127.0.0.53%lo", "127.0.0.54")
 _DHCP = 68
@@ -37,6 +53,8 @@ def on_every_host(deployment: Deployment, machine: Machine) -> Iterator[Expectat
         f"{machine.type_on('ss -ltnup')}   # then stop what the profile does not name, or start what it does",
     )
     yield runs(FIREWALL, machine)
+    if f"{UNITS}/{SHIPPING}.d/arqonbus.conf" in {file.path for file in machine.files}:
+        yield runs(SHIPPING, machine)
     yield Expectation(
         "ARQ-DRF-008",
         "units",
@@ -134,6 +152,12 @@ def declared_sockets(deployment: Deployment, machine: Machine) -> set[str]:
         found.add(f"{address}:{settings.datastores.postgres.port}")
     if "loadbalancer" in machine.parts:
         found.add(f"{address}:{deployment.public_port}")
+    if "observability" in machine.parts:
+        found |= {
+            f"127.0.0.1:{PROMETHEUS_PORT}",
+            f"127.0.0.1:{ALERTMANAGER_PORT}",
+            f"{address}:{LOGS_PORT}",
+        }
     return found
 
 

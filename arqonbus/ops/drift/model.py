@@ -11,8 +11,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal
 
-Part = Literal["bus", "valkey", "postgres", "loadbalancer"]
-PARTS: tuple[Part, ...] = ("bus", "valkey", "postgres", "loadbalancer")
+Part = Literal["bus", "valkey", "postgres", "loadbalancer", "observability"]
+PARTS: tuple[Part, ...] = ("bus", "valkey", "postgres", "loadbalancer", "observability")
 
 # Stable: an id is never given to something else. In the order in which a report has them.
 CHECKS: Mapping[str, str] = {
@@ -40,6 +40,7 @@ CHECKS: Mapping[str, str] = {
     "ARQ-DRF-041": "PostgreSQL runs with the declared settings",
     "ARQ-DRF-042": "The roles of PostgreSQL have the declared rights",
     "ARQ-DRF-050": "The load balancer sends clients to every node",
+    "ARQ-DRF-060": "Prometheus hears from every node",
 }
 
 # From the answer to each thing that is not as expected: (what was expected, what was found).

@@ -17,6 +17,7 @@ _PARTS: dict[str, tuple[Part, ...]] = {
     "bus": ("bus",),
     "data": ("valkey", "postgres"),
     "edge": ("loadbalancer",),
+    "monitoring": ("observability",),
 }
 _SPECS = ("ssh://", "local://", "docker://", "podman://")
 PLAY_SECONDS = 120
