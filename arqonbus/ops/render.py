@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from urllib.parse import urlsplit
 
 from arqonbus.config import Resolved, Settings
-from arqonbus.config.capacity import memory_limit, open_files
+from arqonbus.config.capacity import memory_limit, open_files, projector_limit
 from arqonbus.ops.alerts import alert_rules
 from arqonbus.ops.needs import Unrenderable, credentials, heading, references, stop_seconds, word
 from arqonbus.ops.units import bus_unit, projector_unit
@@ -71,11 +71,16 @@ def _sizes(settings: Settings) -> dict[str, object]:
         "FSYNC": "always" if settings.storage.durability == "durable" else "everysec",
         "IDLE_SECONDS": round(2 * (limits.ping_interval + limits.ping_timeout)),
         "NOFILE": open_files(settings),
+        "PROJECTOR_MEMORY": _mebibytes(projector_limit(settings)),
         "PROXY_PROTOCOL": "on" if settings.server.proxy_protocol else "off",
         "STOP_SECONDS": stop_seconds(settings),
         "TLS": "on" if settings.datastores.valkey.tls.enabled else "off",
-        **({"BUS_MEMORY": f"{math.ceil(memory / 2**20)}m"} if memory else {}),
+        **({"BUS_MEMORY": _mebibytes(memory)} if memory else {}),
     }
+
+
+def _mebibytes(size: int) -> str:
+    return f"{math.ceil(size / 2**20)}m"
 
 
 def ansible(resolved: Resolved) -> str:

@@ -57,7 +57,7 @@ class Stack:
         self.prometheus_port = free_port()
         self.alertmanager_port = free_port()
         self.seconds: dict[str, float] = {}
-        self._directory = directory
+        self.directory = directory
         self._images = {
             f"{service.upper()}_IMAGE": f"{self.project}-{service}:test"
             for service in ("bus", "valkey", "postgres", "tools", "loadbalancer", "prometheus")
@@ -83,7 +83,7 @@ class Stack:
 
     def variables(self) -> dict[str, str]:
         """What compose is told of the profile."""
-        lines = (self._directory / self._env_file).read_text("utf-8").splitlines()
+        lines = (self.directory / self._env_file).read_text("utf-8").splitlines()
         return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
     def build(self, step: str = "build") -> None:
@@ -165,7 +165,7 @@ class Stack:
             for name in image.tags:
                 if name.startswith(f"{self.project}-"):
                     self.engine.images.remove(name)
-        shutil.rmtree(self._directory)
+        shutil.rmtree(self.directory)
 
     @property
     def _env_file(self) -> str:
@@ -196,7 +196,7 @@ class Stack:
         began = time.monotonic()
         done = subprocess.run(
             command,
-            cwd=self._directory,
+            cwd=self.directory,
             env=os.environ | self.environ() | (environ or {}),
             capture_output=True,
             text=True,
