@@ -16,7 +16,7 @@ from arqonbus.ops.drift.deployment import Deployment, locked
 from arqonbus.ops.drift.model import Machine
 from arqonbus.ops.drift.topology import of_inventory
 from tests.e2e.conftest import engine
-from tests.infra.hosts import Hosts
+from tests.infra.hosts import ENVIRONMENT, Hosts
 from tests.infra.releases import Releases
 
 # What is refused is refused on bare hosts; what a host is, is looked at before it is changed again.
@@ -57,7 +57,7 @@ def deployment(hosts: Hosts) -> Hosts:
 def declared(deployment: Hosts, releases: Releases) -> Deployment:
     """What the profile of the deployment says."""
     lock = (deployment.clone / "requirements" / "run.lock").read_text()
-    return Deployment(deployment.profile(), releases.version, deployment.clone, "staging", *locked(lock))
+    return Deployment(deployment.profile(), releases.version, deployment.clone, ENVIRONMENT, *locked(lock))
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +66,7 @@ def machines(deployment: Hosts) -> list[Machine]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in deployment.environ().items():
             patch.setenv(name, value)
-        return of_inventory(deployment.clone, deployment.clone / "ansible" / "inventories" / "staging")
+        return of_inventory(deployment.clone, deployment.inventory)
 
 
 @pytest.hookimpl(trylast=True)

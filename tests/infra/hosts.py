@@ -37,11 +37,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 # tests/testbed/down takes away what carries it.
 LABEL = "arqonbus.testbed"
 IMAGE = "arqonbus-host:testbed"
-DOMAIN = "staging.example.org"
+# What is rolled out: its profile, its inventory, and the names in both.
+ENVIRONMENT = "prod"
+DOMAIN = "example.org"
 ADDRESSES = {f"bus-1.{DOMAIN}": 11, f"bus-2.{DOMAIN}": 12, f"data-1.{DOMAIN}": 21}
 BUS = tuple(name for name in ADDRESSES if name.startswith("bus"))
 DATA = f"data-1.{DOMAIN}"
 PUBLIC = f"bus.{DOMAIN}"
+VALKEY = f"valkey.{DOMAIN}"
 CAPABILITIES = ["SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "AUDIT_CONTROL"]
 
 PLAY_SECONDS = 840
@@ -89,8 +92,9 @@ class Hosts:
         self._sockets = Path(tempfile.mkdtemp(prefix="arqonbus-"))
         # Where the operator works: a clone of its own, which is gone with the hosts.
         self.clone = directory / "clone"
-        self.secrets = self.clone / ".state" / "rollout" / "staging" / "secrets"
-        self.authority = self.clone / ".state" / "rollout" / "staging" / "ca"
+        state = self.clone / ".state" / "rollout" / ENVIRONMENT
+        self.secrets, self.authority = state / "secrets", state / "ca"
+        self.inventory = self.clone / "ansible" / "inventories" / ENVIRONMENT
         self._make_clone()
 
     # -- machines
@@ -211,11 +215,18 @@ class Hosts:
 
     # -- the rollout
 
-    def play(self, verb: str, *options: str, step: str = "", fails: bool = False) -> Played:
+    def play(
+        self,
+        verb: str,
+        *options: str,
+        step: str = "",
+        fails: bool = False,
+        environment: str = ENVIRONMENT,
+    ) -> Played:
         """Run a playbook as an operator does. Whatever comes of it, no secret is in its output."""
         began = time.monotonic()
         done = subprocess.run(
-            ["scripts/rollout", verb, "staging", *options],
+            ["scripts/rollout", verb, environment, *options],
             cwd=self.clone,
             env=self.environ(),
             stdin=subprocess.DEVNULL,
@@ -244,13 +255,13 @@ class Hosts:
             self.seconds[f"{runbook}: {first[:40].strip()}"] = round(time.monotonic() - began, 1)
 
     def environ(self) -> dict[str, str]:
-        """The operator's shell: how machines are reached over ssh, and an editor that knows addresses."""
+        """The operator's shell: which deployment it is about, how machines are reached, who edits."""
         return os.environ | {
-            "ENVIRONMENT": "staging",
             "ANSIBLE_FORCE_COLOR": "0",
             "ANSIBLE_SSH_COMMON_ARGS": f"-F {self.ssh_config}",
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self._sockets),
             "EDITOR": str(self.directory / "editor"),
+            "ENVIRONMENT": ENVIRONMENT,
         }
 
     def refuse_secrets(self, text: str) -> None:
@@ -274,12 +285,12 @@ class Hosts:
 
     def profile(self) -> Resolved:
         """What the profile says; secrets are left out."""
-        return load("staging", root=self.clone, environ={}, secrets_of=())
+        return load(ENVIRONMENT, root=self.clone, environ={}, secrets_of=())
 
     def settings(self) -> Settings:
         """What it says, with the secrets of now."""
         environ = {"CREDENTIALS_DIRECTORY": str(self.secrets)}
-        return load("staging", root=self.clone, environ=environ).settings
+        return load(ENVIRONMENT, root=self.clone, environ=environ).settings
 
     def token(self, subject: str) -> str:
         """A token of a service that may do everything in its tenant for an hour."""
@@ -311,7 +322,12 @@ class Hosts:
             f"  ControlMaster auto\n  ControlPersist 60\n  ControlPath {self._sockets}/%C\n"
         )
         editor = self.directory / "editor"
-        lines = [f"s/^( *){name}:$/&\\n\\1  arqonbus_address: {self.address(name)}/" for name in ADDRESSES]
+        # In any inventory: the machines are the same, whatever their names end with.
+        addresses = {name.partition(".")[0]: self.address(name) for name in ADDRESSES}
+        lines = [
+            f"s/^( *){name}\\.[a-z.]+:$/&\\n\\1  arqonbus_address: {address}/"
+            for name, address in addresses.items()
+        ]
         editor.write_text(
             "#!/bin/sh\nset -eu\n"
             # The names of the profile are those of the hosts here. What is waited for is shortened.
@@ -347,4 +363,16 @@ def _archive(name: str, content: bytes) -> bytes:
     return stream.getvalue()
 
 
-__all__ = ["ADDRESSES", "BUS", "DATA", "PUBLIC", "REPOSITORY", "Hosts", "PlayFailed", "Played", "changes"]
+__all__ = [
+    "ADDRESSES",
+    "BUS",
+    "DATA",
+    "ENVIRONMENT",
+    "PUBLIC",
+    "REPOSITORY",
+    "VALKEY",
+    "Hosts",
+    "PlayFailed",
+    "Played",
+    "changes",
+]

@@ -10,7 +10,7 @@ from tests.e2e.stack import copy_repository
 from tests.infra.hosts import REPOSITORY
 
 BUILD_SECONDS = 240
-# Installs and passes preflight, and ends as soon as it is to serve.
+# Installs and passes preflight, and its bus comes up; its projector ends as soon as it is to project.
 FAULT = """
 
 def run(args: argparse.Namespace) -> int:
@@ -30,7 +30,7 @@ class Releases:
     def build(self, version: str | None = None, *, broken: bool = False) -> Path:
         """The artifact of a version, or of the tree's own."""
         wanted = _replaced_version(self._source, version or self.version)
-        program = self._source / "arqonbus" / "cli" / "serve.py"
+        program = self._source / "arqonbus" / "cli" / "projector.py"
         intact = program.read_text()
         if broken:
             program.write_text(intact + FAULT)

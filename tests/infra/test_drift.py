@@ -19,14 +19,14 @@ from arqonbus.ops.drift.asking import to_type
 from arqonbus.ops.drift.comparison import compare, look
 from arqonbus.ops.drift.deployment import Deployment
 from arqonbus.ops.drift.model import Difference, Machine
-from tests.infra.hosts import BUS, DATA, PLAY_SECONDS, Hosts
+from tests.infra.hosts import BUS, DATA, ENVIRONMENT, PLAY_SECONDS, PUBLIC, Hosts
 from tests.runbooks.host import program
 from tests.runbooks.runbook import RUNBOOKS, parse
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 FIRST, SECOND = BUS
-SITE = "scripts/rollout site staging"
+SITE = f"scripts/rollout site {ENVIRONMENT}"
 RECEIPT = "/var/lib/arqonbus/1/receipt.json"
 CODE = "/opt/arqonbus/current/lib/python3.13/site-packages"
 PSQL = "cd /; runuser -u postgres -- psql -qc"
@@ -62,7 +62,7 @@ SEEDS = [
     Seed(
         "ARQ-DRF-001",
         FIRST,
-        "sed -i 's/drain_seconds: 4/drain_seconds: 5/' /etc/arqonbus/profiles/staging/profile.yaml",
+        f"sed -i 's/drain_seconds: 4/drain_seconds: 5/' /etc/arqonbus/profiles/{ENVIRONMENT}/profile.yaml",
         "profile.yaml",
         "drain_seconds: 5",
     ),
@@ -78,7 +78,7 @@ SEEDS = [
     ),
     Seed("ARQ-DRF-002", FIRST, "chmod 0666 /etc/arqonbus/local.yaml", "local.yaml", "root:root 0666"),
     Seed(
-        "ARQ-DRF-002", FIRST, "chown nobody /usr/local/sbin/arqonbus-backup", "arqonbus-backup", "nobody:root"
+        "ARQ-DRF-002", FIRST, "chown nobody /usr/local/bin/arqonbus", "/usr/local/bin/arqonbus", "nobody:root"
     ),
     Seed("ARQ-DRF-002", SECOND, "chgrp users /etc/arqonbus/tls/server.key", "server.key", "root:users 0640"),
     Seed(
@@ -89,7 +89,13 @@ SEEDS = [
         "arqonbus@.service.d",
         "override.conf",
     ),
-    Seed("ARQ-DRF-003", SECOND, "touch /etc/arqonbus/profiles/staging/mine.yaml", "profiles", "mine.yaml"),
+    Seed(
+        "ARQ-DRF-003",
+        SECOND,
+        f"touch /etc/arqonbus/profiles/{ENVIRONMENT}/mine.yaml",
+        "profiles",
+        "mine.yaml",
+    ),
     Seed("ARQ-DRF-003", DATA, "touch /etc/postgresql/17/main/conf.d/zz.conf", "conf.d", "zz.conf"),
     Seed("ARQ-DRF-003", SECOND, "touch /etc/arqonbus/credentials/spare", "credentials", "spare"),
     Seed(
@@ -118,6 +124,7 @@ SEEDS = [
     Seed(
         "ARQ-DRF-006", FIRST, "systemctl stop arqonbus-backup.timer", "backup.timer", "ActiveState inactive"
     ),
+    Seed("ARQ-DRF-006", SECOND, "systemctl stop arqonbus-projector", "projector", "ActiveState inactive"),
     Seed(
         "ARQ-DRF-006",
         SECOND,
@@ -159,7 +166,7 @@ SEEDS = [
     Seed(
         "ARQ-DRF-013",
         DATA,
-        "echo '192.0.2.9 bus.staging.example.org' >>/etc/hosts",
+        f"echo '192.0.2.9 {PUBLIC}' >>/etc/hosts",
         "/etc/hosts",
         "192.0.2.9",
     ),
@@ -295,25 +302,29 @@ def undo(hosts: Hosts) -> None:
 
 
 def expire(hosts: Hosts) -> None:
-    """Give PostgreSQL a certificate of the authority that has ended; it is not loaded yet."""
+    """Let the certificate of PostgreSQL end, which is not loaded yet, and that of the authority itself."""
+    place, authority = "/etc/postgresql/tls/server.pem", hosts.authority / "ca.pem"
+    hosts.sh(DATA, f"cat >{place} <<'END'\n{ended(hosts, hosts.sh(DATA, f'cat {place}'))}END")
+    authority.write_text(ended(hosts, authority.read_text()))
+
+
+def ended(hosts: Hosts, pem: str) -> str:
+    """The same certificate, signed by the authority again, that ended yesterday."""
     key = serialization.load_pem_private_key((hosts.authority / "ca.key").read_bytes(), None)
-    issuer = x509.load_pem_x509_certificate((hosts.authority / "ca.pem").read_bytes())
-    place = "/etc/postgresql/tls/server.pem"
-    good = x509.load_pem_x509_certificate(hosts.sh(DATA, f"cat {place}").encode())
-    ended = datetime.now(UTC) - timedelta(days=1)
+    good = x509.load_pem_x509_certificate(pem.encode())
+    yesterday = datetime.now(UTC) - timedelta(days=1)
     builder = (
         x509.CertificateBuilder()
         .subject_name(good.subject)
-        .issuer_name(issuer.subject)
+        .issuer_name(good.issuer)
         .public_key(good.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(ended - timedelta(days=30))
-        .not_valid_after(ended)
+        .not_valid_before(yesterday - timedelta(days=30))
+        .not_valid_after(yesterday)
     )
     for extension in good.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    pem = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
-    hosts.sh(DATA, f"cat >{place} <<'END'\n{pem}END")
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
 
 
 def test_every_drift_is_named_and_mended_by_what_is_printed(
@@ -337,6 +348,8 @@ def test_every_drift_is_named_and_mended_by_what_is_printed(
     undo(drifted)
     for command in (each for each in runbook.commands if each.section == "Verify"):
         drifted.refuse_secrets(command.run(drifted.clone, environ, seconds=PLAY_SECONDS))
+    authority = x509.load_pem_x509_certificate((drifted.authority / "ca.pem").read_bytes())
+    assert authority.not_valid_after_utc > datetime.now(UTC) + timedelta(days=3000)
 
 
 def type_at_hosts(hosts: Hosts, commands: list[str]) -> None:

@@ -19,11 +19,11 @@ from arqonbus.ops.drift.comparison import compare, expectations
 from arqonbus.ops.drift.deployment import LOGS_PORT, Deployment
 from arqonbus.ops.drift.model import CHECKS, Looked, Machine
 from arqonbus.ops.units import CREDENTIALS
-from tests.infra.hosts import BUS, DATA, PUBLIC, Hosts
+from tests.infra.hosts import BUS, DATA, PUBLIC, VALKEY, Hosts
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
-UNIT = "arqonbus@1"
+UNITS = {"arqonbus@1": "the bus is up", "arqonbus-projector": "the projector is up"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_the_way_to_a_host_makes_no_difference(
 def test_what_only_a_host_has_stands_in_its_overlay(deployment: Hosts, name: str) -> None:
     """And the profile says where a value comes from."""
     host = deployment.host(name)
-    overlay = host.check_output("/usr/local/bin/arqonbus profile explain telemetry.host --profile staging")
+    overlay = host.check_output("/usr/local/bin/arqonbus profile explain telemetry.host")
     assert overlay.startswith(f"telemetry.host = {deployment.address(name)}")
     assert "set by /etc/arqonbus/local.yaml:" in overlay
 
@@ -70,12 +70,13 @@ def test_nobody_else_reads_a_secret(deployment: Hosts, name: str) -> None:
         assert deployment.host(name).run(f"sudo -u nobody cat {secret}").rc != 0
 
 
+@pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", BUS)
-def test_logs_go_to_the_journal_without_secrets(deployment: Hosts, name: str) -> None:
+def test_logs_go_to_the_journal_without_secrets(deployment: Hosts, name: str, unit: str) -> None:
     """As JSON, one line each, from the first start on."""
-    journal = deployment.host(name).check_output(f"journalctl --unit {UNIT} --output cat --no-pager")
+    journal = deployment.host(name).check_output(f"journalctl --unit {unit} --output cat --no-pager")
     lines = [json.loads(line) for line in journal.splitlines() if line.startswith("{")]
-    assert "the bus is up" in {line["message"] for line in lines}
+    assert UNITS[unit] in {line["message"] for line in lines}
     deployment.refuse_secrets(journal)
 
 
@@ -100,9 +101,7 @@ def test_the_data_stores_let_nobody_in_unencrypted_or_unnamed(deployment: Hosts)
     address = deployment.address(DATA)
     plain = host.run(f"timeout 5 valkey-cli -h {address} PING")
     assert "PONG" not in plain.stdout
-    unnamed = host.run(
-        "valkey-cli --tls --cacert /etc/arqonbus/tls/ca.pem -h valkey.staging.example.org PING"
-    )
+    unnamed = host.run(f"valkey-cli --tls --cacert /etc/arqonbus/tls/ca.pem -h {VALKEY} PING")
     assert "NOAUTH" in unnamed.stdout + unnamed.stderr
     bare = host.run(f"psql 'host={address} user=arqonbus dbname=arqonbus sslmode=disable' -c 'select 1'")
     assert "no encryption" in bare.stderr
@@ -110,7 +109,7 @@ def test_the_data_stores_let_nobody_in_unencrypted_or_unnamed(deployment: Hosts)
 
 def test_the_logs_of_all_hosts_are_in_one_place(deployment: Hosts) -> None:
     """From the first start on, and still as the bus wrote them."""
-    read = f"journalctl --directory /var/log/journal/remote --unit {UNIT} --output cat --no-pager"
+    read = "journalctl --directory /var/log/journal/remote --unit arqonbus@1 --output cat --no-pager"
     lines = [json.loads(line) for line in deployment.sh(DATA, read).splitlines() if line.startswith("{")]
     assert [line["message"] for line in lines].count("the bus is up") >= len(BUS)
 
@@ -129,7 +128,8 @@ def test_prometheus_has_the_alerts_of_the_profile(deployment: Hosts) -> None:
 def test_the_firewall_keeps_the_ports_of_the_bus_for_the_load_balancer(deployment: Hosts) -> None:
     """From here the front door opens, and nothing behind it does."""
     settings = deployment.profile().settings
-    behind = [(name, port) for name in BUS for port in (settings.server.port, settings.telemetry.port)]
+    ports = (settings.server.port, settings.telemetry.port, settings.projector.telemetry_port)
+    behind = [(name, port) for name in BUS for port in ports]
     behind += [(DATA, 6379), (DATA, settings.datastores.postgres.port), (DATA, LOGS_PORT)]
     for name, port in behind:
         with pytest.raises(TimeoutError), socket.create_connection((deployment.address(name), port), 0.5):

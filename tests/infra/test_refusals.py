@@ -16,9 +16,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_g
 
 @pytest.fixture(scope="module")
 def prepared(hosts: Hosts, releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options with which a rollout would succeed: an inventory of these hosts, secrets, a release."""
-    inventory = hosts.clone / "ansible" / "inventories" / "staging" / "hosts.yml"
-    subprocess.run([hosts.environ()["EDITOR"], inventory], check=True, timeout=10)
+    """Options with which a rollout would succeed: inventories of these hosts, secrets, a release."""
+    for inventory in sorted(hosts.inventory.parent.glob("*/hosts.yml")):
+        subprocess.run([hosts.environ()["EDITOR"], inventory], check=True, timeout=10)
     directory = tmp_path_factory.mktemp("secrets")
     names = ("jwt_secret", "valkey_password", "postgres_password", "valkey_backup_password")
     program = hosts.clone / "images" / "arqonbus" / "make-secrets"
@@ -37,6 +37,14 @@ def untouched(hosts: Hosts) -> None:
     """No host has anything of a deployment yet."""
     for name in ADDRESSES:
         assert not hosts.host(name).file("/etc/arqonbus").exists
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_both_environments_could_be_rolled_out(hosts: Hosts, prepared: list[str], environment: str) -> None:
+    """The profile and the inventory of each are judged by the same code; nothing is changed."""
+    played = hosts.play("preflight", *prepared, step=f"preflight {environment}", environment=environment)
+    assert set(played.changed.values()) == {0}
+    untouched(hosts)
 
 
 def test_a_misspelt_variable_is_refused(hosts: Hosts, prepared: list[str]) -> None:
@@ -82,6 +90,27 @@ def test_hosts_that_cannot_carry_it_stop_all(hosts: Hosts, prepared: list[str]) 
         hosts.sh(DATA, "systemctl stop foreign")
     assert f"On {DATA} something listens on port 5432" in played.sentences
     assert "this rollout did not put it there" in played.sentences
+    untouched(hosts)
+
+
+def test_a_host_without_room_stops_all(hosts: Hosts, prepared: list[str]) -> None:
+    """Of all disks that something is written to, the fullest one is named."""
+    hosts.sh(BUS[1], "mount -t tmpfs -o size=64m full /opt")
+    try:
+        played = hosts.play("site", *prepared, fails=True, step="refused: full disk")
+    finally:
+        hosts.sh(BUS[1], "umount /opt")
+    assert f"{BUS[1]} has 64 MiB free on /opt; 2 GiB are needed" in played.sentences
+    untouched(hosts)
+
+
+def test_a_foreign_valkey_stops_all(hosts: Hosts, prepared: list[str]) -> None:
+    """It may hold what somebody needs. What the sentence says to type makes room for ours."""
+    hosts.sh(DATA, "apt-get update -qq && apt-get install -qq --no-install-recommends valkey-server")
+    played = hosts.play("site", *prepared, fails=True, step="refused: foreign Valkey")
+    assert f"On {DATA} the package valkey-server is installed" in played.sentences
+    assert "remove what is there when nobody needs it: apt-get purge valkey-server" in played.sentences
+    hosts.sh(DATA, "apt-get purge -qq --auto-remove valkey-server valkey-tools")
     untouched(hosts)
 
 

@@ -12,13 +12,23 @@ import pytest
 
 from arqonbus.client import Client
 from arqonbus.client.errors import ConnectionRefused
-from tests.infra.hosts import ADDRESSES, BUS, DATA, PUBLIC, Hosts, changes
+from arqonbus.continuum.events import ROOM, encode_event
+from arqonbus.protocol.envelope import JSON_CONTENT
+from tests.infra.hosts import ADDRESSES, BUS, DATA, ENVIRONMENT, PUBLIC, VALKEY, Hosts, changes
 from tests.infra.load import under_load
 from tests.infra.releases import Releases
+from tests.integration.waiting import until
+from tests.servers.episodes import event
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 CURRENT = "readlink /opt/arqonbus/current"
+UNITS = ("arqonbus@1", "arqonbus-projector")
+
+
+def running(hosts: Hosts, name: str) -> list[str]:
+    """Which of the units of the bus run on a host."""
+    return [unit for unit in UNITS if hosts.host(name).service(unit).is_running]
 
 
 def payloads(history: dict[str, list[dict[str, object]]]) -> list[object]:
@@ -42,6 +52,16 @@ async def test_messages_flow_through_the_front_door(deployment: Hosts) -> None:
         async with asyncio.timeout(10):
             assert (await anext(room)).json() == {"n": 1}
     assert ack.durability == "durable"
+
+
+async def test_an_episode_becomes_a_row(deployment: Hosts) -> None:
+    """What an agent tells through the front door stands in PostgreSQL, by the projector of whichever host."""
+    told = event("demo")
+    async with Client(deployment.url, deployment.token("agent"), tls=deployment.tls()) as client:
+        await client.publish(ROOM, encode_event(told), content_type=JSON_CONTENT)
+    query = f"SELECT event_id FROM arqonbus.episodes WHERE episode_id = '{told.episode}'"
+    psql = f'cd /; runuser -u postgres -- psql --tuples-only --no-align arqonbus -c "{query}"'
+    await until(lambda: deployment.sh(DATA, psql).strip() == told.event, seconds=30)
 
 
 async def test_nobody_gets_in_without_a_token(deployment: Hosts) -> None:
@@ -82,7 +102,8 @@ async def test_everything_is_there_after_a_reboot(deployment: Hosts) -> None:
         history = await alice.command("op.history.get", {"room": "kept", "limit": 100})
     assert payloads(history) == [{"n": n} for n in range(20)]
     # One that came up before its stores is started again by systemd.
-    await asyncio.to_thread(deployment.wait_for_service, "arqonbus@1", BUS)
+    for unit in UNITS:
+        await asyncio.to_thread(deployment.wait_for_service, unit, BUS)
 
 
 # -- change
@@ -108,7 +129,7 @@ async def test_an_upgrade_loses_nothing_and_refuses_nobody(deployment: Hosts, re
 async def test_a_broken_release_stops_at_the_first_host_and_is_taken_back(
     deployment: Hosts, releases: Releases
 ) -> None:
-    """By itself, and the clients notice nothing but a reconnect."""
+    """By itself, and the clients notice nothing but a reconnect. Its bus is up; its projector is not."""
     artifact = await asyncio.to_thread(releases.build, "9.0.1", broken=True)
     async with under_load(deployment, "broken") as books:
         played = await asyncio.to_thread(
@@ -125,7 +146,7 @@ async def test_a_broken_release_stops_at_the_first_host_and_is_taken_back(
     assert "It runs 9.0.0 again, behind the load balancer, and was verified." in played.sentences
     for name in BUS:
         assert deployment.sh(name, CURRENT).strip() == "releases/9.0.0"
-        assert deployment.host(name).service("arqonbus@1").is_running
+        assert running(deployment, name) == [*UNITS]
     assert deployment.sh(DATA, "arqonbus-balance state").splitlines() == [f"{name} 2 0" for name in BUS]
 
 
@@ -134,7 +155,7 @@ def test_a_rollback_goes_to_the_release_before(deployment: Hosts, releases: Rele
     deployment.play("rollback")
     for name in BUS:
         assert deployment.sh(name, CURRENT).strip() == f"releases/{releases.version}"
-        assert deployment.host(name).service("arqonbus@1").is_running
+        assert running(deployment, name) == [*UNITS]
 
 
 async def test_rotation_keeps_an_authenticated_client(deployment: Hosts, releases: Releases) -> None:
@@ -152,7 +173,7 @@ async def test_rotation_keeps_an_authenticated_client(deployment: Hosts, release
     assert certificate(deployment, BUS[0]) != serial
     async with Client(deployment.url, deployment.token("new"), tls=deployment.tls()) as client:
         await client.publish("rotation", {"n": 1})
-    valkey = "valkey-cli --tls --cacert /etc/valkey/tls/ca.pem -h valkey.staging.example.org --user arqonbus"
+    valkey = f"valkey-cli --tls --cacert /etc/valkey/tls/ca.pem -h {VALKEY} --user arqonbus"
     said = deployment.sh(
         DATA, f"REDISCLI_AUTH={before['valkey_password'].strip()} {valkey} PING 2>&1 || true"
     )
@@ -175,7 +196,7 @@ async def test_a_drained_host_sends_its_clients_elsewhere(deployment: Hosts) -> 
         await asyncio.to_thread(deployment.play, "drain", "--limit", BUS[1])
     assert books.lost() == []
     assert books.refusals == []
-    assert not deployment.host(BUS[1]).service("arqonbus@1").is_running
+    assert running(deployment, BUS[1]) == []
     assert deployment.sh(DATA, "arqonbus-balance state").splitlines()[0] == f"{BUS[0]} 2 0"
     log = deployment.sh(BUS[1], "journalctl -u arqonbus@1 -o cat --since -5min | grep draining | tail -n 1")
     assert json.loads(log)["seconds"] == deployment.profile().settings.server.drain_seconds
@@ -186,8 +207,8 @@ def test_a_deploy_brings_it_back(deployment: Hosts) -> None:
     deployment.sh(BUS[1], "cd -P /opt/arqonbus/current && rm -r lib .complete")
     deployment.play("deploy")
     for name in BUS:
-        assert deployment.host(name).service("arqonbus@1").is_running
-        assert deployment.host(name).service("arqonbus@1").is_enabled
+        assert running(deployment, name) == [*UNITS]
+        assert all(deployment.host(name).service(unit).is_enabled for unit in UNITS)
     assert deployment.sh(DATA, "arqonbus-balance state").splitlines() == [f"{name} 2 0" for name in BUS]
 
 
@@ -204,8 +225,13 @@ async def test_a_backup_brings_everything_back(deployment: Hosts) -> None:
         await alice.publish("restored", {"n": 5})
     drill = json.loads(deployment.sh(BUS[0], "cat /var/backups/arqonbus/drill.json"))
     assert drill["passed"] is True
-    assert drill["keys"] > 0
-    assert drill["tables"] > 0
+    assert drill["counts"]["keys"] > 0
+    assert drill["counts"]["episodes"] > 0
+    papers = deployment.sh(
+        BUS[0], "cd /var/backups/arqonbus; tar --list --file $(ls -d logical-* | tail -n 1)/profile.tar.gz"
+    )
+    assert "receipt.json" in papers.split()
+    assert f"etc/arqonbus/profiles/{ENVIRONMENT}/profile.yaml" in papers.split()
     await asyncio.to_thread(deployment.play, "restore")
     async with Client(deployment.url, token, tls=deployment.tls(), timeout=30) as alice:
         history = await alice.command("op.history.get", {"room": "restored", "limit": 100})
@@ -215,11 +241,16 @@ async def test_a_backup_brings_everything_back(deployment: Hosts) -> None:
 
 def test_a_backup_that_was_changed_is_refused(deployment: Hosts) -> None:
     """Before the bus is stopped."""
-    name = deployment.sh(BUS[0], "ls -d /var/backups/arqonbus/2*Z | tail -n 1").strip().rpartition("/")[2]
+    name = (
+        deployment.sh(BUS[0], "ls -d /var/backups/arqonbus/logical-* | tail -n 1").strip().rpartition("/")[2]
+    )
     deployment.sh(BUS[0], f"printf x >>/var/backups/arqonbus/{name}/valkey.rdb")
     played = deployment.play("restore", "-e", f"arqonbus_backup={name}", fails=True, step="refused: restore")
-    assert f"has no backup {name} that is as it was taken; nothing was changed" in played.sentences
-    assert deployment.host(BUS[0]).service("arqonbus@1").is_running
+    assert (
+        f"has no backup {name} that is as it was taken, with both parts; nothing was changed"
+        in played.sentences
+    )
+    assert running(deployment, BUS[0]) == [*UNITS]
 
 
 def test_decommission_has_to_be_meant_and_leaves_nothing(deployment: Hosts) -> None:

@@ -24,6 +24,7 @@ _CLOSED = tuple(
     f"{UNITS}/{name}.d"
     for name in (
         "arqonbus@.service",
+        "arqonbus-projector.service",
         "haproxy.service",
         "systemd-journal-remote.service",
         "systemd-journal-remote.socket",
@@ -146,6 +147,8 @@ def declared_sockets(deployment: Deployment, machine: Machine) -> set[str]:
             f"{settings.server.host}:{settings.server.port}",
             f"{address}:{settings.telemetry.port}",
         }
+        if settings.projector.phase != "emit_only":
+            found.add(f"{address}:{settings.projector.telemetry_port}")
     if "valkey" in machine.parts:
         found.add(f"{address}:{deployment.valkey_port}")
     if "postgres" in machine.parts:

@@ -13,7 +13,7 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.ops.drift.asking import Unanswered, answers, differences, script, to_type
-from arqonbus.ops.drift.bus import packages, passed_preflight
+from arqonbus.ops.drift.bus import packages
 from arqonbus.ops.drift.certificates import is_valid
 from arqonbus.ops.drift.deployment import locked
 from arqonbus.ops.drift.judges import (
@@ -27,6 +27,7 @@ from arqonbus.ops.drift.judges import (
     same_values,
 )
 from arqonbus.ops.drift.model import CHECKS, Difference, Expectation, Judge, Machine
+from arqonbus.ops.drift.services import passed_preflight
 from arqonbus.ops.drift.stores import directives, parameters
 from arqonbus.ops.drift.topology import NoTopology, chosen, machine_of, named
 from tests.servers.certificates import Authority
