@@ -35,9 +35,9 @@ COMMANDS: Mapping[str, str] = {
     "dlq": "See, replay and discard records that could not be projected.",
     "audit": "See who did what, and check that the audit was not changed.",
     "export": "Tell the bus what stands in Continuum's outbox.",
-    "backup": "Take a backup of what Postgres holds.",
+    "backup": "Take a backup of what Postgres and Valkey hold.",
     "restore": "Bring Postgres back to a backup.",
-    "drill": "Restore a backup to a server of its own, and judge it.",
+    "drill": "Restore a backup to servers of its own, and judge it.",
     "recover": "Go back to the last checkpoint of a damaged SQLite log.",
     "migrate": "Bring the durable store to the schema of this version.",
 }
