@@ -93,6 +93,13 @@ def test_the_index_leads_to_every_runbook() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_a_runbook_leads_to_what_is_there(name: str) -> None:
+    """No link of it ends in nothing."""
+    targets = re.findall(r"\]\(([^)#]+)\)", FILES[name].read_text("utf-8"))
+    assert [target for target in targets if not (FILES[name].parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_runbook_asks_for_metrics_that_exist(name: str) -> None:
     """What it takes from /metrics is shown there."""
     for command in parse(FILES[name].read_text("utf-8")).commands:
