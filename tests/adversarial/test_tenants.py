@@ -83,7 +83,7 @@ async def test_every_operation(prod: ProdBus, blue: Blue, role: str) -> None:
         for name, arguments in attempts(blue):
             try:
                 async with asyncio.timeout(5):
-                    answers.append(json.dumps(await red.command(name, arguments), default=repr))
+                    answers.append(_heard(await red.command(name, arguments)))
             except (ClientError, TimeoutError) as error:
                 answers.append(f"{error!r} {error}")
     heard = "\n".join(answers)
@@ -91,6 +91,13 @@ async def test_every_operation(prod: ProdBus, blue: Blue, role: str) -> None:
     assert CANARY not in heard
     assert blue.message not in heard
     assert await _of(blue) == before
+
+
+def _heard(answer: Any) -> str:
+    """An answer as text, without what the attacker typed herself and the audit of her tenant repeats."""
+    if isinstance(answer, dict) and "entries" in answer:
+        answer = {**answer, "entries": [each for each in answer["entries"] if each["actor"] != "mallory"]}
+    return json.dumps(answer, default=repr)
 
 
 async def _of(blue: Blue) -> list[Any]:
