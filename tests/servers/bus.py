@@ -35,8 +35,8 @@ class BusProcess(ArqonBusProcess):
         self.launch()
         return self
 
-    def token(self, subject: str = "test") -> str:
-        return mint(self.settings, Claims("demo", subject, 600))
+    def token(self, subject: str = "test", seconds: int = 600) -> str:
+        return mint(self.settings, Claims("demo", subject, seconds))
 
 
 __all__ = ["BusProcess"]
