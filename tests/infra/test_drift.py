@@ -257,8 +257,7 @@ SEEDS = [
     Seed(
         "ARQ-DRF-060",
         DATA,
-        "cd /etc/prometheus; sed -i.true 's/:9101/:9191/' prometheus.yml; systemctl reload prometheus; "
-        "sleep 1; mv prometheus.yml.true prometheus.yml",
+        "sed -i 's/:9101/:9191/' /etc/prometheus/prometheus.yml; systemctl reload prometheus",
         "Prometheus",
         f"arqonbus of {FIRST} down",
     ),
