@@ -20,6 +20,7 @@ from arqonbus.ops.store_programs import ProgramFailed, program, run
 LOAD_SECONDS = 600
 PORT = 6379
 
+_AT_REST = re.compile(r"^loading:0", re.MULTILINE)
 _KEYS = re.compile(r"(\d+) keys read")
 _LOADED = re.compile(r"^rdb_last_load_keys_(?:loaded|expired):(\d+)", re.MULTILINE)
 
@@ -84,7 +85,7 @@ def _once_loaded(server: subprocess.Popen[bytes], place: Path) -> int:
             told = run(["valkey-cli", "-s", str(place / "s"), "INFO", "persistence"])
         except ProgramFailed:
             told = ""
-        if "loading:0" in told:
+        if _AT_REST.search(told):
             return sum(int(count) for count in _LOADED.findall(told))
         time.sleep(0.1)
     said = (place / "server.log").read_text("utf-8", "replace").strip().splitlines()[-1:]
