@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 import time
@@ -280,6 +281,15 @@ def test_a_snapshot_of_valkey_is_read_key_by_key(
     result = drill(tmp_path)
     assert result.faults == []
     assert (result.counts["keys"], result.counts["episodes"]) == (300, 40)
+
+
+def test_a_snapshot_that_takes_long_to_load_is_read_to_its_end(valkey: ValkeyServer, tmp_path: Path) -> None:
+    """A server answers while it loads, with the keys that it has so far."""
+    for number in range(600):
+        valkey.ask("SET", f"tenant:acme:large:{number}", os.urandom(200_000))
+    assert take(Sources(valkey=as_backup(valkey)), tmp_path, "logical").keys == 900
+    result = drill(tmp_path)
+    assert (result.faults, result.counts["keys"]) == ([], 900)
 
 
 def test_a_snapshot_is_taken_over_tls(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
