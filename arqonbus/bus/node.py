@@ -291,6 +291,7 @@ class Node:
             return
         peer.closed = peer.closing = True
         self.clients.pop(peer.client, None)
+        self.upkeep.forget(peer)
         if not self.clients:
             self._empty.set()
         self.quotas.close(peer.session.accounts)

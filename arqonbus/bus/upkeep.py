@@ -1,7 +1,7 @@
 """Looks after connections over time: pings, idle timeouts, tokens that end. Pure: the caller brings the time.
 
 One coarse wheel serves all connections; each peer stands in one slot, that of its next check. An idle
-connection therefore costs an entry in a list, and no task and no timer.
+connection therefore costs an entry in a set, and no task and no timer.
 """
 
 from __future__ import annotations
@@ -41,19 +41,28 @@ class Upkeep:
     def __init__(self, timeouts: Timeouts, ready: Callable[[Peer], None]) -> None:
         self.timeouts = timeouts
         self._ready = ready
-        self._slots: dict[int, list[Peer]] = {}
+        self._slots: dict[int, set[Peer]] = {}
         self._swept = 0
 
     def watch(self, peer: Peer, now: float, wall: float) -> None:
         """Check the peer from now on; also after its token was renewed."""
+        self.forget(peer)
         self._put(peer, self._check(peer, now, wall))
+
+    def forget(self, peer: Peer) -> None:
+        """The peer is gone. Kept until its next check, what it held would outlive it by a ping interval."""
+        slot = self._slots.get(peer.check_slot)
+        if slot is not None:
+            slot.discard(peer)
+            if not slot:
+                del self._slots[peer.check_slot]
 
     def sweep(self, now: float, wall: float) -> None:
         """Check all that are due. `now` is monotonic, `wall` is Unix time, both in seconds."""
         until = int(now)
         for slot in range(self._swept or min(self._slots, default=until), until + 1):
             for peer in self._slots.pop(slot, ()):
-                if peer.check_slot == slot and not peer.closing:
+                if not peer.closing:
                     self._put(peer, self._check(peer, now, wall))
         self._swept = until + 1
 
@@ -62,7 +71,7 @@ class Upkeep:
             return
         slot = max(int(due) + 1, self._swept)
         peer.check_slot = slot
-        self._slots.setdefault(slot, []).append(peer)
+        self._slots.setdefault(slot, set()).add(peer)
 
     def _check(self, peer: Peer, now: float, wall: float) -> float:
         """Do what is due; the monotonic time of the next check."""

@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(_plain(deployment, looked), indent=2, ensure_ascii=False))
     else:
-        _print(looked, deployment.rollout("site"))
+        _print(looked, deployment)
     if any(each.reason for each in looked):
         return UNASKED
     return DRIFT if any(each.differences for each in looked) else 0
@@ -139,14 +139,14 @@ def _plain(deployment: Deployment, looked: Sequence[Looked]) -> dict[str, object
     }
 
 
-def _print(looked: Sequence[Looked], site: str) -> None:
+def _print(looked: Sequence[Looked], deployment: Deployment) -> None:
     from arqonbus.ops.drift.asking import to_type
 
     found = [difference for each in looked for difference in each.differences]
     if found:
         print_table(("CHECK", "HOST", "WHAT", "EXPECTED", "FOUND"), [_cells(each) for each in found])
         print(styled("\nto mend it, type:", "bold"))
-        for command in to_type(found, site):
+        for command in to_type(found, deployment.rollout("site"), deployment.rollout("deploy")):
             print(f"  {command}")
         print()
     for each in looked:

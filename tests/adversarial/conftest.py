@@ -39,7 +39,7 @@ SECRETS = {
     "valkey_password": f"{SECRET}-valkey",
     "postgres_password": f"{SECRET}-postgres",
 }
-MEMORY_BYTES = 256 * 2**20  # that all tests may leave behind; much of it is what the floods once took
+MEMORY_BYTES = 128 * 2**20  # that all tests may leave behind; half of it waits to be swept
 HANDSHAKE_SECONDS = 2.0
 PUBLIC_HOST = "bus.example.org"
 ROLE, DATABASE = "bus", "arqonbus"  # in Postgres

@@ -193,13 +193,15 @@ async def test_many_who_say_nothing(prod: ProdBus) -> None:
         assert await raw.ended()
 
 
-async def test_many_who_come_and_go(prod: ProdBus) -> None:
-    """Without a token: what each of them took is free again, and not only after thousands."""
+@pytest.mark.parametrize("upgraded", [False, True], ids=["without a token", "upgraded"])
+async def test_many_who_come_and_go(prod: ProdBus, upgraded: bool) -> None:
+    """What each of them took is free again: not only after thousands, and not a ping interval later."""
+    come = prod.joined if upgraded else prod.raw
     grown = []
     for _ in range(3):
         before = prod.memory()
         for _ in range(20):
-            for raw in [await prod.raw() for _ in range(15)]:
+            for raw in [await come() for _ in range(15)]:
                 await raw.close()
         grown.append(prod.memory() - before)
     assert min(grown) < 20 * 2**20

@@ -26,7 +26,7 @@ from tests.runbooks.runbook import RUNBOOKS, parse
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
 FIRST, SECOND = BUS
-SITE = f"scripts/rollout site {ENVIRONMENT}"
+SITE, DEPLOY = f"scripts/rollout site {ENVIRONMENT}", f"scripts/rollout deploy {ENVIRONMENT}"
 RECEIPT = "/var/lib/arqonbus/1/receipt.json"
 CODE = "/opt/arqonbus/current/lib/python3.13/site-packages"
 PSQL = "cd /; runuser -u postgres -- psql -qc"
@@ -338,7 +338,7 @@ def test_every_drift_is_named_and_mended_by_what_is_printed(
     found = [each for looked in compare(declared, machines) for each in looked.differences]
     assert [seed for seed in SEEDS if not named(seed, found)] == []
     by_hand = {each for seed in SEEDS if seed.undo for each in named(seed, found)}
-    typed = to_type([each for each in found if each not in by_hand], SITE)
+    typed = to_type([each for each in found if each not in by_hand], SITE, DEPLOY)
     rollout = typed.index(SITE)
     type_at_hosts(drifted, typed[:rollout])
     for command in (each for each in runbook.commands if each.section == "Mitigate"):
@@ -362,7 +362,7 @@ def type_at_hosts(hosts: Hosts, commands: list[str]) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PLAY_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

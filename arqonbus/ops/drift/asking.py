@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from arqonbus.ops.drift.model import Difference, Expectation, Machine
 
 _END = "arqonbus-drift-end"
-_STARTS = (" restart ", " enable --now ", "scripts/rollout")
+_STARTS = (" restart ", " enable --now ")
 
 
 class Unanswered(Exception):
@@ -52,17 +52,20 @@ def differences(
     )
 
 
-def to_type(found: Sequence[Difference], site: str) -> list[str]:
+def to_type(found: Sequence[Difference], site: str, deploy: str) -> list[str]:
     """What mends it, each once, in an order in which it can be typed.
 
-    `site` puts files right, once for all of them: after what has to be out of its way, because it may start a
-    node anew, and before whatever is started by hand, which would read them.
+    `site` puts files right, once for all of them, and does all that `deploy` does. It comes after what has to
+    be out of its way, because it may start a node anew, and before what is started by hand and reads them.
     """
-    mends = list(dict.fromkeys(each.mend.removesuffix(f" && {site}") for each in found))
-    rolled_out = [site] * any(each.mend.endswith(site) for each in found)
-    later = [mend for mend in mends if any(words in mend for words in _STARTS)]
-    before = [mend for mend in mends if mend not in (site, *later)]
-    return [*before, *rolled_out, *(mend for mend in later if mend != site)]
+    mends = [each.mend for each in found]
+    rolled_out = [verb for verb in (site, deploy) if any(mend.endswith(verb) for mend in mends)][:1]
+    by_hand = dict.fromkeys(
+        mend.removesuffix(site).removesuffix(deploy).removesuffix(" && ") for mend in mends
+    )
+    later = [mend for mend in by_hand if any(words in mend for words in _STARTS)]
+    before = [mend for mend in by_hand if mend and mend not in later]
+    return [*before, *rolled_out, *later]
 
 
 __all__ = ["Unanswered", "answers", "differences", "script", "to_type"]

@@ -198,6 +198,16 @@ def test_a_peer_that_is_closing_is_left_alone() -> None:
     assert watch.upkeep._slots == {}
 
 
+def test_a_peer_that_is_gone_is_not_kept() -> None:
+    """Also one whose token was renewed over and over: what a connection holds is free when it ends."""
+    watch = Watch(Timeouts(20, 10, 30, 60), expires_at=int(WALL) + 500)
+    for step in range(1, 10):
+        watch.upkeep.watch(watch.peer, watch.now + step, WALL)
+    watch.upkeep.forget(watch.peer)
+    assert watch.upkeep._slots == {}
+    watch.upkeep.forget(watch.peer)  # a second time changes nothing
+
+
 def test_many_peers_cost_one_place_each() -> None:
     """However long it lasts, each idle peer stands in the wheel once."""
     upkeep = Upkeep(Timeouts(20, 10, 0, 60), lambda peer: None)

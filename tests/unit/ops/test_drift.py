@@ -148,13 +148,14 @@ def test_answers_cannot_be_taken_for_each_other() -> None:
 
 def test_what_mends_it_is_in_an_order_in_which_it_can_be_typed() -> None:
     """Once each: what is in the way of the rollout, the rollout, then what is restarted with right files."""
-    site, deploy = "scripts/rollout site prod", "rm fingerprint && scripts/rollout deploy prod"
-    restart = "systemctl restart a"
-    mends = [restart, site, restart, f"rm b && {site}", deploy, "rm c"]
+    site, deploy, restart = "scripts/rollout site prod", "scripts/rollout deploy prod", "systemctl restart a"
+    drained = "scripts/rollout drain prod --limit a && rm d"
+    mends = [restart, site, restart, f"rm b && {site}", f"{drained} && {deploy}", "rm c", f"rm e && {deploy}"]
     found = [Difference("ARQ-DRF-001", "host", "", "", "", mend) for mend in mends]
-    assert to_type(found, site) == ["rm b", "rm c", site, restart, deploy]
-    assert to_type(found[:1], site) == [restart]
-    assert to_type([], site) == []
+    assert to_type(found, site, deploy) == ["rm b", drained, "rm c", "rm e", site, restart]
+    assert to_type(found[4:], site, deploy) == [drained, "rm c", "rm e", deploy]
+    assert to_type(found[:1], site, deploy) == [restart]
+    assert to_type([], site, deploy) == []
 
 
 def test_configurations_are_read_as_their_servers_read_them() -> None:
