@@ -7,8 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from arqonbus.client import Client
 from arqonbus.client.errors import ConnectionRefused
@@ -114,8 +119,7 @@ async def test_an_upgrade_loses_nothing_and_refuses_nobody(deployment: Hosts, re
     connects gets in."""
     artifact = await asyncio.to_thread(releases.build, "9.0.0")
     async with under_load(deployment, "upgrade") as books:
-        release = f"arqonbus_release={artifact}"
-        await asyncio.to_thread(deployment.play, "upgrade", "-e", release, step="upgrade, under load")
+        await asyncio.to_thread(deployment.follow, "upgrade", RELEASE=str(artifact))
     assert books.lost() == []
     assert books.repeated() == []
     assert books.refusals == []
@@ -152,7 +156,7 @@ async def test_a_broken_release_stops_at_the_first_host_and_is_taken_back(
 
 def test_a_rollback_goes_to_the_release_before(deployment: Hosts, releases: Releases) -> None:
     """On every host, one after the other, and the front door was verified."""
-    deployment.play("rollback")
+    deployment.follow("rollback")
     for name in BUS:
         assert deployment.sh(name, CURRENT).strip() == f"releases/{releases.version}"
         assert running(deployment, name) == [*UNITS]
@@ -163,7 +167,7 @@ async def test_rotation_keeps_an_authenticated_client(deployment: Hosts, release
     before = {file.name: file.read_text() for file in deployment.secrets.iterdir()}
     serial = certificate(deployment, BUS[0])
     async with under_load(deployment, "rotation") as books:
-        await asyncio.to_thread(deployment.play, "rotate_secrets", step="rotate_secrets, under load")
+        await asyncio.to_thread(deployment.follow, "secret-rotation")
         acked = len(books.acked)
     assert books.lost() == []
     assert books.refusals == []
@@ -188,12 +192,42 @@ def certificate(hosts: Hosts, name: str) -> str:
     return hosts.sh(name, f"{connect} | openssl x509 -noout -serial")
 
 
+async def test_a_certificate_that_ends_soon_is_renewed(deployment: Hosts) -> None:
+    """By the next rollout, with no client refused meanwhile; those of the other hosts stay."""
+    other = certificate(deployment, BUS[1])
+    shorten(deployment, BUS[0], "/etc/arqonbus/tls/server.pem")
+    async with under_load(deployment, "renewal") as books:
+        await asyncio.to_thread(deployment.follow, "certificate-renewal")
+    assert books.lost() == []
+    assert books.refusals == []
+    assert certificate(deployment, BUS[1]) == other
+
+
+def shorten(hosts: Hosts, name: str, file: str) -> None:
+    """Put a certificate in the place of another one that differs from it in its end alone: in five days."""
+    signer = load_pem_private_key((hosts.authority / "ca.key").read_bytes(), None)
+    assert isinstance(signer, EllipticCurvePrivateKey)
+    present, *chain = x509.load_pem_x509_certificates(hosts.sh(name, f"cat {file}").encode())
+    made = (
+        x509.CertificateBuilder(extensions=list(present.extensions))
+        .issuer_name(present.issuer)
+        .subject_name(present.subject)
+        .public_key(present.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(present.not_valid_before_utc)
+        .not_valid_after(datetime.now(UTC) + timedelta(days=5))
+        .sign(signer, SHA256())
+    )
+    text = "".join(each.public_bytes(Encoding.PEM).decode() for each in (made, *chain))
+    hosts.sh(name, f"cat >{file} <<'END'\n{text}END\n")
+
+
 async def test_a_drained_host_sends_its_clients_elsewhere(deployment: Hosts) -> None:
     """They go on at the other one, and the load balancer sends nobody new. All at once is refused."""
     played = await asyncio.to_thread(deployment.play, "drain", fails=True, step="refused: drain of all")
     assert "This would take the bus away as a whole" in played.sentences
     async with under_load(deployment, "drain") as books:
-        await asyncio.to_thread(deployment.play, "drain", "--limit", BUS[1])
+        await asyncio.to_thread(deployment.follow, "drain", HOST=BUS[1])
     assert books.lost() == []
     assert books.refusals == []
     assert running(deployment, BUS[1]) == []
@@ -205,7 +239,7 @@ async def test_a_drained_host_sends_its_clients_elsewhere(deployment: Hosts) -> 
 def test_a_deploy_brings_it_back(deployment: Hosts) -> None:
     """After a drain, and after a run that was interrupted while it installed the release."""
     deployment.sh(BUS[1], "cd -P /opt/arqonbus/current && rm -r lib .complete")
-    deployment.play("deploy")
+    deployment.follow("rollout-smoke")
     for name in BUS:
         assert running(deployment, name) == [*UNITS]
         assert all(deployment.host(name).service(unit).is_enabled for unit in UNITS)

@@ -14,6 +14,7 @@ import pytest
 
 from arqonbus.config import load
 from arqonbus.ops.alerts import alert_rules
+from arqonbus.preflight.registry import checks
 from tests.observability.shown import SHOWN
 from tests.runbooks.host import REPOSITORY, program
 from tests.runbooks.outages import OUTAGES
@@ -68,12 +69,16 @@ def faulty_production(root: Path) -> dict[str, str]:
 
 SCENES: dict[str, Callable[[Path], dict[str, str]]] = {"production-preflight": faulty_production}
 # Typed where hosts are.
-ON_HOSTS = {"drift", "first-rollout"}
+ON_HOSTS = {
+    "certificate-renewal", "drain", "drift", "first-rollout", "rollback", "rollout-smoke", "secret-rotation",
+    "upgrade",
+}  # fmt: skip
 # Somebody looks for each of these by this name.
 NAMES = {
-    "Production preflight", "First rollout", "Projector migration, backup and restore", "Restore drill",
-    "Projection lag", "Dead-letter triage and replay", "Stale or duplicate storm", "Valkey down",
-    "Valkey failed over", "Postgres down", "Disk full", "Slow consumers", "Auth failures spike",
+    "Production preflight", "First rollout", "Upgrade", "Rollback", "Drain", "Secret rotation",
+    "Certificate renewal", "Projector migration, backup and restore", "Restore drill", "Projection lag",
+    "Dead-letter triage and replay", "Stale or duplicate storm", "Valkey down", "Valkey failed over",
+    "Postgres down", "Disk full", "Slow consumers", "Auth failures spike", "Rollout smoke",
 }  # fmt: skip
 
 
@@ -90,6 +95,19 @@ def test_the_index_leads_to_every_runbook() -> None:
     links = re.findall(r"\[([^\]]+)\]\(([^)]+)\)", INDEX.read_text("utf-8"))
     assert {RUNBOOKS / target for _, target in links} == set(FILES.values())
     assert {name for name, _ in links} >= NAMES
+
+
+def test_what_preflight_tells_to_look_up_is_in_the_index() -> None:
+    """A check that says `see the runbook …` names one of them."""
+    names = {name.lower() for name in re.findall(r"\[([^\]]+)\]", INDEX.read_text("utf-8"))}
+    told = {
+        line.removeprefix("see the runbook ")
+        for each in checks().values()
+        for line in each.fix
+        if line.startswith("see the runbook ")
+    }
+    assert told
+    assert told <= names
 
 
 @pytest.mark.parametrize("name", FILES)
