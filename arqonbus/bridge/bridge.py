@@ -11,7 +11,7 @@ import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -26,7 +26,7 @@ from arqonbus.bridge.state import State
 from arqonbus.bus.loopback import Loopback
 from arqonbus.bus.node import Node
 from arqonbus.config import Settings
-from arqonbus.config.stores import Nats
+from arqonbus.config.stores import Nats, login
 from arqonbus.config.subjects import Address
 from arqonbus.shield.grants import EVERYTHING, Grants, parse_grant
 from arqonbus.shield.tokens import NEVER, Identity
@@ -189,8 +189,7 @@ def _credentials(store: Nats) -> dict[str, Any]:
     parts = urlsplit(store.url or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     options: dict[str, Any] = {"servers": [f"nats://{host}:{parts.port or 4222}"]}
-    user = store.user or unquote(parts.username or "")
-    password = store.password.get_secret_value() if store.password else unquote(parts.password or "")
+    user, password = login(store)
     if user and password:
         options |= {"user": user, "password": password}
     elif user or password:

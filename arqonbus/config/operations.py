@@ -32,6 +32,11 @@ class Projector(Section):
         example="365d",
     )
 
+    @property
+    def projects(self) -> bool:
+        """Whether anything is projected."""
+        return self.phase != "emit_only"
+
 
 class Backup(Section):
     """What is expected of backups. The backup itself is taken by the deployment."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -230,6 +230,13 @@ class Datastores(Section):
     nats: Nats = section(Nats, "A NATS server to exchange messages with.")
 
 
+def login(store: Valkey | Postgres | Nats) -> tuple[str, str]:
+    """User and password, each from its own setting or else from the URL; empty where neither has it."""
+    parts = urlsplit(store.url or "")
+    password = store.password.get_secret_value() if store.password else unquote(parts.password or "")
+    return store.user or unquote(parts.username or ""), password
+
+
 def has_password(url: str) -> bool:
     """Whether a secret stands in the URL: a password, one in its query, or the token of NATS.
 
@@ -257,4 +264,5 @@ __all__ = [
     "StorageMode",
     "Valkey",
     "has_password",
+    "login",
 ]

@@ -6,11 +6,14 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.secrets import Reference
 from arqonbus.config.tree import leaves
 
+HTTPS = 443
+VALKEY_PORT = 6379
 # After the drain: what was acked is on its way to the stores before the process is killed.
 STOP_MARGIN_SECONDS = 15
 
@@ -38,6 +41,18 @@ def credentials(resolved: Resolved) -> list[str]:
 def stop_seconds(settings: Settings) -> int:
     """Time that the bus has to end."""
     return math.ceil(settings.server.drain_seconds) + STOP_MARGIN_SECONDS
+
+
+def public_address(settings: Settings) -> tuple[str, int]:
+    """Name and port under which clients reach the deployment; no name where the profile has none."""
+    parts = urlsplit(settings.server.public_url or "")
+    return parts.hostname or "", parts.port or HTTPS
+
+
+def valkey_address(settings: Settings) -> tuple[str, int]:
+    """Name and port of Valkey; no name where the profile has none."""
+    parts = urlsplit(settings.datastores.valkey.url or "")
+    return parts.hostname or "", parts.port or VALKEY_PORT
 
 
 def heading(resolved: Resolved, target: str, file: str) -> list[str]:

@@ -10,16 +10,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from urllib.parse import urlsplit
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.capacity import memory_limit, open_files, projector_limit
 from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.needs import Unrenderable, credentials, heading, references, stop_seconds, word
+from arqonbus.ops.needs import (
+    Unrenderable,
+    credentials,
+    heading,
+    public_address,
+    references,
+    stop_seconds,
+    valkey_address,
+    word,
+)
 from arqonbus.ops.units import bus_unit, projector_unit
 
 SCRAPE_SECONDS = 15
-HTTPS = 443
 DEV = "dev"
 # Where telemetry listens in staging and prod of docker-compose.yml.
 COMPOSE_NODES = ("bus-1.edge", "bus-2.edge")
@@ -47,16 +54,15 @@ def _project(name: str) -> dict[str, object]:
 
 def _addresses(settings: Settings) -> dict[str, object]:
     """Where clients come in, and under which names the stores are reached, where the profile has them."""
-    public = urlsplit(settings.server.public_url or "")
+    public_name, public_port = public_address(settings)
     hosts = {
-        "BUS_HOST": public.hostname,
+        "BUS_HOST": public_name,
         "POSTGRES_HOST": settings.datastores.postgres.host,
-        "VALKEY_HOST": urlsplit(settings.datastores.valkey.url or "").hostname,
+        "VALKEY_HOST": valkey_address(settings)[0],
     }
-    port = public.port or HTTPS if public.hostname else settings.server.port
     return {
         "BUS_ADDRESS": settings.server.host,
-        "BUS_PORT": port,
+        "BUS_PORT": public_port if public_name else settings.server.port,
         "TELEMETRY_PORT": settings.telemetry.port,
         **{name: word(host) for name, host in hosts.items() if host},
     }

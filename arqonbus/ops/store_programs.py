@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from arqonbus.config.stores import Postgres
+from arqonbus.config.stores import Postgres, login
 
 LIBRARY = Path("/usr/lib/postgresql")
 
@@ -35,13 +35,14 @@ def program(name: str) -> str:
 def environment(store: Postgres) -> Mapping[str, str]:
     """How libpq reaches the store. The password is in the environment of the process that needs it."""
     parts = urlsplit(store.dsn() or "")
+    user, password = login(store)
     query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     given = {
         "PGHOST": query.get("host") or parts.hostname or "",
         "PGPORT": str(parts.port or ""),
-        "PGUSER": store.user or unquote(parts.username or ""),
+        "PGUSER": user,
         "PGDATABASE": unquote(parts.path.lstrip("/")),
-        "PGPASSWORD": store.password.get_secret_value() if store.password else unquote(parts.password or ""),
+        "PGPASSWORD": password,
         "PGSSLMODE": query.get("sslmode") or store.sslmode,
         "PGSSLROOTCERT": str(store.ca_file or ""),
     }

@@ -12,9 +12,9 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from arqonbus.config.stores import Valkey
+from arqonbus.config.stores import Valkey, login
 from arqonbus.ops.store_programs import ProgramFailed, program, run
 
 LOAD_SECONDS = 600
@@ -41,8 +41,7 @@ def take_snapshot(store: Valkey, target: Path) -> int:
 
 
 def _password(store: Valkey) -> Mapping[str, str]:
-    in_url = unquote(urlsplit(store.url or "").password or "")
-    given = store.password.get_secret_value() if store.password else in_url
+    _, given = login(store)
     return {"REDISCLI_AUTH": given} if given else {}
 
 
@@ -51,7 +50,7 @@ def _address(store: Valkey) -> list[str]:
     parts = urlsplit(store.url or "")
     host = ["-h", parts.hostname or "", "-p", str(parts.port or PORT)]
     options = ["-s", parts.path] if parts.scheme == "unix" else host
-    user = store.user or unquote(parts.username or "")
+    user, _ = login(store)
     options += ["--user", user, "--no-auth-warning"] if user else []
     if store.encrypted:
         tls = {"--cacert": store.tls.ca_file, "--cert": store.tls.cert_file, "--key": store.tls.key_file}

@@ -81,7 +81,7 @@ class Service:
         self.admission = Admission(self.settings, lambda: self.node.recheck(self.admission.renewed))
         telemetry_settings = self.settings.telemetry
         bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
-        if self.settings.projector.phase != "emit_only" or self.settings.datastores.postgres.configured:
+        if self.settings.projector.projects or self.settings.datastores.postgres.configured:
             self._store = projection_store(self.settings, self.name)
         self.node = Node(
             self.settings,
@@ -125,7 +125,7 @@ class Service:
 
     async def _start_projection(self) -> None:
         """Open the store that commands read, and project here where the log is of this process alone."""
-        if self.settings.projector.phase == "emit_only" or self._store is None:
+        if not self.settings.projector.projects or self._store is None:
             return
         if self.node.log.groups is None:
             log.warning(

@@ -99,7 +99,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     Raises PortTaken, StorageError or ValueError, each a sentence, where it cannot start.
     """
     settings = resolved.settings
-    if settings.projector.phase == "emit_only":
+    if not settings.projector.projects:
         raise ValueError(
             "projector.phase is emit_only, so nothing is to be projected; set it to shadow or later"
         )

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from arqonbus.config.stores import Postgres
+from arqonbus.config.stores import Postgres, login
 from arqonbus.storage.ports import StorageError
 
 CONNECT_SECONDS = 10.0
@@ -93,7 +93,8 @@ def _ssl(store: Postgres, dsn: str) -> ssl.SSLContext | Literal["prefer", "requi
 
 
 def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
-    where, role, database = place(store), _role(store, dsn), urlsplit(dsn).path.lstrip("/") or "its default"
+    where, role = place(store), login(store)[0] or "of this user"
+    database = urlsplit(dsn).path.lstrip("/") or "its default"
     match error:
         case asyncpg.InvalidPasswordError():
             return (
@@ -131,10 +132,6 @@ def place(store: Postgres) -> str:
     """Where the store is, for sentences."""
     parts = urlsplit(store.dsn() or "")
     return f"Postgres at {parts.hostname or 'the default socket'}:{parts.port or 5432}"
-
-
-def _role(store: Postgres, dsn: str) -> str:
-    return store.user or urlsplit(dsn).username or "of this user"
 
 
 __all__ = ["CONNECT_SECONDS", "Connection", "Pool", "PostgresUnavailable", "connect", "open_pool", "place"]

@@ -43,8 +43,6 @@ class WalCopier:
             # The writer meets the same disk, and has somebody to tell.
             with suppress(sqlite3.Error), closing(sqlite3.connect(self._path)) as connection:
                 connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                while self._is_due():
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def _is_due(self) -> bool:
         """Wait for enough to copy. False: it is closed."""

@@ -13,11 +13,11 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from docker import DockerClient
 from docker.models.containers import Container
 
+from tests.servers.certificates import trusting
 from tests.servers.processes import free_port, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,15 +31,6 @@ COMPOSE_SECONDS = 300
 
 class ComposeFailed(AssertionError):
     """A compose command ended with an error; the text holds its output and the logs of the services."""
-
-
-class PublicName(ssl.SSLContext):
-    """TLS to the load balancer by its address, verified against the public name."""
-
-    name: str
-
-    def wrap_bio(self, *arguments: Any, server_hostname: Any = None, **options: Any) -> Any:
-        return super().wrap_bio(*arguments, server_hostname=self.name, **options)
 
 
 class Stack:
@@ -71,10 +62,7 @@ class Stack:
 
     def tls(self) -> ssl.SSLContext:
         """What clients trust: the authority of the deployment, and the public name."""
-        context = PublicName(ssl.PROTOCOL_TLS_CLIENT)
-        context.name = self.variables()["BUS_HOST"]
-        context.load_verify_locations(cadata=self.authority)
-        return context
+        return trusting(self.authority, self.variables()["BUS_HOST"])
 
     @cached_property
     def authority(self) -> str:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import docker
 import testinfra
@@ -31,6 +30,7 @@ from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.e2e.stack import copy_repository
 from tests.runbooks.runbook import RUNBOOKS, parse
+from tests.servers.certificates import trusting
 from tests.servers.processes import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,13 +69,6 @@ class Played:
     def sentences(self) -> str:
         """The output in one line, as it would read without the breaks that YAML puts into it."""
         return " ".join(self.output.split())
-
-
-class PublicName(ssl.SSLContext):
-    """TLS to the load balancer by its address, verified against the public name."""
-
-    def wrap_bio(self, *arguments: Any, server_hostname: Any = None, **options: Any) -> Any:
-        return super().wrap_bio(*arguments, server_hostname=PUBLIC, **options)
 
 
 class Hosts:
@@ -279,9 +272,7 @@ class Hosts:
 
     def tls(self) -> ssl.SSLContext:
         """What clients trust: the authority of the deployment, and the public name."""
-        context = PublicName(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(self.authority / "ca.pem")
-        return context
+        return trusting((self.authority / "ca.pem").read_text(), PUBLIC)
 
     def profile(self) -> Resolved:
         """What the profile says; secrets are left out."""

@@ -211,18 +211,19 @@ def refusing(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
     with stack(root, postgres) as one:
         grants = [parse_grant("reports:publish")]
         token = mint(one.bus.settings, Claims(TENANT, "reporter", 3600, "service", grants=grants))
-        one.job("reporter", lambda: asyncio.run(_published(one, token)))
+        one.job("reporter", lambda: asyncio.run(_invoiced(one, token)))
         name = 'arqonbus_rejects_total{code="AUTHORIZATION_ERROR"}'
         one.reaches(name, lambda value: value > 2, one.bus.settings.telemetry.port)
         yield one
 
 
-async def _published(one: Stack, token: str) -> str:
-    async with Client(one.bus.url, token) as client:
-        try:
+async def _invoiced(one: Stack, token: str) -> str:
+    """Publish an invoice; what a service would write into its log if that is refused."""
+    try:
+        async with Client(one.bus.url, token) as client:
             await client.publish("invoices", b"{}")
-        except Rejected as error:
-            return f"{error}\n"
+    except (ConnectionRefused, Rejected) as error:
+        return f"{error}\n"
     return ""
 
 
@@ -320,19 +321,10 @@ def turned_away(root: Path, postgres: PostgresServer) -> Iterator[Stack]:
         other = load("dev", root=REPOSITORY, environ={}, overrides=[f"auth.jwt.secret={'x' * 43}"]).settings
         file = root / "billing.token"
         file.write_text(mint(other, Claims(TENANT, "billing", 3600, "service")))
-        one.job("billing", lambda: asyncio.run(_billed(one, file.read_text().strip())), 0.1)
+        one.job("billing", lambda: asyncio.run(_invoiced(one, file.read_text().strip())), 0.1)
         name = 'arqonbus_connections_refused_total{code="UNAUTHENTICATED"}'
         one.reaches(name, lambda value: value > 2, one.bus.settings.telemetry.port)
         yield one
-
-
-async def _billed(one: Stack, token: str) -> str:
-    try:
-        async with Client(one.bus.url, token) as client:
-            await client.publish("invoices", b"{}")
-    except ConnectionRefused as error:
-        return f"{error}\n"
-    return ""
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""A certificate authority for the time of a test, and certificates of servers on loopback addresses."""
+"""A certificate authority for the time of a test, certificates of servers on loopback, and trust."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,4 +105,21 @@ class Authority:
         return path
 
 
-__all__ = ["Authority"]
+class _ByAddress(ssl.SSLContext):
+    """Verifies a name whatever address is connected to."""
+
+    name: str
+
+    def wrap_bio(self, *arguments: Any, server_hostname: Any = None, **options: Any) -> Any:
+        return super().wrap_bio(*arguments, server_hostname=self.name, **options)
+
+
+def trusting(authority: str, name: str) -> ssl.SSLContext:
+    """What a client trusts that reaches a server of this public name by its address. `authority`: as PEM."""
+    context = _ByAddress(ssl.PROTOCOL_TLS_CLIENT)
+    context.name = name
+    context.load_verify_locations(cadata=authority)
+    return context
+
+
+__all__ = ["Authority", "trusting"]

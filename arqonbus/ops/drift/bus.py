@@ -14,7 +14,7 @@ from arqonbus.ops.drift.hosts import belongs, content, only, runs
 from arqonbus.ops.drift.judges import MISSING, NOTHING, exactly, same_lines, same_secret
 from arqonbus.ops.drift.model import Expectation, Judge, Machine
 from arqonbus.ops.drift.services import is_written, runs_as_written, services
-from arqonbus.ops.needs import credentials
+from arqonbus.ops.needs import credentials, public_address
 from arqonbus.ops.units import CREDENTIALS, PROFILES
 
 _TIMERS = ("arqonbus-backup.timer", "arqonbus-drill.timer")
@@ -47,7 +47,7 @@ def on_a_bus_host(deployment: Deployment, machine: Machine) -> Iterator[Expectat
         yield runs(timer, machine)
     yield from _release(deployment, machine)
     yield from runs_as_written(bus, deployment, machine)
-    if resolved.settings.projector.phase != "emit_only":
+    if resolved.settings.projector.projects:
         yield from runs_as_written(projector, deployment, machine)
     if machine.authority is not None and machine.address:
         tls = resolved.settings.server.tls
@@ -56,7 +56,7 @@ def on_a_bus_host(deployment: Deployment, machine: Machine) -> Iterator[Expectat
                 str(tls.cert_file),
                 "arqonbus",
                 machine.authority,
-                (deployment.public_name, machine.name),
+                (public_address(deployment.settings)[0], machine.name),
                 f"{machine.address}:{resolved.settings.server.port}",
                 site,
             )

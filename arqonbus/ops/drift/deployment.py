@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from arqonbus.config import Resolved
+from arqonbus.config import Resolved, Settings
 
 SSH = 22
-VALKEY_PORT = 6379
-HTTPS = 443
 # Of roles/observability, which keeps the first two to its own host.
 PROMETHEUS_PORT = 9090
 ALERTMANAGER_PORT = 9093
@@ -40,20 +37,8 @@ class Deployment:
         return f"scripts/rollout {verb} {self.inventory or self.resolved.settings.environment}"
 
     @property
-    def public_name(self) -> str:
-        return urlsplit(self.resolved.settings.server.public_url or "").hostname or ""
-
-    @property
-    def public_port(self) -> int:
-        return urlsplit(self.resolved.settings.server.public_url or "").port or HTTPS
-
-    @property
-    def valkey_port(self) -> int:
-        return urlsplit(self.resolved.settings.datastores.valkey.url or "").port or VALKEY_PORT
-
-    @property
-    def valkey_name(self) -> str:
-        return urlsplit(self.resolved.settings.datastores.valkey.url or "").hostname or ""
+    def settings(self) -> Settings:
+        return self.resolved.settings
 
 
 def locked(text: str) -> tuple[dict[str, str], frozenset[str]]:

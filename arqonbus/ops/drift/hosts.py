@@ -15,6 +15,7 @@ from arqonbus.ops.drift.deployment import (
 )
 from arqonbus.ops.drift.judges import NOTHING, exactly, same_lines, same_text, same_values
 from arqonbus.ops.drift.model import Expectation, Judge, Machine
+from arqonbus.ops.needs import public_address, valkey_address
 
 FIREWALL = "arqonbus-firewall.service"
 SHIPPING = "systemd-journal-upload.service"
@@ -140,21 +141,21 @@ def runs(unit: str, machine: Machine) -> Expectation:
 
 def declared_sockets(deployment: Deployment, machine: Machine) -> set[str]:
     """What a host is to listen on, beside ssh."""
-    settings, address = deployment.resolved.settings, machine.address
+    settings, address = deployment.settings, machine.address
     found: set[str] = set()
     if "bus" in machine.parts:
         found |= {
             f"{settings.server.host}:{settings.server.port}",
             f"{address}:{settings.telemetry.port}",
         }
-        if settings.projector.phase != "emit_only":
+        if settings.projector.projects:
             found.add(f"{address}:{settings.projector.telemetry_port}")
     if "valkey" in machine.parts:
-        found.add(f"{address}:{deployment.valkey_port}")
+        found.add(f"{address}:{valkey_address(settings)[1]}")
     if "postgres" in machine.parts:
         found.add(f"{address}:{settings.datastores.postgres.port}")
     if "loadbalancer" in machine.parts:
-        found.add(f"{address}:{deployment.public_port}")
+        found.add(f"{address}:{public_address(settings)[1]}")
     if "observability" in machine.parts:
         found |= {
             f"127.0.0.1:{PROMETHEUS_PORT}",

@@ -12,6 +12,7 @@ from arqonbus.ops.drift.deployment import Deployment
 from arqonbus.ops.drift.hosts import belongs, only, runs
 from arqonbus.ops.drift.judges import MISSING, NOTHING, same_lines, same_lines_by, same_values
 from arqonbus.ops.drift.model import Expectation, Judge, Machine
+from arqonbus.ops.needs import valkey_address
 
 VALKEY_CONF = "/etc/valkey/valkey.conf"
 USERS = "/etc/valkey/users.acl"
@@ -79,12 +80,13 @@ def on_a_valkey_host(deployment: Deployment, machine: Machine) -> Iterator[Expec
             "ARQ-DRF-031", "ACL", f"{digest}; {_AS_OPERATOR} ACL LIST", _users(machine.users), load
         )
     if machine.authority is not None:
+        name, port = valkey_address(deployment.settings)
         yield from certificate(
             "/etc/valkey/tls/server.pem",
             "valkey",
             machine.authority,
-            (deployment.valkey_name, machine.name),
-            f"{machine.address}:{deployment.valkey_port}",
+            (name, machine.name),
+            f"{machine.address}:{port}",
             site,
         )
 
@@ -114,7 +116,7 @@ def in_a_valkey_container(deployment: Deployment, machine: Machine) -> Iterator[
     """What compose starts. Its limit of memory stands in docker-compose.yml."""
     text = (deployment.tree / "images" / "valkey" / "valkey.conf").read_text("utf-8")
     declared = {name: value for name, value in directives(text).items() if name != "bind"}
-    settings = deployment.resolved.settings
+    settings = deployment.settings
     declared["appendfsync"] = "always" if settings.storage.durability == "durable" else "everysec"
     if settings.datastores.valkey.tls.enabled:
         declared |= {"port": "0", "tls-port": declared["port"]}
@@ -187,7 +189,7 @@ def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Exp
         reload = machine.type_on("systemctl restart postgresql@17-main")
         yield from postgres_runs(deployment, text, psql, machine, reload)
     if machine.authority is not None:
-        store = deployment.resolved.settings.datastores.postgres
+        store = deployment.settings.datastores.postgres
         yield from certificate(
             "/etc/postgresql/tls/server.pem",
             "postgres",
@@ -202,7 +204,7 @@ def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Exp
 def in_a_postgres_container(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
     """What compose starts."""
     text = (deployment.tree / "images" / "postgres" / "arqonbus.conf").read_text("utf-8")
-    if deployment.resolved.settings.datastores.valkey.tls.enabled:  # compose encrypts both stores, or none
+    if deployment.settings.datastores.valkey.tls.enabled:  # compose encrypts both stores, or none
         text += "ssl = on\nhba_file = '/run/postgresql/pg_hba.conf'\n"
     psql = "psql --host /run/postgresql --username postgres"
     yield from postgres_runs(deployment, text, psql, machine, f"docker restart {machine.name}")
@@ -223,7 +225,7 @@ def postgres_runs(
     )
     reset = machine.type_on(f'{psql} -c "ALTER SYSTEM RESET ALL" -c "SELECT pg_reload_conf()"')
     yield Expectation("ARQ-DRF-040", "ALTER SYSTEM", _asked(psql, _OVERRIDES), same_lines(()), reset)
-    role = deployment.resolved.settings.datastores.postgres.user or ROLE
+    role = deployment.settings.datastores.postgres.user or ROLE
     site = deployment.rollout("site")
     ours = ", ".join(f"'{each}'" for each in (role, "arqonbus_writer", "arqonbus_reader"))
     expected = {f"{role} LOGIN", "arqonbus_writer", "arqonbus_reader", f"{role} in arqonbus_writer"}

@@ -23,7 +23,7 @@ _NONE = "nothing is projected"
 
 
 def _projects(context: Context) -> bool:
-    return context.settings.projector.phase != "emit_only"
+    return context.settings.projector.projects
 
 
 @check(

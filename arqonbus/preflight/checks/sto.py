@@ -306,9 +306,9 @@ def repeats_are_recognised(context: Context) -> Outcome:
     reads=("projector.phase", *ADDRESSES),
 )
 def projection_has_a_store(context: Context) -> Outcome:
-    phase = context.settings.projector.phase
-    lost = phase != "emit_only" and not context.settings.datastores.postgres.configured
-    text = f"projector.phase is {phase} and no Postgres is configured"
+    projector = context.settings.projector
+    lost = projector.projects and not context.settings.datastores.postgres.configured
+    text = f"projector.phase is {projector.phase} and no Postgres is configured"
     return verdict([Remark(text, ("projector.phase",))] if lost else [], expected="Postgres, or emit_only")
 
 

@@ -11,10 +11,10 @@ import secrets
 import ssl
 import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from arqonbus.config.bridge import Bridge
-from arqonbus.config.stores import Nats
+from arqonbus.config.stores import Nats, login
 from arqonbus.preflight.facts import NatsAnswers
 from arqonbus.preflight.probes.reach import (
     Server,
@@ -48,14 +48,10 @@ class _Asking:
     """One round of questions."""
 
     def __init__(self, store: Nats, server: Server, bridge: Bridge | None) -> None:
-        parts = urlsplit(store.url or "")
         self._bridge = bridge if bridge is not None and bridge.mappings else None
         self._store = store
         self._server = server
-        self._user = store.user or unquote(parts.username or "")
-        self._password = (
-            store.password.get_secret_value() if store.password else unquote(parts.password or "")
-        )
+        self._user, self._password = login(store)
         self.way = Way()
 
     async def answers(self) -> NatsAnswers:

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from arqonbus.config.stores import Valkey
+from arqonbus.config.stores import Valkey, login
 from arqonbus.preflight.facts import Failure, SlotRange, ValkeyAnswers
 from arqonbus.preflight.probes.reach import (
     Server,
@@ -99,11 +99,7 @@ class _Asking:
         self._seconds = seconds
         self.way = Way()
         self._refused: list[str] = []
-        parts = urlsplit(store.url or "")
-        self._user = store.user or unquote(parts.username or "")
-        self._password = (
-            store.password.get_secret_value() if store.password else unquote(parts.password or "")
-        )
+        self._user, self._password = login(store)
 
     async def answers(self) -> ValkeyAnswers:
         tls = self._tls()
