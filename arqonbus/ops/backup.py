@@ -87,7 +87,8 @@ def take(sources: Sources, directory: Path, kind: Kind, now: datetime | None = N
         # The log first: what a projector has acked there must stand in Postgres.
         keys = take_snapshot(sources.valkey, fresh / SNAPSHOT) if sources.valkey else None
         if store and kind == "logical":
-            run(["pg_dump", "--format=custom", f"--file={fresh / DUMP}", "--no-password"], environment(store))
+            options = ["--format=custom", "--no-unlogged-table-data", "--no-password"]
+            run(["pg_dump", f"--file={fresh / DUMP}", *options], environment(store))
         elif store:
             options = ["--format=tar", "--gzip", "--wal-method=stream", "--checkpoint=fast", "--no-password"]
             run(["pg_basebackup", f"--pgdata={fresh}", *options], environment(store))

@@ -275,18 +275,27 @@ def _wait_for_both(stack: Stack) -> None:
     )
 
 
+def _documented(section: str) -> str:
+    """The commands of a section of the guide."""
+    [commands] = re.findall(rf"^## {section}\n[^#]*?^```sh\n(.*?)^```$", HOWTO.read_text(), re.M | re.S)
+    return str(commands)
+
+
+def _type(stack: Stack, step: str, commands: str) -> str:
+    """As an operator who said which environment is meant."""
+    environ = {"COMPOSE_ENV_FILES": "profiles/staging/compose.env"}
+    return stack.run(step, ["bash", "-eu", "-o", "pipefail", "-c", commands], environ)
+
+
 async def test_nobody_notices_an_upgrade(staging: Stack, room: str) -> None:
     """As documented: nobody is refused, nothing that was acked is lost, and everything runs the new image."""
-    [commands] = re.findall(r"^## Upgrade\n.*?^```sh\n(.*?)^```$", HOWTO.read_text(), re.M | re.S)
+    commands = _documented("Upgrade")
     image = staging.tag("bus", "next")
     commands = commands.replace("arqonbus:next", image)
     assert image in commands
-    environ = {"COMPOSE_ENV_FILES": "profiles/staging/compose.env"}
     async with under_load(staging, room) as books:
         await asyncio.sleep(1)
-        await asyncio.to_thread(
-            staging.run, "upgrade", ["bash", "-eu", "-o", "pipefail", "-c", commands], environ
-        )
+        await asyncio.to_thread(_type, staging, "upgrade", commands)
     assert (books.refusals, books.lost(), books.repeated()) == ([], [], [])
     assert books.connections > 20
     assert books.reconnects > 0
@@ -305,6 +314,27 @@ async def test_down_and_up_keeps_messages_and_trust(staging: Stack, room: str) -
     await asyncio.to_thread(staging.up, "second up")
     async with Client(staging.url, token, tls=tls, timeout=30) as alice:
         assert (await alice.publish(room, {"n": 10})).sequence == 11
+
+
+async def test_a_backup_brings_everything_back(staging: Stack, room: str) -> None:
+    """As documented: what was acked before it is there, what came later is not, and no epoch goes on."""
+    token, tls = await asyncio.to_thread(staging.token, "alice"), staging.tls()
+    backup = "docker compose run --rm tools arqonbus backup --valkey-user backup --valkey-credential"
+    async with Client(staging.url, token, tls=tls, timeout=30) as alice:
+        for n in range(5):
+            epoch = (await alice.publish(room, {"n": n})).epoch
+        await asyncio.to_thread(_type, staging, "backup", f"{backup} valkey_backup_password")
+        await alice.publish(room, {"n": 5})
+    refused = "echo x | docker compose run --rm -T --no-deps --entrypoint restore-snapshot valkey"
+    with pytest.raises(ComposeFailed, match="stop it first: docker compose stop valkey"):
+        await asyncio.to_thread(_type, staging, "refusal", refused)
+    await asyncio.to_thread(_type, staging, "restore", _documented("Backups"))
+    async with Client(staging.url, token, tls=tls, timeout=30) as alice:
+        history = await alice.command("op.history.get", {"room": room, "limit": 100})
+        ack = await alice.publish(room, {"n": 6})
+    assert [message["payload"] for message in reversed(history["messages"])] == [{"n": n} for n in range(5)]
+    assert ack.durability == "durable"
+    assert ack.epoch != epoch
 
 
 def test_prod_is_staging_under_other_names(engine: DockerClient, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ async def test_a_backup_brings_everything_back(deployment: Hosts) -> None:
     token = deployment.token("alice")
     async with Client(deployment.url, token, tls=deployment.tls()) as alice:
         for n in range(5):
-            await alice.publish("restored", {"n": n})
+            epoch = (await alice.publish("restored", {"n": n})).epoch
         await asyncio.to_thread(deployment.play, "backup")
         await alice.publish("restored", {"n": 5})
     drill = json.loads(deployment.sh(BUS[0], "cat /var/backups/arqonbus/drill.json"))
@@ -270,7 +270,8 @@ async def test_a_backup_brings_everything_back(deployment: Hosts) -> None:
     async with Client(deployment.url, token, tls=deployment.tls(), timeout=30) as alice:
         history = await alice.command("op.history.get", {"room": "restored", "limit": 100})
         assert payloads(history) == [{"n": n} for n in range(5)]
-        assert (await alice.publish("restored", {"n": 6})).durability == "durable"
+        ack = await alice.publish("restored", {"n": 6})
+    assert (ack.durability, ack.epoch == epoch) == ("durable", False)
 
 
 def test_a_backup_that_was_changed_is_refused(deployment: Hosts) -> None:

@@ -23,11 +23,13 @@ from arqonbus.ops.backup import BackupRefused, Sources, backups, read, take
 from arqonbus.ops.drill import drill, scratch_server
 from arqonbus.ops.restore import restore_dump, unpack_base
 from arqonbus.ops.store_programs import ProgramFailed
+from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage import migrate
 from arqonbus.storage.migrations.steps import own_steps
-from arqonbus.storage.ports import StorageError
+from arqonbus.storage.ports import RoomKey, StorageError
 from arqonbus.storage.postgres import PostgresProjection
 from arqonbus.storage.projection import Arrival, DeadLetter, Event, Origin, Subject
+from arqonbus.storage.witness import Mark
 from tests.servers.certificates import Authority
 from tests.servers.episodes import event
 from tests.servers.postgres import PostgresServer, running_postgres
@@ -36,6 +38,7 @@ from tests.servers.valkey import ValkeyServer, running_server, tls_options
 
 pytestmark = [pytest.mark.servers, pytest.mark.xdist_group("backup"), pytest.mark.timeout(180)]
 
+ROOM = RoomKey("acme", "orders")
 ORIGIN = Origin("continuum.episode.v1", "epoch", 1, 1_790_000_000_000_000)
 
 
@@ -115,6 +118,29 @@ def test_a_dump_brings_everything_back(store: Postgres, tmp_path: Path) -> None:
     assert not holds(store, later[0])
 
 
+def marks(store: Postgres, *given: Mark) -> list[Mark]:
+    """What the witness says of a room, after it was told these."""
+
+    async def ask() -> list[Mark]:
+        projection = PostgresProjection(store)
+        for mark in given:
+            await projection.witness({ROOM: mark})
+        found = await projection.marks([ROOM])
+        await projection.close()
+        return list(found.values())
+
+    return asyncio.run(ask())
+
+
+def test_a_witness_does_not_come_back(store: Postgres, tmp_path: Path) -> None:
+    """It would swear that an engine which was restored with it lacks nothing."""
+    mark = Mark(new_ulid(), 6, "a run")
+    assert marks(store, mark) == [mark]
+    manifest = take(Sources(store), tmp_path, "logical")
+    restore_dump(store, tmp_path, manifest.name)
+    assert marks(store) == []
+
+
 def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
     postgres: PostgresServer, store: Postgres, tmp_path: Path, archive: Path
 ) -> None:
@@ -122,6 +148,7 @@ def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
     fill(store, 5)
     manifest = take(Sources(store), tmp_path, "base")
     (before,) = fill(store, 1)
+    marks(store, Mark(new_ulid(), 6, "a run"))
     until = datetime.fromisoformat(postgres.ask("SELECT clock_timestamp()"))
     (after,) = fill(store, 1)
     postgres.ask("SELECT pg_switch_wal()")
@@ -134,6 +161,7 @@ def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
         found = there.model_copy(update={"url": (there.url or "").replace("/postgres?", f"/{database}?")})
         assert holds(found, before)
         assert not holds(found, after)
+        assert marks(found) == []
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 -- arqonbus: expand
 -- How far each room of the log had come, kept outside the engine: an engine that lost its newest messages cannot
--- tell that it did. A row never goes back.
-CREATE TABLE arqonbus.witness (
+-- tell that it did. A row never goes back. Unlogged, so that it does not come back either: rows of an earlier time,
+-- restored together with the engine of that time, would say that nothing is missing.
+CREATE UNLOGGED TABLE arqonbus.witness (
     tenant_id       text COLLATE "C" NOT NULL,
     room            text COLLATE "C" NOT NULL,
     epoch           text COLLATE "C" NOT NULL,
