@@ -237,8 +237,12 @@ async def test_a_drained_host_sends_its_clients_elsewhere(deployment: Hosts) -> 
 
 
 def test_a_deploy_brings_it_back(deployment: Hosts) -> None:
-    """After a drain, and after a run that was interrupted while it installed the release."""
-    deployment.sh(BUS[1], "cd -P /opt/arqonbus/current && rm -r lib .complete")
+    """After a drain, and after a run that was interrupted while it installed the release, here and there."""
+    release = f"/opt/arqonbus/{deployment.sh(BUS[1], CURRENT).strip()}"
+    deployment.sh(BUS[1], f"rm -r {release}")
+    packages = deployment.host(BUS[1]).file(f"{release}/bin/python")
+    deployment.interrupt("deploy", "Install it beside the others", lambda: bool(packages.exists))
+    deployment.sh(BUS[1], "pkill -KILL -f /opt/arqonbus/incomin[g]/")
     deployment.follow("rollout-smoke")
     for name in BUS:
         assert running(deployment, name) == [*UNITS]
