@@ -101,6 +101,7 @@ def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> No
     from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
 
     server, history = settings.server, settings.storage.history
+    tls = f" and {_size(figures.tls_bytes)} for its TLS" if server.tls.cert_file else ""
     most = _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in its memory"
     rows = [
         (
@@ -112,7 +113,7 @@ def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> No
             "memory of a node",
             _size(needed.memory_bytes),
             f"{server.workers} × {_size(figures.worker_bytes)}, {_size(figures.connection_bytes)} a "
-            f"connection, {_size(settings.limits.send_queue_bytes)} for each of 2 % slow ones",
+            f"connection{tls}, {_size(settings.limits.send_queue_bytes)} for each of 2 % slow ones",
         ),
         ("MemoryMax of the unit", most, "a quarter more"),
         (

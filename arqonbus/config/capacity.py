@@ -26,7 +26,8 @@ class Figures:
     """What things cost; the defaults are those of benchmarks/RESULTS.md and benchmarks/CAPACITY.md."""
 
     worker_bytes: int = 192 * 2**20
-    connection_bytes: int = 24 * 1024  # session, socket buffers and TLS of one idle client
+    connection_bytes: int = 24 * 1024  # session and socket buffers of one idle client
+    tls_bytes: int = 40 * 1024  # of a connection whose TLS ends here
     projector_bytes: int = 128 * 2**20
     batch_copies: int = 8  # as read, as a message, as an event, as rows, and what the allocator keeps
     delivery_us: float = 3.74  # 50 rooms of 5 members, 4 messages in flight in each
@@ -70,11 +71,10 @@ class Bill:
 def memory_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
     """Bytes that one node needs with all its connections, when a few of them are slow."""
     clients = settings.server.max_connections
+    connection = figures.connection_bytes + figures.tls_bytes * _ends_tls(settings)
     queues = clients * FULL_QUEUES * settings.limits.send_queue_bytes
     kept = settings.storage.degraded_max_bytes if _degrades(settings) else 0
-    return round(
-        figures.worker_bytes * settings.server.workers + clients * figures.connection_bytes + queues + kept
-    )
+    return round(figures.worker_bytes * settings.server.workers + clients * connection + queues + kept)
 
 
 def memory_limit(settings: Settings) -> int | None:
@@ -130,6 +130,10 @@ def _valkey_bytes(settings: Settings, load: Load, figures: Figures) -> int | Non
     aged = load.publishes / max(1, load.rooms) * (history.max_age or math.inf)
     held = min(aged, history.max_messages or math.inf)
     return None if math.isinf(held) else round(load.rooms * held * (load.size + figures.entry_bytes))
+
+
+def _ends_tls(settings: Settings) -> bool:
+    return settings.server.tls.cert_file is not None
 
 
 def _degrades(settings: Settings) -> bool:

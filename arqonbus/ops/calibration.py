@@ -29,8 +29,6 @@ IDLE = 400
 AT_ONCE = 50
 MEMBERS = 50
 START_SECONDS = 30
-# Beside what a connection takes in the clear; documented, because it is the same everywhere.
-TLS_BYTES = 9 * 1024
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -139,7 +137,7 @@ async def _measure(bus: Process, seconds: float, on_progress: Callable[[float, M
     used = (bus.cpu_seconds() - before) * MICRO - connecting
     return replace(
         DOCUMENTED,
-        connection_bytes=round(connection) + TLS_BYTES,
+        connection_bytes=round(connection),
         connect_us=connect_us,
         delivery_us=used / measured.delivered,
         source="measured",

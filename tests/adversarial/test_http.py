@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from arqonbus.config.capacity import DOCUMENTED
 from tests.adversarial.conftest import HANDSHAKE_SECONDS, SECRET, ProdBus
 from tests.integration.raw import Raw
 
@@ -205,6 +206,15 @@ async def test_many_who_come_and_go(prod: ProdBus, upgraded: bool) -> None:
                 await raw.close()
         grown.append(prod.memory() - before)
     assert min(grown) < 20 * 2**20
+
+
+async def test_idle_clients_cost_what_is_billed(prod: ProdBus) -> None:
+    """As preflight and the limits of the unit count them, TLS and all."""
+    await prod.joined()
+    before = prod.memory()
+    held = [await prod.joined() for _ in range(200)]
+    cost = (prod.memory() - before) / len(held)
+    assert cost < DOCUMENTED.connection_bytes + DOCUMENTED.tls_bytes
 
 
 async def test_half_closed(prod: ProdBus) -> None:

@@ -21,7 +21,7 @@ def settings(*overrides: str) -> Settings:
     return load("prod", root=ROOT, environ={}, overrides=overrides, secrets_of=()).settings
 
 
-BASE = 192 * MIB + 1000 * 24 * 1024
+BASE = 192 * MIB + 1000 * (24 + 40) * 1024
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,13 @@ def test_memory_follows_from_connections_queues_and_what_is_kept(overrides: list
     assert memory_limit(found) == round(expected * 1.25)
     unit = render("systemd", load("prod", root=ROOT, environ={}, overrides=overrides, secrets_of=()))
     assert f"\nMemoryHigh={expected}\nMemoryMax={round(expected * 1.25)}\n" in unit
+
+
+def test_tls_is_billed_where_it_ends() -> None:
+    """In dev nobody speaks TLS to the bus."""
+    overrides = ["server.max_connections=1000", "limits.send_queue_bytes=1MiB", "storage.mode=strict"]
+    found = load("dev", root=ROOT, environ={}, overrides=overrides, secrets_of=()).settings
+    assert memory_bill(found) == 192 * MIB + 1000 * 24 * 1024 + 20 * MIB
 
 
 def test_a_projector_is_billed_for_two_full_batches() -> None:
