@@ -7,6 +7,17 @@ from hypothesis import settings
 settings.register_profile("arqonbus", deadline=None)
 settings.load_profile("arqonbus")
 
+LONGEST = ("rollout", "compose")  # groups that begin first, so that nobody waits for them at the end
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        group = item.get_closest_marker("xdist_group")
+        return LONGEST.index(group.args[0]) if group and group.args[0] in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
