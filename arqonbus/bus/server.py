@@ -87,7 +87,7 @@ async def listen(node: Node) -> OpenPort:
 
 
 class _Sweeping:
-    """Makes protocols, and frees what connections with TLS leave behind: each a cycle that holds 50 KB.
+    """Makes protocols, and frees what connections with TLS leave behind: each a cycle that holds 70 KB.
 
     The collector itself would look for them after thousands of connections, for they are few objects.
     """

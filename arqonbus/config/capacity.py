@@ -27,7 +27,7 @@ class Figures:
 
     worker_bytes: int = 192 * 2**20
     connection_bytes: int = 24 * 1024  # session and socket buffers of one idle client
-    tls_bytes: int = 40 * 1024  # of a connection whose TLS ends here
+    tls_bytes: int = 56 * 1024  # of a connection whose TLS ends here
     projector_bytes: int = 128 * 2**20
     batch_copies: int = 8  # as read, as a message, as an event, as rows, and what the allocator keeps
     delivery_us: float = 3.74  # 50 rooms of 5 members, 4 messages in flight in each

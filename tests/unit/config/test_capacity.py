@@ -21,7 +21,7 @@ def settings(*overrides: str) -> Settings:
     return load("prod", root=ROOT, environ={}, overrides=overrides, secrets_of=()).settings
 
 
-BASE = 192 * MIB + 1000 * (24 + 40) * 1024
+BASE = 192 * MIB + 1000 * (24 + 56) * 1024
 
 
 @pytest.mark.parametrize(
