@@ -17,7 +17,7 @@ def is_hardened(container: Container) -> None:
     assert host["Init"] is True
     assert int(config["User"].partition(":")[0]) >= 10_000
     assert 0 < host["PidsLimit"] <= 256
-    assert 0 < host["Memory"] <= 2**30
+    assert 0 < host["Memory"] <= 2**31
     assert [limit["Name"] for limit in host["Ulimits"]] == ["nofile"]
     assert host["LogConfig"]["Config"] == {"max-file": "3", "max-size": "10m"}
     assert host["NetworkMode"] != "host"
