@@ -238,7 +238,7 @@ class Hosts:
         return Played(done.returncode, output, changes(output), seconds)
 
     def interrupt(self, verb: str, task: str, begun: Callable[[], bool]) -> None:
-        """Run a playbook and press Ctrl-C in this task, once it has begun. It ends with an error."""
+        """Run a playbook and press Ctrl-C in this task, once it has `begun`. It ends with an error."""
         said = []
         with subprocess.Popen(
             ["scripts/rollout", verb, ENVIRONMENT],

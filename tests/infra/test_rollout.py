@@ -240,9 +240,11 @@ def test_a_deploy_brings_it_back(deployment: Hosts) -> None:
     """After a drain, and after a run that was interrupted while it installed the release, here and there."""
     release = f"/opt/arqonbus/{deployment.sh(BUS[1], CURRENT).strip()}"
     deployment.sh(BUS[1], f"rm -r {release}")
-    packages = deployment.host(BUS[1]).file(f"{release}/bin/python")
-    deployment.interrupt("deploy", "Install it beside the others", lambda: bool(packages.exists))
-    deployment.sh(BUS[1], "pkill -KILL -f /opt/arqonbus/incomin[g]/")
+    kill = f"test -e {release}/bin/python && pkill -KILL -f /opt/arqonbus/incomin[g]/"
+    host = deployment.container(BUS[1])
+    deployment.interrupt(
+        "deploy", "Install it beside the others", lambda: host.exec_run(["sh", "-c", kill]).exit_code == 0
+    )
     deployment.follow("rollout-smoke")
     for name in BUS:
         assert running(deployment, name) == [*UNITS]
