@@ -10,13 +10,11 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import ssl
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -237,34 +235,6 @@ class Hosts:
             raise PlayFailed(f"{verb} {' '.join(options)} ended with {done.returncode}\n{why(output)}")
         return Played(done.returncode, output, changes(output), seconds)
 
-    def interrupt(self, verb: str, task: str, begun: Callable[[], bool]) -> None:
-        """Run a playbook and press Ctrl-C in this task, once it has `begun`. It ends with an error."""
-        said = []
-        with subprocess.Popen(
-            ["scripts/rollout", verb, ENVIRONMENT],
-            cwd=self.clone,
-            env=self.environ(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as play:
-            overdue = threading.Timer(PLAY_SECONDS, os.killpg, (play.pid, signal.SIGKILL))
-            overdue.start()
-            try:
-                for line in play.stdout or ():
-                    said.append(line)
-                    if line.startswith("TASK [") and line.partition("]")[0].endswith(f": {task}"):
-                        wait_until(begun, f"{task} to begin", 60)
-                        os.killpg(play.pid, signal.SIGINT)
-            finally:
-                overdue.cancel()
-        output = "".join(said)
-        self.refuse_secrets(output)
-        assert f": {task}]" in output, output
-        assert play.returncode > 0, output
-
     def follow(self, runbook: str, **facts: str) -> None:
         """Type what a runbook says, with these values of its variables; no secret is in what is said.
 
@@ -322,6 +292,8 @@ class Hosts:
 
     def _make_clone(self) -> None:
         copy_repository(self.clone)
+        # Else the clone would bring the environment up to date, and itself into it.
+        subprocess.run(["scripts/setup", "dev"], cwd=REPOSITORY, check=True, timeout=300)
         for name in (".venv", ".venv-ansible", ".cache"):
             (REPOSITORY / name).mkdir(exist_ok=True)
             (self.clone / name).symlink_to(REPOSITORY / name)
