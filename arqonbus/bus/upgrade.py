@@ -86,7 +86,7 @@ class Refused:
 
 def local_url(server: Server) -> str:
     """Where clients on this machine connect to a bus with these settings."""
-    scheme = "wss" if server.tls.cert_file else "ws"
+    scheme = "wss" if server.tls.enabled else "ws"
     host = f"[{server.host}]" if ":" in server.host else server.host
     return f"{scheme}://{host}:{server.port}{ENDPOINT}"
 

@@ -101,7 +101,7 @@ def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> No
     from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
 
     server, history = settings.server, settings.storage.history
-    tls = f" and {_size(figures.tls_bytes)} for its TLS" if server.tls.cert_file else ""
+    tls = f" and {_size(figures.tls_bytes)} for its TLS" if server.tls.enabled else ""
     most = _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in its memory"
     rows = [
         (

@@ -71,7 +71,7 @@ class Bill:
 def memory_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
     """Bytes that one node needs with all its connections, when a few of them are slow."""
     clients = settings.server.max_connections
-    connection = figures.connection_bytes + figures.tls_bytes * _ends_tls(settings)
+    connection = figures.connection_bytes + figures.tls_bytes * settings.server.tls.enabled
     queues = clients * FULL_QUEUES * settings.limits.send_queue_bytes
     kept = settings.storage.degraded_max_bytes if _degrades(settings) else 0
     return round(figures.worker_bytes * settings.server.workers + clients * connection + queues + kept)
@@ -130,10 +130,6 @@ def _valkey_bytes(settings: Settings, load: Load, figures: Figures) -> int | Non
     aged = load.publishes / max(1, load.rooms) * (history.max_age or math.inf)
     held = min(aged, history.max_messages or math.inf)
     return None if math.isinf(held) else round(load.rooms * held * (load.size + figures.entry_bytes))
-
-
-def _ends_tls(settings: Settings) -> bool:
-    return settings.server.tls.cert_file is not None
 
 
 def _degrades(settings: Settings) -> bool:

@@ -28,6 +28,11 @@ class Tls(Section):
         example="/etc/arqonbus/tls/clients-ca.pem",
     )
 
+    @property
+    def enabled(self) -> bool:
+        """Whether the bus itself ends TLS."""
+        return self.cert_file is not None and self.key_file is not None
+
 
 def _network(text: str) -> str:
     try:

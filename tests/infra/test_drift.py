@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 
 from arqonbus.ops.drift.asking import to_type
 from arqonbus.ops.drift.comparison import compare, look
@@ -22,6 +21,7 @@ from arqonbus.ops.drift.model import Difference, Machine
 from tests.infra.hosts import BUS, DATA, ENVIRONMENT, PLAY_SECONDS, PUBLIC, Hosts
 from tests.runbooks.host import program
 from tests.runbooks.runbook import RUNBOOKS, parse
+from tests.servers.certificates import signed_anew
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
 
@@ -303,27 +303,10 @@ def undo(hosts: Hosts) -> None:
 def expire(hosts: Hosts) -> None:
     """Let the certificate of PostgreSQL end, which is not loaded yet, and that of the authority itself."""
     place, authority = "/etc/postgresql/tls/server.pem", hosts.authority / "ca.pem"
-    hosts.sh(DATA, f"cat >{place} <<'END'\n{ended(hosts, hosts.sh(DATA, f'cat {place}'))}END")
-    authority.write_text(ended(hosts, authority.read_text()))
-
-
-def ended(hosts: Hosts, pem: str) -> str:
-    """The same certificate, signed by the authority again, that ended yesterday."""
-    key = serialization.load_pem_private_key((hosts.authority / "ca.key").read_bytes(), None)
-    good = x509.load_pem_x509_certificate(pem.encode())
-    yesterday = datetime.now(UTC) - timedelta(days=1)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(good.subject)
-        .issuer_name(good.issuer)
-        .public_key(good.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(yesterday - timedelta(days=30))
-        .not_valid_after(yesterday)
-    )
-    for extension in good.extensions:
-        builder = builder.add_extension(extension.value, extension.critical)
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()  # type: ignore[arg-type]
+    key, yesterday = hosts.authority / "ca.key", datetime.now(UTC) - timedelta(days=1)
+    ended = signed_anew(hosts.sh(DATA, f"cat {place}"), key, yesterday)
+    hosts.sh(DATA, f"cat >{place} <<'END'\n{ended}END")
+    authority.write_text(signed_anew(authority.read_text(), key, yesterday))
 
 
 def test_every_drift_is_named_and_mended_by_what_is_printed(

@@ -10,10 +10,6 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from arqonbus.client import Client
 from arqonbus.client.errors import ConnectionRefused
@@ -23,6 +19,7 @@ from tests.infra.hosts import ADDRESSES, BUS, DATA, ENVIRONMENT, PUBLIC, VALKEY,
 from tests.infra.load import under_load
 from tests.infra.releases import Releases
 from tests.integration.waiting import until
+from tests.servers.certificates import signed_anew
 from tests.servers.episodes import event
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]
@@ -195,31 +192,14 @@ def certificate(hosts: Hosts, name: str) -> str:
 async def test_a_certificate_that_ends_soon_is_renewed(deployment: Hosts) -> None:
     """By the next rollout, with no client refused meanwhile; those of the other hosts stay."""
     other = certificate(deployment, BUS[1])
-    shorten(deployment, BUS[0], "/etc/arqonbus/tls/server.pem")
+    file, soon = "/etc/arqonbus/tls/server.pem", datetime.now(UTC) + timedelta(days=5)
+    shortened = signed_anew(deployment.sh(BUS[0], f"cat {file}"), deployment.authority / "ca.key", soon)
+    deployment.sh(BUS[0], f"cat >{file} <<'END'\n{shortened}END")
     async with under_load(deployment, "renewal") as books:
         await asyncio.to_thread(deployment.follow, "certificate-renewal")
     assert books.lost() == []
     assert books.refusals == []
     assert certificate(deployment, BUS[1]) == other
-
-
-def shorten(hosts: Hosts, name: str, file: str) -> None:
-    """Put a certificate in the place of another one that differs from it in its end alone: in five days."""
-    signer = load_pem_private_key((hosts.authority / "ca.key").read_bytes(), None)
-    assert isinstance(signer, EllipticCurvePrivateKey)
-    present, *chain = x509.load_pem_x509_certificates(hosts.sh(name, f"cat {file}").encode())
-    made = (
-        x509.CertificateBuilder(extensions=list(present.extensions))
-        .issuer_name(present.issuer)
-        .subject_name(present.subject)
-        .public_key(present.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(present.not_valid_before_utc)
-        .not_valid_after(datetime.now(UTC) + timedelta(days=5))
-        .sign(signer, SHA256())
-    )
-    text = "".join(each.public_bytes(Encoding.PEM).decode() for each in (made, *chain))
-    hosts.sh(name, f"cat >{file} <<'END'\n{text}END\n")
 
 
 async def test_a_drained_host_sends_its_clients_elsewhere(deployment: Hosts) -> None:

@@ -105,6 +105,27 @@ class Authority:
         return path
 
 
+def signed_anew(pem: str, authority: Path, ends: datetime.datetime) -> str:
+    """A chain whose first certificate is signed again by its authority, good for the month before it `ends`.
+
+    `authority` is the file of its key.
+    """
+    signer = serialization.load_pem_private_key(authority.read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    present, *chain = x509.load_pem_x509_certificates(pem.encode())
+    made = (
+        x509.CertificateBuilder(extensions=list(present.extensions))
+        .subject_name(present.subject)
+        .issuer_name(present.issuer)
+        .public_key(present.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(ends - datetime.timedelta(days=30))
+        .not_valid_after(ends)
+        .sign(signer, hashes.SHA256())
+    )
+    return "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in (made, *chain))
+
+
 class _ByAddress(ssl.SSLContext):
     """Verifies a name whatever address is connected to."""
 
@@ -122,4 +143,4 @@ def trusting(authority: str, name: str) -> ssl.SSLContext:
     return context
 
 
-__all__ = ["Authority", "trusting"]
+__all__ = ["Authority", "signed_anew", "trusting"]

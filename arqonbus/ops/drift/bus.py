@@ -51,12 +51,12 @@ def on_a_bus_host(deployment: Deployment, machine: Machine) -> Iterator[Expectat
         yield from runs_as_written(projector, deployment, machine)
     if machine.authority is not None and machine.address:
         tls = resolved.settings.server.tls
-        if tls.cert_file is not None:
+        if tls.enabled:
             yield from certificate(
                 str(tls.cert_file),
                 "arqonbus",
                 machine.authority,
-                (public_address(deployment.settings)[0], machine.name),
+                (public_address(resolved.settings)[0], machine.name),
                 f"{machine.address}:{resolved.settings.server.port}",
                 site,
             )
