@@ -140,22 +140,14 @@ def _superuser(place: Path) -> dict[str, str] | None:
         admin = {"PGHOST": str(place), "PGPORT": "5432", "PGUSER": role, "PGDATABASE": "postgres"}
         command = ["psql", "--no-psqlrc", "--tuples-only", "--no-align", "--quiet"]
         try:
-            if (
-                run(
-                    [*command, "--command=SELECT rolsuper FROM pg_roles WHERE rolname = current_user"], admin
-                ).strip()
-                != "t"
-            ):
+            if run([*command, f"--command={_IS_SUPERUSER}"], admin).strip() != "t":
                 continue
             names = run([*command, f"--command={_DATABASES}"], admin).split()
         except ProgramFailed:
             continue
         for name in names:
             there = {**admin, "PGDATABASE": name}
-            if (
-                run([*command, "--command=SELECT to_regnamespace('arqonbus') IS NOT NULL"], there).strip()
-                == "t"
-            ):
+            if run([*command, f"--command={_HAS_SCHEMA}"], there).strip() == "t":
                 return there
         return admin
     return None

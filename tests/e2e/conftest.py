@@ -50,9 +50,9 @@ def stack(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    running = getattr(item, "funcargs", {}).get("stack")
-    if report.failed and isinstance(running, Stack):
-        report.sections.append(("logs of the stack", running.logs()))
+    if report.failed:
+        stacks = (used for used in getattr(item, "funcargs", {}).values() if isinstance(used, Stack))
+        report.sections += [("logs of the stack", running.logs()) for running in stacks]
     return report
 
 

@@ -134,8 +134,9 @@ class Stack:
     def logs(self) -> str:
         """The last lines of every service."""
         return "\n".join(
-            f"--- {container.labels[SERVICE_LABEL]} ({container.status})\n"
-            + container.logs(tail=40).decode(errors="replace")
+            f"--- {container.labels[SERVICE_LABEL]}: {container.status}, "
+            f"restarted {container.attrs['RestartCount']} times\n"
+            + container.logs(tail=40, timestamps=True).decode(errors="replace")
             for container in self.containers()
         )
 
