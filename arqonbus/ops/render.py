@@ -89,9 +89,10 @@ def _mebibytes(size: int) -> str:
     return f"{math.ceil(size / 2**20)}m"
 
 
-def ansible(resolved: Resolved) -> str:
-    """The settings and the names of the secrets, for a play to take its facts from."""
+def ansible(resolved: Resolved, runbooks: Collection[str] = ()) -> str:
+    """The settings, the names of the secrets, and what hosts are given, for a play to take its facts from."""
     settings = resolved.settings
+    units = {"arqonbus@": bus_unit(resolved), "arqonbus-projector": projector_unit(resolved)}
     facts = {
         "profile": resolved.profile,
         "environment": settings.environment,
@@ -101,6 +102,8 @@ def ansible(resolved: Resolved) -> str:
         "open_files": open_files(settings),
         "stop_seconds": stop_seconds(settings),
         "settings": resolved.redacted(),
+        "units": {f"{name}.service": text for name, text in units.items()},
+        "rules": prometheus_rules(resolved, runbooks),
     }
     return json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
 
@@ -179,7 +182,7 @@ TARGETS: Mapping[str, Renderer] = {
     "systemd": lambda resolved, runbooks: bus_unit(resolved),
     "systemd-projector": lambda resolved, runbooks: projector_unit(resolved),
     "compose-env": lambda resolved, runbooks: compose_env(resolved),
-    "ansible": lambda resolved, runbooks: ansible(resolved),
+    "ansible": ansible,
     "prometheus": lambda resolved, runbooks: prometheus(resolved),
     "prometheus-rules": prometheus_rules,
     "compose-prometheus": lambda resolved, runbooks: compose_prometheus(resolved),
