@@ -16,6 +16,9 @@ from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, r
 
 pytestmark = pytest.mark.servers
 
+# A client may wait for ten seconds before it looks again: what is published meanwhile has to fit into a room.
+PACE_SECONDS = 0.02
+
 Engine = ValkeyServer | ValkeyCluster
 StartNode = Callable[[], BusProcess]
 
@@ -92,7 +95,7 @@ class Load:
                     self.acks[name] = ack
                 else:
                     assert isinstance(ack, (Rejected, Disconnected)), ack
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(PACE_SECONDS)
 
     async def stop(self) -> dict[str, Ack]:
         self._stopping = True
