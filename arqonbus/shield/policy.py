@@ -184,11 +184,16 @@ class Inspector:
         # What looks like JSON is read as such, whatever its sender calls it: a reader may do the same.
         if declared or text.lstrip()[:1] in ("{", "["):
             try:
-                return self._judge_json(text, findings)
+                published = self._judge_json(text, findings)
             except ValueError:  # no JSON, or JSON that two readers may read in two ways
                 if declared:
                     findings.append(Finding("unreadable", "block", "payload"))
                     return None
+            else:
+                # An escape is one thing to a reader of JSON and another to a reader of text.
+                if not declared and "\\" in text:
+                    self.whole(text if published is None else published.decode(), "payload", findings)
+                return published
         if envelope.content_type.startswith("text/"):
             changed = self.text(text, "payload", findings)
             return changed.encode() if changed != text else None

@@ -192,6 +192,7 @@ _VALUES: Sequence[bytes] = [
 POLICY: Sequence[bytes] = [
     *(bytes((mode,)) + value for mode in range(4) for value in _VALUES),
     b"\x01{" + b"[" * 63 + b" kqRxV9pLw2TnYJc6DfG3mQe5",
+    b'\x01{"card":"\\u1034111111111111111"}',
 ]
 SCHEMA: Sequence[bytes] = _VALUES
 

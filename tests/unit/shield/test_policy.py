@@ -97,6 +97,15 @@ def test_json_under_another_name_is_read_as_json(content_type: str) -> None:
     assert rules == {"blocked-key", "card"}
 
 
+@pytest.mark.parametrize("content_type", ["", "application/octet-stream", "text/plain"])
+def test_what_only_a_reader_of_text_sees_is_blocked(content_type: str) -> None:
+    """An escape hides it from a reader of JSON; under its own name the payload is JSON, and clean."""
+    body = b'{"x": "\\u103' + NUMBER.encode() + b'"}'
+    rules = [{"name": "card", "pattern": "4[0-9]{15}", "action": "redact"}]
+    assert found(judged(body, content_type=content_type, rules=rules)) == [("card", "block", "payload")]
+    assert judged(body, rules=rules) == CLEAN
+
+
 def test_headers_and_the_name_are_judged() -> None:
     """A header is redacted, a header's name and the message's name are blocked."""
     judgement = judged({}, rules=[CARD], headers={"note": f"n {NUMBER}", "ok": "1"})
