@@ -246,6 +246,11 @@ def test_ansible_gets_the_settings_without_the_secrets() -> None:
     assert facts["credentials"] == ["jwt_secret", "postgres_password", "valkey_password"]
     assert facts["secrets"]["auth.jwt.secret"] == "{from: credential, name: jwt_secret}"
     assert facts["stop_seconds"] == 35
+    assert facts["units"] == {
+        "arqonbus@.service": render("systemd", profile()),
+        "arqonbus-projector.service": render("systemd-projector", profile()),
+    }
+    assert facts["rules"] == render("prometheus-rules", profile())
     assert facts["settings"]["auth"]["jwt"]["secret"] == "********"
     assert "c4nary" not in render("ansible", profile("dev", "datastores.nats.url=nats://a:c4nary@nats:4222"))
 
