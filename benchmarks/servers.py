@@ -18,6 +18,7 @@ from arqonbus.config import load, with_dev_key
 from arqonbus.shield.tokens import Claims, mint
 from benchmarks import scenario
 from benchmarks.scenario import Speech
+from tests.servers.processes import free_port
 
 HERE = Path(__file__).parent
 SERVER_CPU = "0"
@@ -40,12 +41,6 @@ class Running:
     def resident_bytes(self) -> int:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class PortTaken(Exception):
 async def listen(node: Node) -> OpenPort:
     """Open the port of the profile. Raises PortTaken."""
     settings = node.settings.server
-    bound = bind(settings.host, settings.port, "server")
+    bound = take_port(settings.host, settings.port, "server")
     tls = reloadable_tls(settings.tls)
     context = tls.context if tls else None
     # Imported here: only the chosen library is loaded.
@@ -117,7 +117,6 @@ class _BehindProxy:
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         bound.setblocking(False)
-        bound.listen(BACKLOG)
         self._accepting = self._loop.create_task(self._accept(), name="accept behind a proxy")
 
     def close(self) -> None:
@@ -157,8 +156,11 @@ class _BehindProxy:
             raise
 
 
-def bind(host: str, port: int, section: str) -> socket.socket:
-    """A bound socket. Raises PortTaken with a sentence that names the profile's section and what to do."""
+def take_port(host: str, port: int, section: str) -> socket.socket:
+    """A socket that listens there. Raises PortTaken with a sentence: the profile's section, and what to do.
+
+    It listens at once, because several sockets can be bound to a port that nobody listens on yet.
+    """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -171,6 +173,7 @@ def bind(host: str, port: int, section: str) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:
@@ -181,4 +184,4 @@ def bind(host: str, port: int, section: str) -> socket.socket:
     return bound
 
 
-__all__ = ["BACKLOG", "Listening", "OpenPort", "PortTaken", "bind", "listen"]
+__all__ = ["BACKLOG", "Listening", "OpenPort", "PortTaken", "listen", "take_port"]

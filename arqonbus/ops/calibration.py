@@ -69,7 +69,7 @@ def calibrate(seconds: float, on_progress: Callable[[float, Measured], None]) ->
 
 @contextmanager
 def _bus(directory: str) -> Iterator[Process]:
-    port, telemetry = _free_port(), _free_port()
+    port, telemetry = _free_ports()
     settings = [
         f"state_dir={directory}",
         "storage.backend=memory",
@@ -113,10 +113,12 @@ def _await(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports() -> tuple[int, int]:
+    """Two that differ: both are held while they are asked for."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 async def _measure(bus: Process, seconds: float, on_progress: Callable[[float, Measured], None]) -> Figures:

@@ -20,7 +20,7 @@ from arqonbus import __version__
 from arqonbus.bridge.bridge import NatsBridge
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.node import Node
-from arqonbus.bus.server import PortTaken, bind, listen
+from arqonbus.bus.server import PortTaken, listen, take_port
 from arqonbus.bus.upgrade import local_url
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
@@ -80,7 +80,7 @@ class Service:
         self._gates = ProfileGates(self.settings)
         self.admission = Admission(self.settings, lambda: self.node.recheck(self.admission.renewed))
         telemetry_settings = self.settings.telemetry
-        bound = bind(telemetry_settings.host, telemetry_settings.port, "telemetry")
+        bound = take_port(telemetry_settings.host, telemetry_settings.port, "telemetry")
         if self.settings.projector.projects or self.settings.datastores.postgres.configured:
             self._store = projection_store(self.settings, self.name)
         self.node = Node(

@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from arqonbus import __version__
-from arqonbus.bus.server import bind
+from arqonbus.bus.server import take_port
 from arqonbus.config import Resolved, Settings
 from arqonbus.continuum.events import ROOM
 from arqonbus.continuum.projector import Projector, Watch
@@ -109,7 +109,9 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
             "`arqonbus serve` projects by itself"
         )
     name = node_name()
-    bound = bind(settings.telemetry.host, settings.projector.telemetry_port, "telemetry of the projector")
+    bound = take_port(
+        settings.telemetry.host, settings.projector.telemetry_port, "telemetry of the projector"
+    )
     wakes, store = _Wakes(), projection_store(settings, name)
     events = event_log(settings, name, store)
     await open_store(store)

@@ -103,7 +103,7 @@ def app(
 
 
 class TelemetryServer:
-    """The endpoints on a bound socket, on the bus's own event loop."""
+    """The endpoints on a socket that listens, on the bus's own event loop."""
 
     def __init__(
         self, endpoints: Starlette, bound: socket.socket, token: Callable[[], SecretStr | None]
@@ -123,9 +123,13 @@ class TelemetryServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Answer from now on. Raises what uvicorn cannot start for."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._bound]))
-        await self._server.answering.wait()
+        answering = asyncio.create_task(self._server.answering.wait())
+        await asyncio.wait({self._task, answering}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            answering.cancel()
+            await self._task
 
     async def stop(self) -> None:
         """Stop answering."""

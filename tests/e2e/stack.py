@@ -116,10 +116,14 @@ class Stack:
         found: list[Container] = self.engine.containers.list(all=True, filters={"label": labels})
         return found
 
+    def is_healthy(self, service: str) -> bool:
+        """Whether the engine found so since it started the container."""
+        return bool(self.container(service).attrs["State"]["Health"]["Status"] == "healthy")
+
     def kill_bus(self, service: str = "bus") -> None:
         """SIGKILL to the process of the bus, as when memory ends; the engine starts it again."""
         before = self.container(service)
-        restarts = before.attrs["RestartCount"]
+        began = before.attrs["State"]["StartedAt"]
         # Its children are killed, not docker-init: pid 1 ignores signals from inside its own container.
         program = (
             "import os, signal; "
@@ -128,7 +132,8 @@ class Stack:
         )
         before.exec_run(["/opt/arqonbus/bin/python", "-c", program])
         wait_until(
-            lambda: self.container(service).attrs["RestartCount"] > restarts, "the engine to restart it"
+            lambda: self.container(service).attrs["State"]["StartedAt"] != began,
+            "the engine to start it again",
         )
 
     def logs(self) -> str:

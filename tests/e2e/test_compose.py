@@ -246,7 +246,7 @@ async def test_clients_resume_after_the_bus_was_killed(stack: Stack, room: str) 
             await alice.publish(room, {"n": n})
         messages = await take(subscription, 5)
     assert [message.sequence for message in messages] == [2, 3, 4, 5, 6]
-    await until(lambda: asyncio.to_thread(_is_healthy, stack), 30)
+    await until(lambda: asyncio.to_thread(stack.is_healthy, "bus"), 30)
 
 
 def test_a_password_that_the_database_does_not_know_is_a_sentence(stack: Stack) -> None:
@@ -273,11 +273,6 @@ def test_secrets_are_made_once(stack: Stack) -> None:
     wait_until(lambda: stack.container("secrets").status == "exited", "the secrets to be looked at")
     last = container.logs(tail=4).decode()
     assert last.count("is there") == 4
-
-
-def _is_healthy(stack: Stack) -> bool:
-    health: str = stack.container("bus").attrs["State"]["Health"]["Status"]
-    return health == "healthy"
 
 
 def test_a_drift_in_a_container_is_named(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:

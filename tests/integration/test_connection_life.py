@@ -15,9 +15,10 @@ from arqonbus.protocol.errors import BusError
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 from arqonbus.service import reload
-from tests.integration.conftest import REPOSITORY, Bus, StartBus, free_port
+from tests.integration.conftest import REPOSITORY, Bus, StartBus
 from tests.integration.raw import BINARY, PING, PONG, Raw
 from tests.integration.waiting import until
+from tests.servers.processes import free_port
 
 PROTOBUF = "arqonbus.v1.protobuf"
 TRANSPORTS = pytest.mark.parametrize("transport", ["picows", "websockets"])

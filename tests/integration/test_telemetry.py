@@ -12,11 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
 from arqonbus import __version__
+from arqonbus.bus.server import take_port
 from arqonbus.client import Client, ConnectionRefused
 from arqonbus.storage.ports import StorageError
+from arqonbus.telemetry.http import TelemetryServer, app
 from arqonbus.telemetry.logs import JsonFormatter
+from arqonbus.telemetry.metrics import Metrics
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.waiting import until
+from tests.servers.processes import free_port
 
 
 async def get(bus: Bus, path: str) -> httpx.Response:
@@ -107,6 +111,15 @@ async def test_logs_hold_no_token_and_no_payload(bus: Bus, caplog: pytest.LogCap
     ]
     assert any(json.loads(line)["message"] == "connection refused" for line in lines)
     assert not any("canary-payload" in line or token in line for line in lines)
+
+
+async def test_a_port_that_cannot_be_served_is_an_error(bus: Bus) -> None:
+    """And not a start that waits for ever."""
+    closed = take_port("127.0.0.1", free_port(), "telemetry")
+    closed.close()
+    telemetry = TelemetryServer(app(bus.node, Metrics(bus.node)), closed, lambda: None)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await telemetry.start()
 
 
 async def test_the_metric_says_what_readyz_says(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
+from arqonbus.bus.server import PortTaken, take_port
 from arqonbus.service import Service
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import Bus, StartBus, settings_of
 from tests.integration.raw import Raw
+from tests.servers.processes import free_port
 
 PROTOBUF, JSON = "arqonbus.v1.protobuf", "arqonbus.v1.json"
 
@@ -214,5 +216,14 @@ async def test_a_taken_port_is_a_sentence(bus: Bus, tmp_path, section: str) -> N
     """A second bus on the same port does not start and says which port it is and what to do."""
     port = getattr(bus.settings, section).port
     second = Service(settings_of(tmp_path / "second", f"{section}.port={port}"))
-    with pytest.raises(Exception, match=rf"port {port} on 127\.0\.0\.1 is taken.*set {section}\.port"):
+    with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken.*set {section}\.port"):
         await second.start()
+
+
+async def test_one_port_for_both_is_a_sentence(tmp_path) -> None:
+    """As two buses that start at the same moment: it ends, and what it had taken is free again."""
+    port = free_port()
+    settings = settings_of(tmp_path / "state", f"server.port={port}", f"telemetry.port={port}")
+    with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken.*set server\.port"):
+        await Service(settings).start()
+    take_port("127.0.0.1", port, "telemetry").close()

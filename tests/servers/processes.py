@@ -5,25 +5,36 @@ A server is known by its pid and killed at the end; nothing is ever searched by 
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PORTS = range(11_000 + WORKER, 21_000, WORKERS)
+
+_given: deque[int] = deque(maxlen=100)
 
 
 def free_port() -> int:
     """A loopback port that nothing listens on now, and neither on port + 10000 (Valkey's cluster bus).
 
     Both are below the range that the system gives to outgoing connections: a port from that range could be
-    taken while its server is being restarted. Not from `random`, which parallel runs may seed alike.
+    taken while its server is being restarted. Not from `random`, which parallel runs may seed alike. Nobody
+    gets it a second time before its server has started: here it is remembered, and each of several processes
+    that test at one time has ports of its own.
     """
     while True:
-        port = 11_000 + secrets.randbelow(11_000)
-        if _is_free(port) and _is_free(port + 10_000):
+        port = secrets.choice(PORTS)
+        if port not in _given and _is_free(port) and _is_free(port + 10_000):
+            _given.append(port)
             return port
 
 
