@@ -34,7 +34,7 @@ class ComposeFailed(AssertionError):
 
 
 class Stack:
-    """One project of one environment. `seconds` says how long each step took."""
+    """One project of one environment. `seconds` says how long each step took, `built` what a build made."""
 
     def __init__(
         self, engine: DockerClient, directory: Path, environment: str = "dev", *profiles: str
@@ -48,6 +48,7 @@ class Stack:
         self.prometheus_port = free_port()
         self.alertmanager_port = free_port()
         self.seconds: dict[str, float] = {}
+        self.built: dict[str, dict[str, str]] = {}
         self.directory = directory
         self._images = {
             f"{service.upper()}_IMAGE": f"{self.project}-{service}:test"
@@ -77,6 +78,7 @@ class Stack:
     def build(self, step: str = "build") -> None:
         """Build the images."""
         self.compose(step, "build", "--quiet")
+        self.built[step] = self.images()
 
     def up(self, step: str = "up") -> None:
         """Start everything; returns when the bus is ready."""
@@ -102,6 +104,15 @@ class Stack:
         name = self._images[f"{service.upper()}_IMAGE"]
         self.engine.images.get(name).tag(name.partition(":")[0], tag)
         return f"{name.partition(':')[0]}:{tag}"
+
+    def images(self) -> dict[str, str]:
+        """The ids of its images, by name."""
+        return {
+            name: image.id
+            for image in self.engine.images.list()
+            for name in image.tags
+            if name.startswith(f"{self.project}-")
+        }
 
     def container(self, service: str) -> Container:
         """The container of a service, as it is now."""
@@ -155,10 +166,8 @@ class Stack:
         for volume in self.engine.volumes.list(filters=wanted):
             volume.remove(force=True)
         # By their names: the image itself may be another project's, too.
-        for image in self.engine.images.list():
-            for name in image.tags:
-                if name.startswith(f"{self.project}-"):
-                    self.engine.images.remove(name)
+        for name in self.images():
+            self.engine.images.remove(name)
         shutil.rmtree(self.directory)
 
     @property

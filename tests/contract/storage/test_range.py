@@ -120,16 +120,17 @@ async def _older_than(log: EventLog, room: RoomKey, time_us: int, age_us: int) -
             await append(log, clock, f"tick-{number}", retention=Retention(1, 0))
         ).time_us <= time_us + age_us:
             number += 1
+            await asyncio.sleep(0.01)
 
 
 async def test_trimmed_by_age(log: EventLog, room: RoomKey) -> None:
     """Entries older than max_age_us are dropped by the next append, and younger ones are not."""
     old = await append(log, room, "a", "b")
-    await _older_than(log, room, old.time_us, 30_000)
+    # As long as no machine stands still between two appends.
+    await _older_than(log, room, old.time_us, 1_000_000)
     young = await append(log, room, "c")
     assert (await log.head(room))[1:] == (1, 3)
-    now = await append(log, room, "d", retention=Retention(0, max(young.time_us - old.time_us - 1, 20_000)))
-    assert now.time_us - young.time_us < 20_000, "the machine was too slow for this test to say anything"
+    await append(log, room, "d", retention=Retention(0, young.time_us - old.time_us - 1))
     assert await ids_in(log, room) == ["c", "d"]
     assert (await log.head(room))[1:] == (3, 4)
 
