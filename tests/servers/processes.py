@@ -5,7 +5,7 @@ A server is known by its pid and killed at the end; nothing is ever searched by 
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 import shutil
 import signal
@@ -16,35 +16,39 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-PORTS = range(11_000 + WORKER, 21_000, WORKERS)
+RESERVED = 100
 
-_given: deque[int] = deque(maxlen=100)
+_reserved: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
     """A loopback port that nothing listens on now, and neither on port + 10000 (Valkey's cluster bus).
 
     Both are below the range that the system gives to outgoing connections: a port from that range could be
-    taken while its server is being restarted. Not from `random`, which parallel runs may seed alike. Nobody
-    gets it a second time before its server has started: here it is remembered, and each of several processes
-    that test at one time has ports of its own.
+    taken while its server is being restarted. Not from `random`, which parallel runs may seed alike. It stays
+    bound here until many others were asked for, so that nobody else is given it before its server listens;
+    a server that sets SO_REUSEADDR, as all do, is not kept from it.
     """
     while True:
-        port = secrets.choice(PORTS)
-        if port not in _given and _is_free(port) and _is_free(port + 10_000):
-            _given.append(port)
+        port = 11_000 + secrets.randbelow(10_000)
+        with contextlib.suppress(OSError):
+            _bound(port + 10_000).close()
+            _reserved.append(_bound(port))
+            if len(_reserved) > RESERVED:
+                _reserved.popleft().close()
             return port
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+def _bound(port: int) -> socket.socket:
+    """A socket that was alone there when it was made. Raises OSError."""
+    made = socket.socket()
+    try:
+        made.bind(("127.0.0.1", port))
+    except OSError:
+        made.close()
+        raise
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return made
 
 
 def binary(name: str, package: str) -> str:
