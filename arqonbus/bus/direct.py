@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import msgspec
 
+from arqonbus.bus.background import Background
 from arqonbus.bus.peer import Peer
 from arqonbus.bus.session import Direct
 from arqonbus.protocol import replies, wire_protobuf
@@ -73,7 +74,7 @@ class Directory:
         self._clients = clients
         self._ready = ready
         self._waiting: dict[str, asyncio.Future[bool]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     def send(self, peer: Peer, message: Direct) -> None:
         """Deliver one direct message and answer its sender."""
@@ -86,7 +87,7 @@ class Directory:
         elif not node:
             self._settle(peer, message, "absent")
         else:
-            self._run(self._send_to_node(peer, message, node, tenant))
+            self._background.run(self._send_to_node(peer, message, node, tenant))
 
     def heard(self, data: bytes) -> None:
         """Bytes of another node."""
@@ -101,13 +102,11 @@ class Directory:
                 waiting.set_result(note.found)
         else:
             found = self._hand(note.tenant, note.recipient, note.data)
-            self._run(self._reply(note.origin, _Answer(note.ticket, found)))
+            self._background.run(self._reply(note.origin, _Answer(note.ticket, found)))
 
     async def close(self) -> None:
         """Give up what is under way."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
 
     def _hand(self, tenant: str, recipient: str, data: bytes) -> bool:
         peer = self._clients.get(recipient)
@@ -165,11 +164,6 @@ class Directory:
             answer = refuse(error, message.id)
         peer.answer(answer)
         self._ready(peer)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 __all__ = ["Directory", "client_id", "node_of"]

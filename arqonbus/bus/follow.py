@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from arqonbus.bus.background import Background
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.config.rooms import RoomPolicy
@@ -48,7 +49,7 @@ class Follower:
         self._policy = policy
         self._counters = counters
         self._locks: weakref.WeakValueDictionary[RoomKey, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._empty_since: dict[RoomKey, float] = {}
         self._pins: dict[RoomKey, int] = {}
         self._recoveries = asyncio.Semaphore(AT_ONCE)
@@ -116,9 +117,7 @@ class Follower:
         """Read what the room misses, soon. Called by the hub."""
         if not room.repairing:
             room.repairing = True
-            task = asyncio.get_running_loop().create_task(self._repair(room))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._background.run(self._repair(room))
 
     def resync(self, keys: Sequence[RoomKey]) -> None:
         """The live subscription was interrupted: compare each room with the log."""
@@ -187,9 +186,7 @@ class Follower:
 
     async def close(self) -> None:
         """Stop all repairs."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
 
     def _lock(self, key: RoomKey) -> asyncio.Lock:
         lock = self._locks.get(key)

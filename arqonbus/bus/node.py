@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import Any
 
 from arqonbus.bus import sharing
+from arqonbus.bus.background import Background
 from arqonbus.bus.commands import CommandQueues, Later, Reply
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
@@ -109,7 +110,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._dirty: list[Peer] = []
         self._flush_scheduled = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self.quotas = _quotas(settings)
         self.sharing = sharing.Sharing(name)
         self._hears_limits = False
@@ -134,7 +135,7 @@ class Node:
             most=lambda: self.settings.limits.commands_per_connection,
             quotas=lambda: self.quotas,
             ready=self.ready,
-            spawn=self._run,
+            spawn=self._background.run,
         )
         self.upkeep = Upkeep(Timeouts.of(settings), self.ready)
 
@@ -143,7 +144,7 @@ class Node:
     async def start(self) -> None:
         """Open the log and begin. Raises StorageError with a sentence."""
         await self.log.open(self)
-        self._run(self._sweep())
+        self._background.run(self._sweep())
         self.state = State.READY
 
     async def drain(self) -> None:
@@ -164,9 +165,7 @@ class Node:
         for peer in list(self.clients.values()):
             peer.transport.abort()
         await asyncio.sleep(0)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.end()
         await self.follower.close()
         await self.directory.close()
         await self.log.close()
@@ -323,7 +322,7 @@ class Node:
         if room is None:
             return
         if room.remove(peer, channel):
-            self._run(self.presence.left(key, peer))
+            self._background.run(self.presence.left(key, peer))
         if room.is_empty():
             self.follower.emptied(key)
 
@@ -462,17 +461,6 @@ class Node:
         """Add what the connection counted to the node's totals."""
         self.counters.unknown_keys += peer.session.unknown_keys
         self.counters.dropped += peer.queue.dropped
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a background task failed", exc_info=task.exception())
 
 
 def _quotas(settings: Settings) -> Quotas:
