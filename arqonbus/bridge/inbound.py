@@ -20,6 +20,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
 
 from arqonbus.bridge import messages
+from arqonbus.bridge.ending import is_cancelled
 from arqonbus.bridge.state import State
 from arqonbus.bus.loopback import Loopback, LoopbackClosed
 from arqonbus.config.bridge import Bridge, Mapping
@@ -67,7 +68,7 @@ class Inbound:
         """Bring messages in until `stopping`. Raises what nats raises when the server is gone."""
         consumer = await self._consumer()
         try:
-            while not self.stopping:
+            while not (self.stopping or is_cancelled()):
                 try:
                     batch = await consumer.fetch(BATCH, timeout=FETCH_SECONDS)
                 except NatsTimeout:

@@ -18,6 +18,7 @@ from nats.js.api import PubAck
 from nats.js.errors import Error as JetStreamError
 
 from arqonbus.bridge import messages
+from arqonbus.bridge.ending import is_cancelled
 from arqonbus.bridge.state import State
 from arqonbus.bus.groups import dead_letter_room
 from arqonbus.bus.node import Node
@@ -156,7 +157,7 @@ class Outbound:
     # -- work
 
     async def _work(self, jetstream: JetStreamContext) -> None:
-        while not self.stopping:
+        while not (self.stopping or is_cancelled()):
             room = next((room for room in self._awake if room not in self._busy), None)
             if room is None:
                 self._work_to_do.clear()

@@ -142,7 +142,8 @@ class Sentinels:
                     while True:
                         self._heard(node, await self._question(link))
                         with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(event.wait(), _ASK_SECONDS)
+                            async with asyncio.timeout(_ASK_SECONDS):
+                                await event.wait()
                         event.clear()
                 finally:
                     link.abort("the log was closed")

@@ -45,13 +45,14 @@ class Load:
 
     def __init__(self, bus: BusProcess, server: NatsServer) -> None:
         self.bus, self.server = bus, server
+        self.ended = False
         self.to_bus: list[int] = []
         self.to_nats: list[int] = []
 
     async def publish_to_bus(self) -> None:
         async with Client(self.bus.url, self.bus.token(), timeout=60) as client:
             number = 0
-            while True:
+            while not self.ended:
                 message_id = new_ulid()
                 while number not in self.to_bus[-1:]:
                     with contextlib.suppress(ClientError):
@@ -61,12 +62,12 @@ class Load:
 
     async def publish_to_nats(self) -> None:
         number = 0
-        while True:
+        while not self.ended:
             with contextlib.suppress(*CONFLICTS):
                 client = await connected(self.server)
                 try:
                     jetstream = client.jetstream(timeout=2)
-                    while True:
+                    while not self.ended:
                         headers = {"Nats-Msg-Id": f"n-{number}", "Content-Type": "application/json"}
                         await jetstream.publish(f"in.{number % 3}", str(number).encode(), headers=headers)
                         self.to_nats.append(number)
@@ -132,9 +133,8 @@ async def test_nothing_is_lost(tmp_path: Path) -> None:
                 else:
                     await asyncio.to_thread(server.kill)
                     await asyncio.to_thread(server.start)
-            for producer in producers:
-                producer.cancel()
-            await asyncio.wait(producers)
+            load.ended = True
+            await asyncio.gather(*producers)
             out = Counter(await in_stream(server, "out.>", load.to_bus))
             assert not set(load.to_bus) - set(out)
             assert not [number for number, count in out.items() if count > 1]

@@ -1,0 +1,50 @@
+"""What is asked to end does, also where a library keeps the request for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from arqonbus.bridge.ending import is_cancelled
+from arqonbus.bridge.inbound import Inbound
+from arqonbus.bridge.state import State
+from arqonbus.config.bridge import Bridge, Mapping
+
+
+class _Greedy:
+    """A consumer that meets a cancellation with a batch, as `asyncio.wait_for` may before Python 3.12."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def pull_subscribe(self, *arguments: Any, **options: Any) -> _Greedy:
+        return self
+
+    async def fetch(self, batch: int, timeout: float) -> list[Any]:
+        self.asked += 1
+        if self.asked > 1:
+            raise AssertionError("it goes on")
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return []
+
+
+async def test_a_way_in_ends_although_the_request_was_swallowed() -> None:
+    """Or else it would hold up the session that has to begin anew."""
+    jetstream = _Greedy()
+    mapping = Mapping(subject="in.>", room="in.*", tenant="demo", direction="in")
+    inbound = Inbound(jetstream, Bridge(), mapping, lambda tenant: None, State())  # type: ignore[arg-type, return-value]
+    running = asyncio.create_task(inbound.run())
+    while not jetstream.asked:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    running.cancel()
+    await running
+
+
+async def test_a_timeout_is_no_request_to_end() -> None:
+    """It cancels, too, and takes that back."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            await asyncio.sleep(1)
+    assert not is_cancelled()
