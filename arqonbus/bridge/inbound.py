@@ -14,7 +14,6 @@ from datetime import UTC
 from typing import NamedTuple
 
 from nats.aio.msg import Msg
-from nats.errors import TimeoutError as NatsTimeout
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.errors import Error as JetStreamError
@@ -71,7 +70,7 @@ class Inbound:
             while not (self.stopping or is_cancelled()):
                 try:
                     batch = await consumer.fetch(BATCH, timeout=FETCH_SECONDS)
-                except NatsTimeout:
+                except TimeoutError:  # of nats, or of asyncio where both ends gave up in the same moment
                     continue
                 pause = await self._take(batch)
                 if pause:

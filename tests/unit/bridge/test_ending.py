@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 from typing import Any
 
+import pytest
+from nats.errors import TimeoutError as NatsTimeout
+
 from arqonbus.bridge.ending import is_cancelled
 from arqonbus.bridge.inbound import Inbound
 from arqonbus.bridge.state import State
@@ -30,16 +33,39 @@ class _Greedy:
         return []
 
 
+def _way_in(jetstream: Any) -> Inbound:
+    mapping = Mapping(subject="in.>", room="in.*", tenant="demo", direction="in")
+    return Inbound(jetstream, Bridge(), mapping, lambda tenant: None, State())  # type: ignore[arg-type, return-value]
+
+
 async def test_a_way_in_ends_although_the_request_was_swallowed() -> None:
     """Or else it would hold up the session that has to begin anew."""
     jetstream = _Greedy()
-    mapping = Mapping(subject="in.>", room="in.*", tenant="demo", direction="in")
-    inbound = Inbound(jetstream, Bridge(), mapping, lambda tenant: None, State())  # type: ignore[arg-type, return-value]
-    running = asyncio.create_task(inbound.run())
+    running = asyncio.create_task(_way_in(jetstream).run())
     while not jetstream.asked:  # noqa: ASYNC110
         await asyncio.sleep(0)
     running.cancel()
     await running
+
+
+class _Quiet:
+    """A consumer that has nothing: it says so twice, and then something else happens."""
+
+    def __init__(self, nothing: Exception) -> None:
+        self.answers = [nothing, nothing, LookupError("something else")]
+
+    async def pull_subscribe(self, *arguments: Any, **options: Any) -> _Quiet:
+        return self
+
+    async def fetch(self, batch: int, timeout: float) -> list[Any]:
+        raise self.answers.pop(0)
+
+
+@pytest.mark.parametrize("nothing", [NatsTimeout(), TimeoutError()], ids=["of nats", "of asyncio"])
+async def test_a_way_in_goes_on_where_nothing_comes(nothing: Exception) -> None:
+    """Whoever of nats and asyncio says so."""
+    with pytest.raises(LookupError):
+        await _way_in(_Quiet(nothing)).run()
 
 
 async def test_a_timeout_is_no_request_to_end() -> None:
