@@ -70,7 +70,7 @@ class Inbound:
             while not (self.stopping or is_cancelled()):
                 try:
                     batch = await consumer.fetch(BATCH, timeout=FETCH_SECONDS)
-                except TimeoutError:  # of nats, or of asyncio where both ends gave up in the same moment
+                except TimeoutError:  # that of nats is one, and asyncio's comes through as well
                     continue
                 pause = await self._take(batch)
                 if pause:

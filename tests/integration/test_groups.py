@@ -197,7 +197,7 @@ async def test_a_read_waits(bus: Bus, wire: str) -> None:
         await client.command("op.ping")
     assert not waiting.done()
     ack = await publisher.publish("orders", 1)
-    given = await asyncio.wait_for(waiting, 10)
+    given = await asyncio.wait_for(waiting, 5)
     assert [job["message"]["id"] for job in given["jobs"]] == [ack.id]
 
 

@@ -409,9 +409,7 @@ def ends(report: Report) -> dict[str, str]:
     return {result.check.id: result.outcome.status.value for result in report.results}
 
 
-async def test_all_servers_are_asked_at_once(
-    valkey: ValkeyServer, postgres: PostgresServer, tmp_path: Path
-) -> None:
+async def test_healthy_servers_pass(valkey: ValkeyServer, postgres: PostgresServer, tmp_path: Path) -> None:
     """The online subset of healthy servers finds what is there."""
     with postgres.database() as name, running_nats(tmp_path) as nats:
         profile = resolved(

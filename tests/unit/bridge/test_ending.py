@@ -15,14 +15,18 @@ from arqonbus.bridge.state import State
 from arqonbus.config.bridge import Bridge, Mapping
 
 
-class _Greedy:
+class _Consumer:
+    """Stands for JetStream and for what it gives."""
+
+    async def pull_subscribe(self, *arguments: Any, **options: Any) -> _Consumer:
+        return self
+
+
+class _Greedy(_Consumer):
     """A consumer that meets a cancellation with a batch, as `asyncio.wait_for` may before Python 3.12."""
 
     def __init__(self) -> None:
         self.asked = 0
-
-    async def pull_subscribe(self, *arguments: Any, **options: Any) -> _Greedy:
-        return self
 
     async def fetch(self, batch: int, timeout: float) -> list[Any]:
         self.asked += 1
@@ -48,14 +52,11 @@ async def test_a_way_in_ends_although_the_request_was_swallowed() -> None:
     await running
 
 
-class _Quiet:
+class _Quiet(_Consumer):
     """A consumer that has nothing: it says so twice, and then something else happens."""
 
     def __init__(self, nothing: Exception) -> None:
         self.answers = [nothing, nothing, LookupError("something else")]
-
-    async def pull_subscribe(self, *arguments: Any, **options: Any) -> _Quiet:
-        return self
 
     async def fetch(self, batch: int, timeout: float) -> list[Any]:
         raise self.answers.pop(0)
