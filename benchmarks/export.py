@@ -23,7 +23,7 @@ from arqonbus.protocol import replies, wire_protobuf
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import Batch, Item, Retention, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite.log import SqliteLog
 from tests.servers.bus import BusProcess
 
 TENANT = "demo"  # that of the token

@@ -25,8 +25,8 @@ from arqonbus.storage.ports import (
     Retention,
     RoomKey,
 )
-from arqonbus.storage.sqlite import SqliteLog
-from arqonbus.storage.valkey import ValkeyLog
+from arqonbus.storage.sqlite.log import SqliteLog
+from arqonbus.storage.valkey.log import ValkeyLog
 from tests.servers.valkey import running_server
 
 ENTRY_BYTES = 350

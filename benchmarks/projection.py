@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from arqonbus.continuum.events import ROOM
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.storage import migrate
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Arrival, Event, Origin, Selection, Subject
 from tests.servers.episodes import Publisher, event, publishing
 from tests.servers.postgres import PostgresServer, running_postgres

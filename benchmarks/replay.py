@@ -23,9 +23,9 @@ from arqonbus.lanes import history
 from arqonbus.protocol import replies, wire_protobuf
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.storage.memory import MemoryLog
+from arqonbus.storage.memory.log import MemoryLog
 from arqonbus.storage.ports import Batch, EventLog, Item, Retention, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite.log import SqliteLog
 
 MESSAGES = 4000
 ROOM = RoomKey("bench", "room")

@@ -15,8 +15,8 @@ from arqonbus.cli.table import print_table
 
 if TYPE_CHECKING:
     from arqonbus.config.stores import Postgres
-    from arqonbus.storage.migrate import Done
-    from arqonbus.storage.migrations.steps import Position, Step
+    from arqonbus.storage.postgres.migrate import Done
+    from arqonbus.storage.postgres.migrations.steps import Position, Step
 
 SUMMARY = "Bring the durable store to the schema of this version."
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _status(store: Postgres, args: argparse.Namespace) -> int:
-    from arqonbus.storage import migrate
+    from arqonbus.storage.postgres import migrate
 
     positions = asyncio.run(migrate.status(store))
     if args.json:
@@ -81,7 +81,7 @@ def _status(store: Postgres, args: argparse.Namespace) -> int:
 
 
 def _plan(store: Postgres, args: argparse.Namespace) -> int:
-    from arqonbus.storage import migrate
+    from arqonbus.storage.postgres import migrate
 
     steps = asyncio.run(migrate.plan(store))
     if args.json:
@@ -96,7 +96,7 @@ def _plan(store: Postgres, args: argparse.Namespace) -> int:
 
 
 def _apply(store: Postgres, args: argparse.Namespace) -> int:
-    from arqonbus.storage import migrate
+    from arqonbus.storage.postgres import migrate
 
     def say(done: Done) -> None:
         if not args.json:
@@ -113,7 +113,7 @@ def _apply(store: Postgres, args: argparse.Namespace) -> int:
 
 
 def _verify(store: Postgres, args: argparse.Namespace) -> int:
-    from arqonbus.storage import migrate
+    from arqonbus.storage.postgres import migrate
 
     steps = asyncio.run(migrate.plan(store))
     if args.json:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arqonbus.storage.ports import StorageError
-    from arqonbus.storage.sqlite_checkpoint import go_back
+    from arqonbus.storage.sqlite.checkpoint import go_back
 
     settings = load_profile(args, secrets_of=()).settings
     if settings.storage.backend != "sqlite":

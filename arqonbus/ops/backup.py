@@ -24,8 +24,8 @@ from arqonbus import __version__
 from arqonbus.config.stores import Postgres, Valkey
 from arqonbus.ops.store_programs import environment, run
 from arqonbus.ops.valkey_snapshot import take_snapshot
-from arqonbus.storage import migrate
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.projection import PostgresProjection
 
 Kind = Literal["logical", "base"]
 

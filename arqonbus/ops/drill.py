@@ -27,7 +27,7 @@ from arqonbus.ops.restore import restore_dump, unpack_base
 from arqonbus.ops.store_programs import ProgramFailed, program, run, server_user
 from arqonbus.ops.valkey_snapshot import loaded_keys
 from arqonbus.storage.audit_chain import Walk
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Selection, Subject
 
 RECEIPT = "drill.json"

@@ -19,8 +19,8 @@ from arqonbus.storage.projection import ProjectionStore
 from arqonbus.storage.witness import WitnessStore
 
 if TYPE_CHECKING:
-    from arqonbus.storage.durable_history import HistoryStore
-    from arqonbus.storage.valkey import ValkeyLog
+    from arqonbus.storage.layers.durable_history import HistoryStore
+    from arqonbus.storage.valkey.log import ValkeyLog
 
 # Rooms that are looked for in every tenant: the projector works where there is one.
 INDEXED_ROOMS = frozenset({EPISODES})
@@ -50,8 +50,8 @@ def event_log(
     engine = make(settings, node, witness)
     if settings.storage.backend == "memory" or all(rule.durability != "memory" for rule in settings.rooms):
         return engine
-    from arqonbus.storage.local_rooms import LocalRooms
-    from arqonbus.storage.memory import MemoryLog
+    from arqonbus.storage.layers.local_rooms import LocalRooms
+    from arqonbus.storage.memory.log import MemoryLog
 
     memory = MemoryLog(dedup_seconds=settings.storage.dedup_window)
     policies = Policies(settings)
@@ -71,7 +71,7 @@ def _may_degrade(settings: Settings) -> bool:
 
 
 def _degradable(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
-    from arqonbus.storage.degraded import DegradedLog
+    from arqonbus.storage.layers.degraded import DegradedLog
 
     policies = Policies(settings)
     return DegradedLog(
@@ -86,11 +86,11 @@ def _engine(settings: Settings, node: str, witness: WitnessStore | None) -> Even
     storage = settings.storage
     # Imported here: only the chosen engine's library is loaded.
     if storage.backend == "memory":
-        from arqonbus.storage.memory import MemoryLog
+        from arqonbus.storage.memory.log import MemoryLog
 
         return MemoryLog(dedup_seconds=storage.dedup_window)
     if storage.backend == "sqlite":
-        from arqonbus.storage.sqlite import SqliteLog
+        from arqonbus.storage.sqlite.log import SqliteLog
 
         path = settings.sqlite_path
         Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,8 +108,8 @@ def _level(name: str | None) -> Durability:
 
 
 def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> ValkeyLog:
-    from arqonbus.storage.valkey import ValkeyLog
-    from arqonbus.storage.valkey_sentinel import Sentinels
+    from arqonbus.storage.valkey.log import ValkeyLog
+    from arqonbus.storage.valkey.sentinel import Sentinels
 
     storage, valkey = settings.storage, settings.datastores.valkey
     durability = max(_level(storage.durability), Durability.HOT)
@@ -141,7 +141,7 @@ def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> 
 def _history_store(settings: Settings) -> HistoryStore | None:
     if all(rule.durable_history is None for rule in settings.rooms):
         return None
-    from arqonbus.storage.postgres_history import PostgresHistory
+    from arqonbus.storage.postgres.history import PostgresHistory
 
     return PostgresHistory(settings.datastores.postgres)
 
@@ -149,14 +149,14 @@ def _history_store(settings: Settings) -> HistoryStore | None:
 def projection_store(settings: Settings, process: str) -> ProjectionStore:
     """Where the projection is kept: Postgres where the profile has one, else a file beside the log."""
     if settings.datastores.postgres.configured:
-        from arqonbus.storage.postgres import PostgresProjection
+        from arqonbus.storage.postgres.projection import PostgresProjection
 
         return PostgresProjection(
             settings.datastores.postgres,
             bucket=zlib.crc32(process.encode()),
             application="arqonbus projector",
         )
-    from arqonbus.storage.sqlite_projection import SqliteProjection
+    from arqonbus.storage.sqlite.projection import SqliteProjection
 
     path = Path(settings.sqlite_path).with_name("projection.sqlite")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from arqonbus.continuum.reflex import Boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
-from arqonbus.storage.postgres_access import PostgresUnavailable
+from arqonbus.storage.postgres.access import PostgresUnavailable
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.telemetry.http import TelemetryServer
 from arqonbus.telemetry.metrics import CONTENT_TYPE

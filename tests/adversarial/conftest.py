@@ -25,7 +25,7 @@ from arqonbus.client import Client
 from arqonbus.config import Settings, load
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
-from arqonbus.storage import migrate
+from arqonbus.storage.postgres import migrate
 from tests.integration.raw import Raw
 from tests.servers.arqonbus import REPOSITORY, ArqonBusProcess
 from tests.servers.certificates import Authority

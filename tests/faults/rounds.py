@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from arqonbus.client import Client
 from arqonbus.storage.ports import Durability, RoomKey
-from arqonbus.storage.valkey_keys import room_keys
+from arqonbus.storage.valkey.keys import room_keys
 from tests.faults.checker import Evidence, Finding, Held, judge
 from tests.faults.load import Producer, Watcher, held, wire_of
 from tests.faults.replicated import ClusterStack

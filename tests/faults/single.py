@@ -9,7 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from arqonbus.storage import migrate
+from arqonbus.storage.postgres import migrate
 from tests.faults import disk as disks
 from tests.faults import network as networks
 from tests.faults.disk import Disk

@@ -24,10 +24,10 @@ from arqonbus.ops.drill import drill, scratch_server
 from arqonbus.ops.restore import restore_dump, unpack_base
 from arqonbus.ops.store_programs import ProgramFailed
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.storage import migrate
-from arqonbus.storage.migrations.steps import own_steps
 from arqonbus.storage.ports import RoomKey, StorageError
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.migrations.steps import own_steps
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Arrival, DeadLetter, Event, Origin, Subject
 from arqonbus.storage.witness import Mark
 from tests.servers.certificates import Authority

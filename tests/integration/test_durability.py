@@ -11,7 +11,7 @@ import pytest
 
 from arqonbus.client import Rejected
 from arqonbus.storage.ports import Appended, Batch, Durability, Item, Retention, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite.log import SqliteLog
 from tests.integration.conftest import StartBus
 from tests.servers.valkey import ValkeyServer, running_server
 

@@ -13,10 +13,10 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config.stores import Postgres
-from arqonbus.storage import migrate
-from arqonbus.storage.migrate import MigrationFailed, MigrationRefused, Patience
-from arqonbus.storage.migrations.steps import Step, own_steps, read_steps
-from arqonbus.storage.postgres_access import PostgresUnavailable
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.access import PostgresUnavailable
+from arqonbus.storage.postgres.migrate import MigrationFailed, MigrationRefused, Patience
+from arqonbus.storage.postgres.migrations.steps import Step, own_steps, read_steps
 from tests.integration.waiting import until
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.processes import free_port
@@ -32,8 +32,8 @@ _RUNNER = """
 import asyncio, sys
 from pathlib import Path
 from arqonbus.config.stores import Postgres
-from arqonbus.storage import migrate
-from arqonbus.storage.migrations.steps import read_steps
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.migrations.steps import read_steps
 store = Postgres.model_validate_json(sys.stdin.read())
 asyncio.run(migrate.apply(store, read_steps(Path(sys.argv[1])), on_done=lambda d: print(d.step, flush=True)))
 """

@@ -19,7 +19,7 @@ from arqonbus.preflight.probes.nats import ask_nats
 from arqonbus.preflight.probes.postgres import ask_postgres
 from arqonbus.preflight.probes.valkey import ask_valkey
 from arqonbus.preflight.runner import Report
-from arqonbus.storage import migrate
+from arqonbus.storage.postgres import migrate
 from tests.servers.certificates import Authority
 from tests.servers.nats import running_nats
 from tests.servers.postgres import PostgresServer, running_postgres

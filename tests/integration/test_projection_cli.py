@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from arqonbus.config.stores import Postgres
-from arqonbus.storage import migrate
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import ProjectionStore, Selection, Subject
-from arqonbus.storage.sqlite_projection import SqliteProjection
+from arqonbus.storage.sqlite.projection import SqliteProjection
 from tests.contract.projection.records import arrivals, event, letter, state
 from tests.servers.postgres import PostgresServer, running_postgres
 

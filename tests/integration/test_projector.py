@@ -17,9 +17,9 @@ from arqonbus.config.capacity import projector_bill
 from arqonbus.continuum.events import DEAD_ROOM, ROOM, encode_event
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.storage import migrate
 from arqonbus.storage.ports import RoomKey
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Event, Subject, Tally
 from tests.integration.waiting import until
 from tests.servers.episodes import Publisher, event, item, publishing

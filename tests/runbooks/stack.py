@@ -18,7 +18,7 @@ import httpx
 import yaml
 
 from arqonbus.shield.tokens import Claims, mint
-from arqonbus.storage import migrate
+from arqonbus.storage.postgres import migrate
 from examples.continuum.continuum import Continuum
 from tests.runbooks.host import Service, host
 from tests.servers.arqonbus import REPOSITORY, ArqonBusProcess

@@ -12,7 +12,7 @@ from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import born_ms, new_ulid
 from arqonbus.storage.ports import Batch, Entry, Item, Retention, RoomKey, StorageError
 from arqonbus.storage.projection import Event
-from arqonbus.storage.valkey import ValkeyLog
+from arqonbus.storage.valkey.log import ValkeyLog
 
 FOREVER = Retention(0, 0)
 

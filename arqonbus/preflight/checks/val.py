@@ -18,7 +18,7 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import check
-from arqonbus.storage.valkey_keys import SLOTS
+from arqonbus.storage.valkey.keys import SLOTS
 
 LEAST_VERSION = (8, 0)
 SLOW_MS, TOO_SLOW_MS = 50.0, 250.0
@@ -195,7 +195,7 @@ def flushes_as_declared(context: Context) -> Outcome:
     tags=("upgrade",),
 )
 def library_is_not_newer(context: Context) -> Outcome:
-    from arqonbus.storage.valkey_engine import LIBRARY_VERSION
+    from arqonbus.storage.valkey.engine import LIBRARY_VERSION
 
     found = _answers(context).library
     if found is None:

@@ -12,9 +12,9 @@ import asyncpg
 from arqonbus.config.stores import Postgres
 from arqonbus.preflight.facts import Failure, FailureKind, PostgresAnswers
 from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, opened, wrong_protocol
-from arqonbus.storage import migrate
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.postgres_access import Connection, PostgresUnavailable, connect
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.access import Connection, PostgresUnavailable, connect
 
 _SECTION = "datastores.postgres"
 _SSL_REQUEST = bytes.fromhex("0000000804d2162f")  # 8, 80877103: PostgreSQL 17 documentation, 53.7

@@ -11,8 +11,8 @@ from arqonbus.config.stores import Valkey
 from arqonbus.preflight.facts import Failure, SentinelAnswers
 from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, unusable_files
 from arqonbus.storage.client_tls import client_context
-from arqonbus.storage.valkey_link import Access, Endpoint, Link, LinkLost, ReplyError
-from arqonbus.storage.valkey_sentinel import endpoint_of_node, facts_of
+from arqonbus.storage.valkey.link import Access, Endpoint, Link, LinkLost, ReplyError
+from arqonbus.storage.valkey.sentinel import endpoint_of_node, facts_of
 
 _SECTION = "datastores.valkey.sentinel"
 

@@ -32,8 +32,8 @@ from arqonbus.preflight.probes.reach import (
 )
 from arqonbus.preflight.probes.sentinel import ask_sentinels
 from arqonbus.storage.client_tls import client_context
-from arqonbus.storage.valkey_keys import probe_key
-from arqonbus.storage.valkey_sentinel import endpoint_of_node
+from arqonbus.storage.valkey.keys import probe_key
+from arqonbus.storage.valkey.sentinel import endpoint_of_node
 
 _SECTION = "datastores.valkey"
 _INFO = ("maxmemory_policy", "used_memory", "maxmemory", "aof_enabled", "aof_last_write_status", "loading")

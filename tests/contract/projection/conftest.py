@@ -16,10 +16,10 @@ if str(ROOT) not in sys.path:  # so that tests.servers can be imported however p
     sys.path.insert(0, str(ROOT))
 
 from arqonbus.config.stores import Postgres  # noqa: E402
-from arqonbus.storage import migrate  # noqa: E402
-from arqonbus.storage.postgres import PostgresProjection  # noqa: E402
+from arqonbus.storage.postgres import migrate  # noqa: E402
+from arqonbus.storage.postgres.projection import PostgresProjection  # noqa: E402
 from arqonbus.storage.projection import ProjectionStore  # noqa: E402
-from arqonbus.storage.sqlite_projection import SqliteProjection  # noqa: E402
+from arqonbus.storage.sqlite.projection import SqliteProjection  # noqa: E402
 from tests.servers.postgres import PostgresServer, running_postgres  # noqa: E402
 
 TEMPLATE = "arqonbus_template"

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from arqonbus.config.stores import Postgres
-from arqonbus.storage import migrate
-from arqonbus.storage.migrate import MigrationRefused
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.postgres import PostgresProjection
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.migrate import MigrationRefused
+from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Tally, Unprojectable
 from tests.contract.projection.records import arrivals, event, state, subject
 from tests.servers.postgres import PostgresServer, running_postgres

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from arqonbus.storage.postgres_access import Connection, connect
+from arqonbus.storage.postgres.access import Connection, connect
 from tests.contract.projection.conftest import TEMPLATE, PostgresBench
 from tests.contract.projection.records import NOON, arrivals, event, letter
 from tests.servers.postgres import PostgresServer

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.sqlite_projection import SqliteProjection
-from arqonbus.storage.sqlite_projection_schema import LAYOUT
+from arqonbus.storage.sqlite.projection import SqliteProjection
+from arqonbus.storage.sqlite.projection_schema import LAYOUT
 from tests.contract.projection.conftest import SqliteBench
 from tests.contract.projection.records import arrivals, event, state, subject
 

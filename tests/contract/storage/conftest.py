@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 if str(ROOT) not in sys.path:  # so that tests.servers can be imported however pytest was started
     sys.path.insert(0, str(ROOT))
 
-from arqonbus.storage.memory import MemoryLog  # noqa: E402
+from arqonbus.storage.memory.log import MemoryLog  # noqa: E402
 from arqonbus.storage.ports import (  # noqa: E402
     Appended,
     Batch,
@@ -30,8 +30,8 @@ from arqonbus.storage.ports import (  # noqa: E402
     RoomKey,
     StorageError,
 )
-from arqonbus.storage.sqlite import SqliteLog  # noqa: E402
-from arqonbus.storage.valkey import ValkeyLog  # noqa: E402
+from arqonbus.storage.sqlite.log import SqliteLog  # noqa: E402
+from arqonbus.storage.valkey.log import ValkeyLog  # noqa: E402
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server  # noqa: E402
 
 EVERYTHING = Retention(0, 0)

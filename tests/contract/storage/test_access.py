@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from arqonbus.storage.ports import FROM_BEGIN, Batch, GroupKey, Retention, RoomKey, StorageError
-from arqonbus.storage.valkey import ValkeyLog
+from arqonbus.storage.valkey.log import ValkeyLog
 from tests.servers.processes import free_port
 from tests.servers.valkey import ValkeyServer, running_server
 

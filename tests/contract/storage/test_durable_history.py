@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from arqonbus.storage import migrate
-from arqonbus.storage.durable_history import HistoryUnavailable, Piece
+from arqonbus.storage.layers.durable_history import HistoryUnavailable, Piece
 from arqonbus.storage.ports import (
     Appended,
     Batch,
@@ -27,7 +26,8 @@ from arqonbus.storage.ports import (
     RoomKey,
     StorageError,
 )
-from arqonbus.storage.postgres_history import PostgresHistory
+from arqonbus.storage.postgres import migrate
+from arqonbus.storage.postgres.history import PostgresHistory
 from tests.servers.postgres import PostgresServer, running_postgres
 from tests.servers.valkey import ValkeyServer, running_server
 

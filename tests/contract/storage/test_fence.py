@@ -27,8 +27,8 @@ from arqonbus.storage.ports import (
     RoomKey,
     StorageError,
 )
-from arqonbus.storage.sqlite_projection import SqliteProjection
-from arqonbus.storage.valkey_keys import room_keys
+from arqonbus.storage.sqlite.projection import SqliteProjection
+from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.witness import Mark
 from tests.servers.processes import wait_until
 from tests.servers.valkey import ValkeyServer, running_server

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from arqonbus.storage import sqlite_groups, valkey_groups
-from arqonbus.storage.memory import MemoryLog
+from arqonbus.storage.memory.log import MemoryLog
 from arqonbus.storage.ports import (
     FROM_BEGIN,
     FROM_END,
@@ -26,6 +25,8 @@ from arqonbus.storage.ports import (
     StorageError,
     TooManyGroupsError,
 )
+from arqonbus.storage.sqlite import groups as sqlite_groups
+from arqonbus.storage.valkey import groups as valkey_groups
 
 from .conftest import Bench, append, append_items, with_groups
 

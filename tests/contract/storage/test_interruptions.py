@@ -19,8 +19,8 @@ from arqonbus.storage.ports import (
     Member,
     StorageError,
 )
-from arqonbus.storage.valkey_engine import LIBRARY_VERSION
-from arqonbus.storage.valkey_keys import room_keys
+from arqonbus.storage.valkey.engine import LIBRARY_VERSION
+from arqonbus.storage.valkey.keys import room_keys
 from tests.servers.processes import wait_until
 from tests.servers.valkey import ValkeyCluster, ValkeyServer, running_cluster, running_server
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from arqonbus.storage.ports import Appended, Batch, Durability, Member, RoomKey, StorageError
-from arqonbus.storage.valkey import ValkeyLog
-from arqonbus.storage.valkey_keys import room_keys
-from arqonbus.storage.valkey_link import Access, Endpoint
-from arqonbus.storage.valkey_sentinel import Sentinels, endpoint_of_node
+from arqonbus.storage.valkey.keys import room_keys
+from arqonbus.storage.valkey.link import Access, Endpoint
+from arqonbus.storage.valkey.log import ValkeyLog
+from arqonbus.storage.valkey.sentinel import Sentinels, endpoint_of_node
 from tests.servers.valkey import running_server
 from tests.servers.valkey_sentinel import SERVICE, Sentinel, WatchedValkey, running_watched
 

@@ -13,8 +13,8 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.storage.ports import RoomKey, StorageError
-from arqonbus.storage.sqlite import SqliteLog
-from arqonbus.storage.sqlite_checkpoint import go_back, write_checkpoint
+from arqonbus.storage.sqlite.checkpoint import go_back, write_checkpoint
+from arqonbus.storage.sqlite.log import SqliteLog
 
 from .conftest import ROOT, Ear, append, ids_in
 
@@ -82,7 +82,7 @@ async def test_checkpoints_are_taken_beside_the_writer(tmp_path: Path) -> None:
 _KILLED = """
 import sys
 from pathlib import Path
-from arqonbus.storage import sqlite_checkpoint
+from arqonbus.storage.sqlite import checkpoint as sqlite_checkpoint
 sqlite_checkpoint.PAGES = 1
 path = Path(sys.argv[1])
 print("begun", flush=True)

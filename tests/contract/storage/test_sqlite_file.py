@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from arqonbus.storage.ports import FROM_BEGIN, Durability, GroupKey, Retention, RoomKey, StorageError
-from arqonbus.storage.sqlite import SqliteLog
-from arqonbus.storage.sqlite_schema import LOG
+from arqonbus.storage.sqlite.log import SqliteLog
+from arqonbus.storage.sqlite.schema import LOG
 
 from .conftest import ROOT, Ear, append, ids_in
 
 _CHILD = """
 import asyncio, sys
 from arqonbus.storage.ports import Batch, Durability, Item, Retention, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite.log import SqliteLog
 
 async def publish(log, room, worker):
     number = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arqonbus.storage.ports import FROM_BEGIN, Durability, GroupKey, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite.log import SqliteLog
 
 from .conftest import Ear, append, ids_in
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from arqonbus.storage import sqlite_wal
 from arqonbus.storage.ports import Batch, Durability, Item, Retention, RoomKey
-from arqonbus.storage.sqlite import SqliteLog
+from arqonbus.storage.sqlite import wal as sqlite_wal
+from arqonbus.storage.sqlite.log import SqliteLog
 from tests.integration.waiting import until
 
 from .conftest import Ear

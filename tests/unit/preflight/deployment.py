@@ -17,7 +17,7 @@ from arqonbus.preflight.fingerprint import fingerprint
 from arqonbus.preflight.intake import Intake, Source, take_in
 from arqonbus.preflight.model import Phase, Severity
 from arqonbus.preflight.runner import Report
-from arqonbus.storage.valkey_engine import LIBRARY_VERSION
+from arqonbus.storage.valkey.engine import LIBRARY_VERSION
 
 CORPUS = Path(__file__).parent / "corpus"
 REPOSITORY = Path(__file__).parents[3]

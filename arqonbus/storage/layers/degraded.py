@@ -1,0 +1,446 @@
+"""An engine that rooms can do without for a while: in memory, saying so, and handing over when it is back.
+
+While the engine is away, messages to rooms that may go on are taken in memory, in an epoch of their own, and
+acked as such. When it is back, each of these rooms begins a new epoch there and gets what was kept, in order;
+an id is stored once, whatever was known of it. Nothing pretends that it was stored before: who comes with a
+position of the time in between is told that it cannot be recovered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+from arqonbus.protocol.ids import ulid_after
+from arqonbus.storage.layers.guarded_groups import GuardedGroups
+from arqonbus.storage.layers.room_reads import RoomReads
+from arqonbus.storage.memory.log import MemoryLog
+from arqonbus.storage.ports import (
+    Appended,
+    Batch,
+    ConsumerGroups,
+    Durability,
+    Entry,
+    EventLog,
+    Head,
+    Item,
+    Listener,
+    Member,
+    NotCapableError,
+    Outcome,
+    RoomKey,
+    RoomPage,
+    StorageError,
+)
+from arqonbus.storage.recent_ids import RecentIds, Rotations
+
+RETRY_SECONDS = 0.5
+AT_ONCE = 500  # messages of one room that are handed over in one call
+MOST_HEADS = 100_000  # rooms of which it is remembered how far they had come
+MOST_IDS = 50_000  # of one room that are known again
+
+Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
+
+log = logging.getLogger(__name__)
+
+
+class DegradedListener(Listener, Protocol):
+    """A listener that also wants to know of the log's state."""
+
+    def on_degraded(self, active: bool) -> None:
+        """The engine went away, or is back and has everything."""
+
+    def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
+        """The room goes on in the engine, in this epoch: read it from behind the position.
+
+        Messages with ids in `known` were delivered here before.
+        """
+
+
+class RenewableLog(EventLog, Protocol):
+    """An engine whose rooms can be told to begin a new epoch."""
+
+    async def begin_epoch(self, room: RoomKey, after: str) -> Head:
+        """Let the room go on in an epoch greater than `after` and its own; its head then."""
+
+
+class _Held:
+    """A room that is in memory. `former`: its position in the engine before, as far as it is known."""
+
+    __slots__ = ("epoch", "former", "handed", "last_batch", "moved")
+
+    def __init__(self, epoch: str, former: int) -> None:
+        self.epoch = epoch
+        self.former = former
+        self.handed = former  # up to here it is in the engine
+        self.moved = ""  # the epoch that it began there
+        self.last_batch: Batch | None = None
+
+
+class DegradedLog(RoomReads):
+    """EventLog of an engine, and of memory while that is away. `make` gives the engine, not opened."""
+
+    def __init__(
+        self,
+        make: Callable[[], RenewableLog],
+        *,
+        may_degrade: Callable[[RoomKey], bool],
+        max_bytes: int,
+        dedup_seconds: float = 120.0,
+    ) -> None:
+        """`may_degrade`: rooms that go on in memory; others are refused. `max_bytes`: of all that is kept."""
+        self._make = make
+        self._engine = make()
+        self._may_degrade = may_degrade
+        self._max_bytes = max_bytes
+        self._dedup_seconds = dedup_seconds
+        self._memory = MemoryLog(dedup_seconds=dedup_seconds)
+        self._presence = MemoryLog()  # of this node's clients, at any time
+        self._listener: DegradedListener
+        self._rooms: dict[RoomKey, _Held] = {}
+        self._heads: dict[RoomKey, tuple[str, int]] = {}
+        self._ids: dict[RoomKey, RecentIds] = {}
+        self._rotations = Rotations(int(dedup_seconds * 1_000_000))
+        self._absent: dict[tuple[RoomKey, str], Member] = {}  # clients that the engine does not list
+        self._followed: dict[RoomKey, None] = {}  # since the engine is away
+        self._bytes = 0
+        self._opened = False
+        self._under_way: set[asyncio.Task[Sequence[Outcome]]] = set()
+        self._order = asyncio.Lock()
+        self._watcher: asyncio.Task[None] | None = None
+        self.away = False  # the engine does not answer
+        self.since = 0.0  # Unix seconds; 0 while everything is as it should be
+        self.handed_over = 0  # messages, since the start
+
+    @property
+    def degraded(self) -> bool:
+        """Whether anything is in memory that belongs into the engine."""
+        return self.away or bool(self._rooms)
+
+    @property
+    def name(self) -> str:
+        """See EventLog.name: that of the engine."""
+        return self._engine.name
+
+    @property
+    def shared(self) -> bool:
+        """See EventLog.shared."""
+        return self._engine.shared
+
+    @property
+    def durability(self) -> Durability:
+        """See EventLog.durability: what an append reaches now."""
+        return Durability.MEMORY if self.away else self._engine.durability
+
+    @property
+    def groups(self) -> ConsumerGroups | None:
+        """See EventLog.groups. There are none while the engine is away."""
+        groups = self._engine.groups
+        return None if groups is None else GuardedGroups(groups, self._refuse_held)
+
+    def _refuse_held(self, room: RoomKey) -> None:
+        if self.away or room in self._rooms:
+            raise NotCapableError("the storage engine is away, and there are no consumer groups without it")
+
+    # -- life
+
+    async def open(self, listener: Listener) -> None:
+        """See EventLog.open. An engine that is away is waited for, and meant to come."""
+        self._listener = listener  # type: ignore[assignment]
+        try:
+            await self._engine.open(self)
+            self._opened = True
+        except StorageError as failure:
+            self._go_on_without(failure)
+
+    async def close(self) -> None:
+        """See EventLog.close. What only memory has is said to be lost."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        kept = sum(self._kept(held, room) for room, held in self._rooms.items())
+        if kept:
+            log.error("messages that only memory had are lost", extra={"messages": kept})
+        if self._opened:
+            await self._engine.close()
+
+    def _kept(self, held: _Held, room: RoomKey) -> int:
+        entries = self._memory.entries(room)
+        return sum(entry.sequence > held.handed for entry in entries)
+
+    def _go_on_without(self, failure: StorageError) -> None:
+        self.away = True
+        if not self.since:
+            self.since = time.time()
+            log.error("the storage engine is away: going on in memory", extra={"reason": str(failure)})
+            self._listener.on_degraded(True)
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.create_task(self._wait_for_engine(), name="engine that is away")
+
+    async def _wait_for_engine(self) -> None:
+        while self.degraded:
+            await asyncio.sleep(RETRY_SECONDS)
+            try:
+                if self._opened:
+                    await self._engine.probe()
+                else:
+                    self._engine = self._make()
+                    await self._engine.open(self)
+                    self._opened = True
+                self.away = False  # rooms that are not in memory go to the engine again from here on
+                await self._hand_over()
+            except StorageError:
+                self.away = True
+        seconds, self.since = round(time.time() - self.since, 1), 0.0
+        log.warning("the storage engine is back and has everything", extra={"seconds": seconds})
+        self._listener.on_degraded(False)
+
+    # -- messages
+
+    def append(self, batches: Sequence[Batch]) -> Given:
+        """See EventLog.append."""
+        if self.degraded:
+            return self._append_now(batches)
+        given = self._engine.append(batches)
+        task = asyncio.ensure_future(self._append_there(batches, given))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return task
+
+    async def _append_there(self, batches: Sequence[Batch], given: Given) -> Sequence[Outcome]:
+        outcomes = await _given(given)
+        return [self._settled(batch, outcome) for batch, outcome in zip(batches, outcomes, strict=True)]
+
+    def _settled(self, batch: Batch, outcome: Outcome) -> Outcome:
+        """What the engine refused is kept here, if it may be; the engine may have it all the same."""
+        if isinstance(outcome, Appended):
+            if outcome.sequences:
+                self._saw(batch.room, outcome.epoch, outcome.sequences[-1])
+                self._remember(batch, outcome)
+            return outcome
+        if not self._may_degrade(batch.room):
+            return outcome
+        self._go_on_without(outcome)
+        return self._keep(batch)
+
+    async def _append_now(self, batches: Sequence[Batch]) -> Sequence[Outcome]:
+        """Behind everything that was given to the engine before, whatever became of that."""
+        async with self._order:
+            if self._under_way:
+                await asyncio.wait(list(self._under_way))
+            here = [self._is_here(batch.room) for batch in batches]
+            there = [batch for batch, is_here in zip(batches, here, strict=True) if not is_here]
+            kept = [
+                self._keep(batch) if is_here else None for batch, is_here in zip(batches, here, strict=True)
+            ]
+            others = iter(await _given(self._engine.append(there)) if there else ())
+            return [
+                self._settled(batch, next(others)) if outcome is None else outcome
+                for batch, outcome in zip(batches, kept, strict=True)
+            ]
+
+    def _is_here(self, room: RoomKey) -> bool:
+        return room in self._rooms or (self.away and self._may_degrade(room))
+
+    def _keep(self, batch: Batch) -> Outcome:
+        size = sum(len(item.data) for item in batch.items)
+        if self._bytes + size > self._max_bytes:
+            return StorageError(
+                "The storage engine is away, and memory is full (storage.degraded_max_bytes)."
+            )
+        held = self._begin(batch.room)
+        held.last_batch = batch
+        self._bytes += size
+        [outcome] = self._memory.append([batch._replace(durability=None)])
+        return outcome
+
+    def _begin(self, room: RoomKey) -> _Held:
+        """The room in memory. It goes on with the numbers that it is known to have come to."""
+        held = self._rooms.get(room)
+        if held is None:
+            epoch, last = self._heads.get(room, ("", 0))
+            held = self._rooms[room] = _Held(ulid_after(epoch), last)
+            self._memory.begin(room, held.epoch, last, self._ids.pop(room, None))
+        return held
+
+    def _remember(self, batch: Batch, stored: Appended) -> None:
+        """Know the ids again that the engine has, should it go away before their publishers heard of it."""
+        if stored.time_us >= self._rotations.next_us:
+            self._rotations.run(stored.time_us)
+        ids = self._ids.get(batch.room)
+        if ids is None:
+            if len(self._ids) >= MOST_HEADS:
+                self._ids.clear()
+            ids = self._ids[batch.room] = RecentIds()
+        if not ids.waiting:
+            self._rotations.plan(ids, stored.time_us)
+        elif len(ids.young) >= MOST_IDS:
+            ids.rotate()
+        ids.young.update(zip([item.id for item in batch.items], stored.sequences, strict=True))
+
+    def _saw(self, room: RoomKey, epoch: str, last: int) -> None:
+        if len(self._heads) >= MOST_HEADS and room not in self._heads:
+            self._heads.clear()
+        if (epoch, last) > self._heads.get(room, ("", 0)):
+            self._heads[room] = (epoch, last)
+
+    # -- the way back
+
+    async def _hand_over(self) -> None:
+        """Give the engine everything that memory has. Raises StorageError when it goes away again."""
+        for (room, client), member in list(self._absent.items()):
+            await self._engine.enter(room, member)
+            self._absent.pop((room, client), None)
+        for room in list(self._followed):
+            head = await self._engine.follow(room)
+            self._followed.pop(room, None)
+            if room not in self._rooms:
+                self._saw(room, head.epoch, head.last)
+        while self._rooms:
+            room = next(iter(self._rooms))
+            await self._hand_over_room(room, self._rooms[room])
+        self._memory = MemoryLog(dedup_seconds=self._dedup_seconds)
+        self._bytes = 0
+
+    async def _hand_over_room(self, room: RoomKey, held: _Held) -> None:
+        if not held.moved:
+            head = await self._engine.begin_epoch(room, held.epoch)
+            held.moved, base = head.epoch, head.last
+            held.former = min(held.former, base) if room in self._heads else base
+        while entries := [e for e in self._memory.entries(room) if e.sequence > held.handed][:AT_ONCE]:
+            assert held.last_batch is not None
+            items = [Item(entry.id, entry.channel, entry.data) for entry in entries]
+            [outcome] = await _given(self._engine.append([held.last_batch._replace(items=items)]))
+            if isinstance(outcome, StorageError):
+                raise outcome
+            held.handed = entries[-1].sequence
+            self.handed_over += len(entries)
+        # No await from here on: what comes next goes to the engine, behind what it was given.
+        del self._rooms[room]
+        known = [entry.id for entry in self._memory.entries(room)]
+        self._ids[room] = self._memory.recent_ids(room)
+        self._heads.pop(room, None)
+        self._listener.on_moved(room, held.moved, held.former, known)
+        log.info("a room is in the engine again", extra={"room": room.room, "messages": len(known)})
+
+    def _of(self, room: RoomKey) -> EventLog:
+        """Of a room that is in memory, what is there is all there is."""
+        return self._memory if self._is_here(room) else self._engine
+
+    # -- rooms
+
+    async def create_room(self, room: RoomKey) -> bool:
+        """See EventLog.create_room. Without the engine nobody knows whether it was there."""
+        if self._is_here(room):
+            self._begin(room)
+            return True
+        try:
+            return await self._engine.create_room(room)
+        except StorageError as failure:
+            if not self._may_degrade(room):
+                raise
+            self._go_on_without(failure)
+            self._begin(room)
+            return True
+
+    async def delete_room(self, room: RoomKey) -> bool:
+        """See EventLog.delete_room. Refused while the room is in memory: the engine has more of it."""
+        if self._is_here(room):
+            raise StorageError("The storage engine is away; a room can be deleted when it is back.")
+        self._heads.pop(room, None)
+        return await self._engine.delete_room(room)
+
+    async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
+        """See EventLog.rooms. While the engine is away, those that memory has."""
+        return await (self._memory if self.away else self._engine).rooms(tenant, after, limit)
+
+    async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
+        """See EventLog.tenants_of."""
+        return await (self._memory if self.away else self._engine).tenants_of(room, after, limit)
+
+    async def follow(self, room: RoomKey) -> Head:
+        """See EventLog.follow. Without the engine, nothing of other nodes is heard until it is back."""
+        if not self._is_here(room):
+            try:
+                head = await self._engine.follow(room)
+            except StorageError as failure:
+                if not self._may_degrade(room):
+                    raise
+                self._go_on_without(failure)
+            else:
+                self._saw(room, head.epoch, head.last)
+                return head
+        self._followed[room] = None
+        self._begin(room)
+        return await self._memory.head(room)
+
+    async def unfollow(self, room: RoomKey) -> None:
+        """See EventLog.unfollow."""
+        self._followed.pop(room, None)
+        with contextlib.suppress(StorageError) if self.away else contextlib.nullcontext():
+            await self._engine.unfollow(room)
+
+    async def signal(self, room: RoomKey, data: bytes) -> None:
+        """See EventLog.signal. Without the engine no other node hears it."""
+        if not self.away:
+            await self._engine.signal(room, data)
+
+    async def direct(self, node: str, data: bytes) -> bool:
+        """See EventLog.direct."""
+        return False if self.away else await self._engine.direct(node, data)
+
+    async def enter(self, room: RoomKey, member: Member) -> None:
+        """See EventLog.enter. Without the engine other nodes see the client when it is back."""
+        await self._presence.enter(room, member)
+        if self.away:
+            self._absent[room, member.client] = member
+        else:
+            await self._engine.enter(room, member)
+
+    async def leave(self, room: RoomKey, client: str) -> None:
+        """See EventLog.leave."""
+        await self._presence.leave(room, client)
+        if self._absent.pop((room, client), None) is None and not self.away:
+            await self._engine.leave(room, client)
+
+    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+        """See EventLog.present. Without the engine, the clients of this node."""
+        return await (self._presence if self.away else self._engine).present(room, limit)
+
+    async def probe(self) -> float:
+        """See EventLog.probe: of the engine."""
+        if not self._opened:
+            raise StorageError("The storage engine has not answered since the start.")
+        return await self._engine.probe()
+
+    # -- what the engine hears
+
+    def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
+        """See Listener. What comes for a room that is in memory is read when it has moved."""
+        if room not in self._rooms:
+            if entries:
+                self._saw(room, epoch, entries[-1].sequence)
+            self._listener.on_entries(room, epoch, entries)
+
+    def on_signal(self, room: RoomKey, data: bytes) -> None:
+        """See Listener."""
+        self._listener.on_signal(room, data)
+
+    def on_direct(self, data: bytes) -> None:
+        """See Listener."""
+        self._listener.on_direct(data)
+
+    def on_resync(self, rooms: Sequence[RoomKey]) -> None:
+        """See Listener."""
+        self._listener.on_resync([room for room in rooms if room not in self._rooms])
+
+
+async def _given(outcomes: Given) -> Sequence[Outcome]:
+    return await outcomes if isinstance(outcomes, Awaitable) else outcomes
+
+
+__all__ = ["DegradedListener", "DegradedLog", "RenewableLog"]

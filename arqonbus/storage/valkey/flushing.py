@@ -1,0 +1,61 @@
+"""Connections of their own for appends that wait for the disk, where others do not.
+
+WAITAOF keeps a connection from everything behind it. Where some rooms are durable and others are hot, the
+durable ones go this way, so that a flush that takes a second holds up nobody who did not ask for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from arqonbus.storage.ports import StorageError
+from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.line import Line
+from arqonbus.storage.valkey.link import Endpoint, Link
+
+
+class FlushLines:
+    """One more line to each server that the engine writes to."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lines: dict[Endpoint, Line] = {}
+
+    async def open(self) -> None:
+        """Connect. Raises StorageError for a server that cannot promise durability, or cannot be reached."""
+        self.recheck()
+        patience = self._engine.access.connect_timeout
+        await asyncio.gather(*(line.up(patience) for line in self._lines.values()))
+
+    async def close(self) -> None:
+        """End the connections after the replies that they owe."""
+        lines, self._lines = self._lines, {}
+        await asyncio.gather(*(line.close() for line in lines.values()))
+
+    def link(self, slot: int) -> Link:
+        """The connection for the slot. Raises StorageError (outcome known) while there is none."""
+        line = self._lines.get(self._engine.endpoint(slot))
+        if line is None:
+            raise StorageError("Valkey's servers change, and one is not connected yet. Nothing was written.")
+        return line.usable()
+
+    def recheck(self) -> None:
+        """The engine's servers may have changed: connect to those that are new. Lines that went idle stay,
+        until the log is closed: a server that left may come back.
+        """
+        for endpoint in self._wanted():
+            if endpoint not in self._lines:
+                line = self._lines[endpoint] = Line(
+                    (endpoint,) if self._engine.cluster else self._engine.seeds,
+                    self._engine.access,
+                    prepare=self._engine.prepare,
+                    on_up=lambda _: None,
+                    on_down=lambda _: self._engine.suspect(),
+                )
+                line.start()
+
+    def _wanted(self) -> tuple[Endpoint, ...]:
+        return tuple(self._engine.endpoints()) if self._engine.cluster else (self._engine.endpoint(0),)
+
+
+__all__ = ["FlushLines"]

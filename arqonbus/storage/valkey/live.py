@@ -1,0 +1,212 @@
+"""The live subscription: which sharded channels this node hears, kept true over every interruption.
+
+Its connections carry nothing but subscriptions and heartbeats, so any error reply on them is about a
+subscription. It does not read what it hears; it hands (channel, bytes) on, and says which channels had a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from arqonbus.storage.ports import StorageError
+from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.keys import Slotted
+from arqonbus.storage.valkey.line import Line
+from arqonbus.storage.valkey.link import Endpoint, Link, ReplyError
+
+_RETRY_SECONDS = 0.2
+_CONFIRM_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class _Channel:
+    """`link` is where the server confirmed it; `heard` tells whether there is something to miss."""
+
+    __slots__ = ("asked", "confirmed", "heard", "link", "slot")
+
+    def __init__(self, slot: int) -> None:
+        self.slot = slot
+        self.link: Link | None = None
+        self.asked: Link | None = None
+        self.heard = False
+        self.confirmed = asyncio.Event()
+
+
+class Live:
+    """Subscriptions to channels. Callbacks run on the event loop."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        on_message: Callable[[str, bytes], None],
+        on_gap: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._engine = engine
+        self._on_message = on_message
+        self._on_gap = on_gap
+        self._channels: dict[str, _Channel] = {}
+        self._lines: dict[Endpoint, Line] = {}
+        self._missing: dict[str, _Channel] = {}
+        self._gaps: list[str] = []
+        self._recheck = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to subscribe, in the background."""
+        self._task = asyncio.create_task(self._run(), name="valkey live subscription")
+
+    async def close(self) -> None:
+        """End the subscription connections."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        lines, self._lines = self._lines, {}
+        await asyncio.gather(*(line.close() for line in lines.values()))
+
+    async def subscribe(self, channel: Slotted) -> None:
+        """Hear the channel. Returns once the server confirmed. Raises StorageError if it does not in time."""
+        held = self._channels.get(channel.key)
+        if held is None:
+            held = self._channels[channel.key] = _Channel(channel.slot)
+            self._miss(channel.key, held)
+        try:
+            async with asyncio.timeout(_CONFIRM_SECONDS):
+                await held.confirmed.wait()
+        except TimeoutError:
+            if not held.heard:
+                await self.unsubscribe(channel)
+            raise StorageError(
+                f"Valkey did not confirm the subscription to {channel.key} within {_CONFIRM_SECONDS:g} s."
+            ) from None
+
+    async def unsubscribe(self, channel: Slotted) -> None:
+        """Hear the channel no more."""
+        held = self._channels.pop(channel.key, None)
+        self._missing.pop(channel.key, None)
+        if held is not None and held.asked is not None:
+            held.asked.push("SUNSUBSCRIBE", channel.key)
+
+    def recheck(self) -> None:
+        """The owners of slots may have changed: compare every subscription with them, soon."""
+        self._recheck = True
+        self._wake.set()
+
+    def _miss(self, name: str, held: _Channel) -> None:
+        held.link = held.asked = None
+        held.confirmed.clear()
+        self._missing[name] = held
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            waited = False
+            try:
+                async with asyncio.timeout(_RETRY_SECONDS if self._missing or self._gaps else None):
+                    await self._wake.wait()
+            except TimeoutError:
+                waited = True
+            self._wake.clear()
+            if self._recheck:
+                self._recheck = False
+                self._find_moved()
+                await self._drop_idle_lines()
+            self._subscribe_missing(again=waited)
+            if self._gaps and (waited or not self._missing):
+                self._report_gaps()
+
+    def _find_moved(self) -> None:
+        for name, held in self._channels.items():
+            if held.link is None:
+                continue
+            try:
+                line = self._line(held.slot)
+            except StorageError as error:
+                _log.debug("The owner of %s is not known now: %s", name, error)
+                continue
+            if line.link is not held.link:
+                held.link.push("SUNSUBSCRIBE", name)
+                self._miss(name, held)
+
+    def _subscribe_missing(self, *, again: bool) -> None:
+        """Ask for what is missing. `again`: also for what was asked, for a refusal does not say of what."""
+        for name, held in self._missing.items():
+            try:
+                link = self._line(held.slot).link
+            except StorageError as error:
+                _log.debug("The live subscription to %s waits: %s", name, error)
+                continue
+            if link is not None and (again or held.asked is not link):
+                held.asked = link
+                link.push("SSUBSCRIBE", name)
+
+    def _line(self, slot: int) -> Line:
+        endpoint = self._engine.endpoint(slot)
+        line = self._lines.get(endpoint)
+        if line is None:
+            line = self._lines[endpoint] = Line(
+                (endpoint,) if self._engine.cluster else self._engine.seeds,
+                self._engine.access,
+                prepare=self._prepare,
+                on_up=lambda _: self._wake.set(),
+                on_down=self._on_down,
+                on_push=self._on_push,
+            )
+            line.start()
+        return line
+
+    async def _prepare(self, link: Link) -> None:
+        if not self._engine.cluster:
+            role = (await link.call("ROLE"))[0]
+            if role != b"master":
+                raise StorageError(f"Valkey at {link.endpoint} is a {role.decode()}, not the primary")
+        link.on_stray_error = self._on_error
+
+    async def _drop_idle_lines(self) -> None:
+        if not self._engine.cluster or not self._channels:
+            return
+        owners = set(self._engine.endpoints())
+        for endpoint in set(self._lines) - owners:
+            await self._lines.pop(endpoint).close()
+
+    def _on_down(self, line: Line) -> None:
+        for name, held in self._channels.items():
+            if held.link is not None and held.link.lost.done():
+                self._miss(name, held)
+        self._engine.suspect()
+
+    def _on_error(self, error: ReplyError) -> None:
+        _log.info("A live subscription was refused: %s", error)
+        self._engine.suspect()
+
+    def _on_push(self, link: Link, push: list[Any]) -> None:
+        kind, name = push[0], push[1].decode()
+        held = self._channels.get(name)
+        if held is None:
+            return
+        if kind == b"smessage":
+            self._on_message(name, push[2])
+        elif kind == b"ssubscribe" and link is held.asked:
+            held.link = link
+            held.confirmed.set()
+            self._missing.pop(name, None)
+            if held.heard:
+                self._gaps.append(name)
+                self._wake.set()
+            held.heard = True
+        elif kind == b"sunsubscribe" and link is held.link:  # not asked for: the slot left that server
+            self._engine.suspect()
+            self._miss(name, held)
+
+    def _report_gaps(self) -> None:
+        names = list(dict.fromkeys(name for name in self._gaps if name in self._channels))
+        self._gaps.clear()
+        self._on_gap(names)
+
+
+__all__ = ["Live"]
