@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from arqonbus.lanes import history
+from arqonbus.commands import history
 from arqonbus.protocol import replies, wire_protobuf
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from arqonbus.bus.fanout import Fanout
+from arqonbus.bus.order import Order, Ready
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.room import Order, Ready
 from arqonbus.config.rooms import RoomPolicy
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope

@@ -1,7 +1,7 @@
-"""The running bus of one process: connects sessions, hub, log and lanes. Sockets are in `server`.
+"""The running bus of one process: connects sessions, hub, log and commands. Sockets are in `server`.
 
 Everything here runs on one event loop. A frame is read, sorted by its session, and what it holds goes to
-the committer, the directory of clients or the lanes; whatever became ready for a client is written once
+the committer, the directory of clients or the commands; whatever became ready for a client is written once
 at the end of the tick.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from arqonbus.bus import sharing
 from arqonbus.bus.background import Background
-from arqonbus.bus.commands import CommandQueues, Later, Reply
+from arqonbus.bus.command_queue import CommandQueues, Later, Reply
 from arqonbus.bus.commit import Committer
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.direct import Directory, client_id
@@ -308,7 +308,7 @@ class Node:
         if writable:
             self.ready(peer)
 
-    # -- membership, called by the lanes
+    # -- membership, called by the commands
 
     def leave(self, peer: Peer, key: RoomKey, channel: str) -> None:
         """Take the client out of a room's channel; tell others when it was the last one."""

@@ -22,10 +22,10 @@ from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, listen, take_port
 from arqonbus.bus.upgrade import local_url
+from arqonbus.commands.dispatch import run_command
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
 from arqonbus.continuum.projector import Projector
-from arqonbus.lanes.dispatch import run_command
 from arqonbus.preflight import online_subset
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.admission import Admission

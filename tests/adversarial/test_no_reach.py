@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from arqonbus.client import ClientError, Rejected
+from arqonbus.commands.dispatch import COMMANDS
 from arqonbus.continuum.events import ROOM as EPISODES
-from arqonbus.lanes.dispatch import COMMANDS
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from arqonbus.client import Client, ClientError, Rejected
-from arqonbus.lanes.dispatch import COMMANDS
+from arqonbus.commands.dispatch import COMMANDS
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, MESSAGE, REPLY, SIGNAL, Envelope
 from arqonbus.protocol.ids import new_ulid

@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from arqonbus.client import Client, Rejected
+from arqonbus.commands.dispatch import COMMANDS
 from arqonbus.config import Settings
-from arqonbus.lanes.dispatch import COMMANDS
 from arqonbus.protocol import wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
-from arqonbus.bus.commands import Later, Reply
+from arqonbus.bus.command_queue import Later, Reply
 from arqonbus.bus.node import Node
 from arqonbus.bus.peer import Peer
-from arqonbus.lanes import audit, auth, groups, history, node_status, policy, projector, rooms
-from arqonbus.lanes.table import Answer, Caller, Command, Frame, Waiting, table
+from arqonbus.commands import audit, auth, groups, history, node_status, policy, projector, rooms
+from arqonbus.commands.table import Answer, Caller, Command, Frame, Waiting, table
 from arqonbus.protocol import replies, wire_json
 from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid

@@ -14,8 +14,8 @@ import msgspec
 
 from arqonbus.bus.follow import unavailable
 from arqonbus.bus.groups import MAX_WAIT, RESERVED, dead_letter_room
+from arqonbus.commands.table import Caller, Command, Waiting
 from arqonbus.config.rooms import Action
-from arqonbus.lanes.table import Caller, Command, Waiting
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code, Invalid

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import msgspec
 
 from arqonbus.bus.follow import unavailable
+from arqonbus.commands.projector import store_of
+from arqonbus.commands.table import Caller, Command
 from arqonbus.continuum.view import audit_view
-from arqonbus.lanes.projector import store_of
-from arqonbus.lanes.table import Caller, Command
 from arqonbus.storage.ports import StorageError
 
 

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from arqonbus.bus.follow import unavailable
+from arqonbus.commands.table import Caller, Command, NoArguments
 from arqonbus.continuum.control import Control, format_cursor, parse_cursor
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.continuum.view import books_view, episode_view, letter_view
-from arqonbus.lanes.table import Caller, Command, NoArguments
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.ids import is_ulid

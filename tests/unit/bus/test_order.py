@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arqonbus.bus import room
-from arqonbus.bus.room import NOTHING, Order, Ready
+from arqonbus.bus import order as order_module
+from arqonbus.bus.order import NOTHING, Order, Ready
 from arqonbus.storage.ports import Entry, Head, Page
 
 EPOCHS = ("A", "B", "C")
@@ -100,7 +100,7 @@ def test_every_sequence_comes_once_in_order_or_is_announced(
 ) -> None:
     """Batches are swapped, doubled and lost, pages late: nothing is missed silently or heard twice."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(room, "MAX_EARLY", room_for_early)
+        patch.setattr(order_module, "MAX_EARLY", room_for_early)
         log, order = Log(), Order()
         on_their_way: list[tuple[str, list[Entry]]] = []
         page: Page | None = None
@@ -179,7 +179,7 @@ def test_swapped_neighbours() -> None:
 
 def test_a_full_shelf_does_not_stop_a_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fills the hole is passed on even if as many entries wait as may wait."""
-    monkeypatch.setattr(room, "MAX_EARLY", 3)
+    monkeypatch.setattr(order_module, "MAX_EARLY", 3)
     order = Order()
     list(order.start(Head("A", 1, 0)))
     for early in (3, 4, 5, 6):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from arqonbus.lanes.table import Caller, Command, NoArguments
+from arqonbus.commands.table import Caller, Command, NoArguments
 from arqonbus.protocol.errors import BusError, Code
 
 

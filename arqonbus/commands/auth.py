@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from arqonbus.bus.follow import unavailable
-from arqonbus.lanes.table import Answer, Caller, Command
+from arqonbus.commands.table import Answer, Caller, Command
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.shield.revocations import Revocation
 from arqonbus.storage.ports import StorageError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from arqonbus.lanes.dispatch import COMMANDS
-from arqonbus.lanes.history import check_sequence
+from arqonbus.commands.dispatch import COMMANDS
+from arqonbus.commands.history import check_sequence
 from arqonbus.protocol.errors import BusError
 from arqonbus.storage.ports import Entry
 

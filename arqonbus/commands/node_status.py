@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from arqonbus import __version__
-from arqonbus.lanes.table import Caller, Command, NoArguments
+from arqonbus.commands.table import Caller, Command, NoArguments
 from arqonbus.protocol import replies
 
 

@@ -9,7 +9,7 @@ import msgspec
 from arqonbus.bus.fanout import Fanout
 from arqonbus.bus.follow import unavailable
 from arqonbus.bus.hub import EVERY_CHANNEL, Room
-from arqonbus.lanes.table import Answer, Caller, Command
+from arqonbus.commands.table import Answer, Caller, Command
 from arqonbus.protocol.clocks import Position
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.names import is_name

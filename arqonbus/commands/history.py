@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from arqonbus.bus.follow import unavailable
-from arqonbus.lanes.table import Caller, Command, Frame
+from arqonbus.commands.table import Caller, Command, Frame
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code, Invalid
