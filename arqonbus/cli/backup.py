@@ -17,7 +17,7 @@ from arqonbus.cli.profile_options import add_profile_options, load_profile
 if TYPE_CHECKING:
     from arqonbus.config import Resolved, Settings
     from arqonbus.config.stores import Postgres, Valkey
-    from arqonbus.ops.backup import Sources
+    from arqonbus.maintenance.backup import Sources
 
 SUMMARY = "Take a backup of what Postgres and Valkey hold."
 
@@ -63,7 +63,7 @@ def add_backup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arqonbus.ops.backup import backups, prune, read, take
+    from arqonbus.maintenance.backup import backups, prune, read, take
 
     parts = [] if args.list else args.part or ["postgres", "valkey"]
     followed = [f"datastores.{part}." for part in parts if part == "postgres" or not args.valkey_credential]
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sources(args: argparse.Namespace, resolved: Resolved) -> Sources:
     """The parts that are wanted, of those that the profile has."""
-    from arqonbus.ops.backup import Sources
+    from arqonbus.maintenance.backup import Sources
 
     settings = resolved.settings
     used = {
@@ -141,8 +141,8 @@ def _papers(args: argparse.Namespace, resolved: Resolved) -> dict[str, Path]:
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turns what can go wrong with a backup into the end of a command."""
-    from arqonbus.ops.backup import BackupRefused
-    from arqonbus.ops.store_programs import ProgramFailed
+    from arqonbus.maintenance.backup import BackupRefused
+    from arqonbus.maintenance.store_programs import ProgramFailed
     from arqonbus.storage.ports import StorageError
 
     try:

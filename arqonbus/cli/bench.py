@@ -12,7 +12,7 @@ from arqonbus.cli.connect_options import add_connect_options, client_of
 from arqonbus.cli.table import print_table
 
 if TYPE_CHECKING:
-    from arqonbus.ops.load import Measured, Plan
+    from arqonbus.measure.load import Measured, Plan
 
 SUMMARY = "Measure a running bus."
 
@@ -44,7 +44,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arqonbus.client import ClientError
-    from arqonbus.ops.load import Load, Plan
+    from arqonbus.measure.load import Load, Plan
 
     if min(args.publishers, args.in_flight) < 1 or args.subscribers < 0 or args.seconds <= 0:
         raise Failure("publishers, in-flight and seconds are at least 1; subscribers at least 0", 2)
@@ -76,7 +76,7 @@ def _clear() -> None:
 
 
 def _print(measured: Measured) -> None:
-    from arqonbus.ops.load import percentile
+    from arqonbus.measure.load import percentile
 
     rows = []
     for name, count, latencies in (
@@ -92,7 +92,7 @@ def _print(measured: Measured) -> None:
 def _facts(plan: Plan, measured: Measured) -> dict[str, object]:
     from dataclasses import asdict
 
-    from arqonbus.ops.load import percentile
+    from arqonbus.measure.load import percentile
 
     def milliseconds(latencies: list[float]) -> dict[str, float]:
         shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": 1.0}

@@ -16,7 +16,7 @@ from arqonbus.cli.table import print_table
 if TYPE_CHECKING:
     from arqonbus.config import Settings
     from arqonbus.config.capacity import Bill, Figures, Load
-    from arqonbus.ops.load import Measured
+    from arqonbus.measure.load import Measured
 
 SUMMARY = "Compute what a profile needs: memory, files, stores, processors."
 
@@ -81,7 +81,7 @@ def _figures(args: argparse.Namespace) -> Figures:
 
     if not args.calibrate:
         return DOCUMENTED
-    from arqonbus.ops.calibration import CalibrationFailed, calibrate
+    from arqonbus.measure.calibration import CalibrationFailed, calibrate
 
     try:
         return calibrate(args.seconds, _progress)

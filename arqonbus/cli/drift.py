@@ -14,8 +14,8 @@ from arqonbus.cli.profile_options import add_profile_options, load_profile
 from arqonbus.cli.table import print_table, styled
 
 if TYPE_CHECKING:
-    from arqonbus.ops.drift.deployment import Deployment
-    from arqonbus.ops.drift.model import Difference, Looked, Machine
+    from arqonbus.deploy.drift.deployment import Deployment
+    from arqonbus.deploy.drift.model import Difference, Looked, Machine
 
 SUMMARY = "Compare hosts with what the profile says."
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.inventory is not None and not args.inventory.exists():
         raise Failure(f"there is no inventory {args.inventory}", 2)
     try:
-        from arqonbus.ops.drift.comparison import compare
+        from arqonbus.deploy.drift.comparison import compare
     except ImportError as error:
         raise Failure("testinfra is not installed; it comes with: pip install 'arqonbus[ops]'", 2) from error
     deployment = _deployment(args)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 def _deployment(args: argparse.Namespace) -> Deployment:
     """The profile as it stands here; variables of this machine are not those of the hosts."""
     import arqonbus
-    from arqonbus.ops.drift.deployment import Deployment, locked
+    from arqonbus.deploy.drift.deployment import Deployment, locked
 
     tree = _tree(args.inventory or Path.cwd())
     lock = tree / "requirements" / "run.lock"
@@ -101,7 +101,7 @@ def _tree(place: Path) -> Path:
 
 
 def _machines(args: argparse.Namespace, deployment: Deployment) -> list[Machine]:
-    from arqonbus.ops.drift.topology import NoTopology, chosen, named, of_inventory
+    from arqonbus.deploy.drift.topology import NoTopology, chosen, named, of_inventory
 
     try:
         if args.inventory is None:
@@ -112,7 +112,7 @@ def _machines(args: argparse.Namespace, deployment: Deployment) -> list[Machine]
 
 
 def _list(args: argparse.Namespace) -> int:
-    from arqonbus.ops.drift.model import CHECKS
+    from arqonbus.deploy.drift.model import CHECKS
 
     if args.json:
         print(json.dumps(CHECKS, indent=2))
@@ -140,7 +140,7 @@ def _plain(deployment: Deployment, looked: Sequence[Looked]) -> dict[str, object
 
 
 def _print(looked: Sequence[Looked], deployment: Deployment) -> None:
-    from arqonbus.ops.drift.asking import to_type
+    from arqonbus.deploy.drift.asking import to_type
 
     found = [difference for each in looked for difference in each.differences]
     if found:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arqonbus.ops.drill import drill
+    from arqonbus.maintenance.drill import drill
 
     directory = directory_of(args, load_profile(args, secrets_of=()).settings)
     with sentences():

@@ -261,7 +261,7 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
-# Those of arqonbus.ops.render, which is not imported for the help of this command; a test compares them.
+# Those of arqonbus.deploy.render, which is not imported for the help of this command; a test compares them.
 _TARGETS = (
     "systemd",
     "systemd-projector",
@@ -274,7 +274,7 @@ _TARGETS = (
 
 
 def _render(args: argparse.Namespace) -> int:
-    from arqonbus.ops.render import Unrenderable, render
+    from arqonbus.deploy.render import Unrenderable, render
 
     resolved = load_profile(args, secrets_of=(), environ=_controls())
     runbooks = {file.stem for file in Path("runbooks/alerts").glob("*.md")}

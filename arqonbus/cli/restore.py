@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arqonbus.ops.backup import newest, read
-    from arqonbus.ops.restore import restore_dump, unpack_base
+    from arqonbus.maintenance.backup import newest, read
+    from arqonbus.maintenance.restore import restore_dump, unpack_base
 
     settings = load_profile(args, secrets_of=("datastores.postgres.",)).settings
     directory = directory_of(args, settings)

@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arqonbus.client import ClientError
-    from arqonbus.ops.smoke import SmokeFailed, smoke
+    from arqonbus.measure.smoke import SmokeFailed, smoke
 
     connect = _connect(args)
     try:
@@ -91,7 +91,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 
 
 def _minted(settings: Settings) -> str:
-    from arqonbus.ops.smoke import ROOMS
+    from arqonbus.measure.smoke import ROOMS
     from arqonbus.shield.grants import parse_grant
     from arqonbus.shield.tokens import Claims, mint
 

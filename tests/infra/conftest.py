@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 
-from arqonbus.ops.drift.deployment import Deployment, locked
-from arqonbus.ops.drift.model import Machine
-from arqonbus.ops.drift.topology import of_inventory
+from arqonbus.deploy.drift.deployment import Deployment, locked
+from arqonbus.deploy.drift.model import Machine
+from arqonbus.deploy.drift.topology import of_inventory
 from tests.e2e.conftest import engine
 from tests.infra.hosts import ENVIRONMENT, Hosts
 from tests.infra.releases import Releases

@@ -14,10 +14,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 
-from arqonbus.ops.drift.asking import to_type
-from arqonbus.ops.drift.comparison import compare, look
-from arqonbus.ops.drift.deployment import Deployment
-from arqonbus.ops.drift.model import Difference, Machine
+from arqonbus.deploy.drift.asking import to_type
+from arqonbus.deploy.drift.comparison import compare, look
+from arqonbus.deploy.drift.deployment import Deployment
+from arqonbus.deploy.drift.model import Difference, Machine
 from tests.infra.hosts import BUS, DATA, ENVIRONMENT, PLAY_SECONDS, PUBLIC, Hosts
 from tests.runbooks.host import program
 from tests.runbooks.runbook import RUNBOOKS, parse

@@ -1,7 +1,7 @@
 """What hosts are, compared with what the profile says: looked at over ssh, nothing retyped.
 
-What is expected of a host is stated in arqonbus.ops.drift, for this suite and for `arqonbus drift`. What only
-shows from outside, or over time, is here. Runs before anything else happens to the deployment.
+What is expected of a host is stated in arqonbus.deploy.drift, for this suite and for `arqonbus drift`. What
+only shows from outside, or over time, is here. Runs before anything else happens to the deployment.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.drift.comparison import compare, expectations
-from arqonbus.ops.drift.deployment import LOGS_PORT, Deployment
-from arqonbus.ops.drift.model import CHECKS, Looked, Machine
-from arqonbus.ops.units import CREDENTIALS
+from arqonbus.deploy.alerts import alert_rules
+from arqonbus.deploy.drift.comparison import compare, expectations
+from arqonbus.deploy.drift.deployment import LOGS_PORT, Deployment
+from arqonbus.deploy.drift.model import CHECKS, Looked, Machine
+from arqonbus.deploy.units import CREDENTIALS
 from tests.infra.hosts import BUS, DATA, PUBLIC, VALKEY, Hosts
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(1800), pytest.mark.xdist_group("rollout")]

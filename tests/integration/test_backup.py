@@ -19,10 +19,10 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config.stores import Postgres, Valkey
-from arqonbus.ops.backup import BackupRefused, Sources, backups, read, take
-from arqonbus.ops.drill import drill, scratch_server
-from arqonbus.ops.restore import restore_dump, unpack_base
-from arqonbus.ops.store_programs import ProgramFailed
+from arqonbus.maintenance.backup import BackupRefused, Sources, backups, read, take
+from arqonbus.maintenance.drill import drill, scratch_server
+from arqonbus.maintenance.restore import restore_dump, unpack_base
+from arqonbus.maintenance.store_programs import ProgramFailed
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import RoomKey, StorageError
 from arqonbus.storage.postgres import migrate
@@ -169,7 +169,7 @@ def restored(directory: Path, name: str, archive: Path, until: datetime) -> Iter
     """A server that runs in what unpack_base made."""
     from unittest.mock import patch
 
-    from arqonbus.ops import drill as module
+    from arqonbus.maintenance import drill as module
 
     def to_the_second(place: Path, backup: str, target: Path, **options: object) -> object:
         return unpack_base(place, backup, target, archive=archive, until=until, owner=options["owner"])  # type: ignore[arg-type]

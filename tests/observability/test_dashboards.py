@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from arqonbus.ops.dashboards import DASHBOARDS, Dashboard, text
+from arqonbus.deploy.dashboards import DASHBOARDS, Dashboard, text
 from tests.observability.shown import SHOWN
 from tests.servers.processes import binary
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from arqonbus.config import load
-from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.render import render
+from arqonbus.deploy.alerts import alert_rules
+from arqonbus.deploy.render import render
 from tests.servers.processes import binary
 
 pytestmark = pytest.mark.servers

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from arqonbus.config import load
-from arqonbus.ops.alerts import alert_rules
+from arqonbus.deploy.alerts import alert_rules
 from arqonbus.preflight.registry import checks
 from tests.observability.shown import SHOWN
 from tests.runbooks.host import REPOSITORY, program

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from arqonbus.ops.alerts import AlertRule, alert_rules
+from arqonbus.deploy.alerts import AlertRule, alert_rules
 from tests.runbooks.stack import Stack
 from tests.servers.prometheus import PrometheusServer, running_prometheus
 

@@ -10,7 +10,7 @@ import pytest
 from arqonbus.cli import main
 from arqonbus.config import Settings, load
 from arqonbus.config.capacity import Figures, Load, bill, memory_bill, memory_limit, projector_bill
-from arqonbus.ops.render import render
+from arqonbus.deploy.render import render
 
 ROOT = Path(__file__).resolve().parents[3]
 LOAD = Load(connections=25_000, publishes=1000, members=50, size=200, rooms=100, events=10)

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import testinfra
 
-from arqonbus.ops.drift.asking import Unanswered, answers, differences, script
-from arqonbus.ops.drift.bus import on_a_bus_host
-from arqonbus.ops.drift.deployment import Deployment
-from arqonbus.ops.drift.hosts import on_every_host
-from arqonbus.ops.drift.model import Expectation, Looked, Machine
-from arqonbus.ops.drift.observability import on_a_monitoring_host
-from arqonbus.ops.drift.processes import in_a_container
-from arqonbus.ops.drift.stores import (
+from arqonbus.deploy.drift.asking import Unanswered, answers, differences, script
+from arqonbus.deploy.drift.bus import on_a_bus_host
+from arqonbus.deploy.drift.deployment import Deployment
+from arqonbus.deploy.drift.hosts import on_every_host
+from arqonbus.deploy.drift.model import Expectation, Looked, Machine
+from arqonbus.deploy.drift.observability import on_a_monitoring_host
+from arqonbus.deploy.drift.processes import in_a_container
+from arqonbus.deploy.drift.stores import (
     in_a_postgres_container,
     in_a_valkey_container,
     on_a_postgres_host,

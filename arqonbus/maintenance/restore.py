@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from arqonbus.config.stores import Postgres
-from arqonbus.ops.backup import BASE, DUMP, BackupRefused, Manifest, read
-from arqonbus.ops.store_programs import environment, pipe, run
+from arqonbus.maintenance.backup import BASE, DUMP, BackupRefused, Manifest, read
+from arqonbus.maintenance.store_programs import environment, pipe, run
 
 _DROP = "DROP SCHEMA IF EXISTS arqonbus CASCADE; DROP SCHEMA IF EXISTS arqonbus_ledger CASCADE"
 

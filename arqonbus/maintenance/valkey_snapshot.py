@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from arqonbus.config.stores import Valkey, login
-from arqonbus.ops.store_programs import ProgramFailed, program, run
+from arqonbus.maintenance.store_programs import ProgramFailed, program, run
 
 LOAD_SECONDS = 600
 PORT = 6379

@@ -22,10 +22,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from arqonbus.config.stores import Postgres
-from arqonbus.ops.backup import SNAPSHOT, BackupRefused, Manifest, newest, read
-from arqonbus.ops.restore import restore_dump, unpack_base
-from arqonbus.ops.store_programs import ProgramFailed, program, run, server_user
-from arqonbus.ops.valkey_snapshot import loaded_keys
+from arqonbus.maintenance.backup import SNAPSHOT, BackupRefused, Manifest, newest, read
+from arqonbus.maintenance.restore import restore_dump, unpack_base
+from arqonbus.maintenance.store_programs import ProgramFailed, program, run, server_user
+from arqonbus.maintenance.valkey_snapshot import loaded_keys
 from arqonbus.storage.audit_chain import Walk
 from arqonbus.storage.postgres.projection import PostgresProjection
 from arqonbus.storage.projection import Selection, Subject

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arqonbus.ops.drift.model import PARTS, File, Machine, Part
+from arqonbus.deploy.drift.model import PARTS, File, Machine, Part
 
 _PARTS: dict[str, tuple[Part, ...]] = {
     "bus": ("bus",),

@@ -13,8 +13,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.capacity import memory_limit, open_files, projector_limit
-from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.needs import (
+from arqonbus.deploy.alerts import alert_rules
+from arqonbus.deploy.needs import (
     Unrenderable,
     credentials,
     heading,
@@ -24,7 +24,7 @@ from arqonbus.ops.needs import (
     valkey_address,
     word,
 )
-from arqonbus.ops.units import bus_unit, projector_unit
+from arqonbus.deploy.units import bus_unit, projector_unit
 
 SCRAPE_SECONDS = 15
 DEV = "dev"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import zip_longest
 
-from arqonbus.ops.drift.model import Judge
+from arqonbus.deploy.drift.model import Judge
 
 _SIZE = re.compile(r"(\d+)(kb|mb|gb)", re.IGNORECASE)
 _UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30}

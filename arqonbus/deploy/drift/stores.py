@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from shlex import quote
 
-from arqonbus.ops.drift.certificates import certificate
-from arqonbus.ops.drift.deployment import Deployment
-from arqonbus.ops.drift.hosts import belongs, only, runs
-from arqonbus.ops.drift.judges import MISSING, NOTHING, same_lines, same_lines_by, same_values
-from arqonbus.ops.drift.model import Expectation, Judge, Machine
-from arqonbus.ops.needs import valkey_address
+from arqonbus.deploy.drift.certificates import certificate
+from arqonbus.deploy.drift.deployment import Deployment
+from arqonbus.deploy.drift.hosts import belongs, only, runs
+from arqonbus.deploy.drift.judges import MISSING, NOTHING, same_lines, same_lines_by, same_values
+from arqonbus.deploy.drift.model import Expectation, Judge, Machine
+from arqonbus.deploy.needs import valkey_address
 
 VALKEY_CONF = "/etc/valkey/valkey.conf"
 USERS = "/etc/valkey/users.acl"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from arqonbus.cli import main
-from arqonbus.ops.drift.asking import Unanswered, answers, differences, script, to_type
-from arqonbus.ops.drift.bus import packages
-from arqonbus.ops.drift.certificates import is_valid
-from arqonbus.ops.drift.deployment import locked
-from arqonbus.ops.drift.judges import (
+from arqonbus.deploy.drift.asking import Unanswered, answers, differences, script, to_type
+from arqonbus.deploy.drift.bus import packages
+from arqonbus.deploy.drift.certificates import is_valid
+from arqonbus.deploy.drift.deployment import locked
+from arqonbus.deploy.drift.judges import (
     MISSING,
     NOTHING,
     at_most,
@@ -26,10 +26,10 @@ from arqonbus.ops.drift.judges import (
     same_text,
     same_values,
 )
-from arqonbus.ops.drift.model import CHECKS, Difference, Expectation, Judge, Machine
-from arqonbus.ops.drift.services import passed_preflight
-from arqonbus.ops.drift.stores import directives, parameters
-from arqonbus.ops.drift.topology import NoTopology, chosen, machine_of, named
+from arqonbus.deploy.drift.model import CHECKS, Difference, Expectation, Judge, Machine
+from arqonbus.deploy.drift.services import passed_preflight
+from arqonbus.deploy.drift.stores import directives, parameters
+from arqonbus.deploy.drift.topology import NoTopology, chosen, machine_of, named
 from tests.servers.certificates import Authority
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.capacity import memory_bill, memory_limit, open_files, projector_bill, projector_limit
-from arqonbus.ops.needs import credentials, heading, path_word, stop_seconds, word
+from arqonbus.deploy.needs import credentials, heading, path_word, stop_seconds, word
 
 PROGRAM = "/opt/arqonbus/current/bin/arqonbus"
 PROFILES = "/etc/arqonbus/profiles"

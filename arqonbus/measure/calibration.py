@@ -22,7 +22,7 @@ from pathlib import Path
 from arqonbus.client import Client, ClientError
 from arqonbus.config import Settings, load, with_dev_key
 from arqonbus.config.capacity import DOCUMENTED, MICRO, Figures
-from arqonbus.ops.load import Load, Measured, Plan
+from arqonbus.measure.load import Load, Measured, Plan
 from arqonbus.shield.tokens import Claims, mint
 
 IDLE = 400

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from arqonbus.ops.drift.judges import same_values
-from arqonbus.ops.drift.model import Expectation, Machine
+from arqonbus.deploy.drift.judges import same_values
+from arqonbus.deploy.drift.model import Expectation, Machine
 
 _NO_RIGHTS = {
     **dict.fromkeys(("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"), "0" * 16),

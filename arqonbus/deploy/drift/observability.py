@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from arqonbus.ops.drift.certificates import certificate
-from arqonbus.ops.drift.deployment import LOGS_PORT, Deployment
-from arqonbus.ops.drift.hosts import only, runs
-from arqonbus.ops.drift.judges import NOTHING
-from arqonbus.ops.drift.model import Expectation, Judge, Machine
+from arqonbus.deploy.drift.certificates import certificate
+from arqonbus.deploy.drift.deployment import LOGS_PORT, Deployment
+from arqonbus.deploy.drift.hosts import only, runs
+from arqonbus.deploy.drift.judges import NOTHING
+from arqonbus.deploy.drift.model import Expectation, Judge, Machine
 
 RULES = "/etc/prometheus/rules.d"
 # A node that was just started is asked again when it must have been scraped.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from arqonbus.config import Resolved
 from arqonbus.config.capacity import open_files
-from arqonbus.ops.drift.deployment import Deployment
-from arqonbus.ops.drift.hosts import UNITS, belongs, content, runs
-from arqonbus.ops.drift.judges import NOTHING, at_most, same_values, values
-from arqonbus.ops.drift.model import Expectation, Judge, Machine
-from arqonbus.ops.drift.processes import has_no_rights, status_of
-from arqonbus.ops.units import PROJECTOR_FILES, bus_unit, projector_unit
+from arqonbus.deploy.drift.deployment import Deployment
+from arqonbus.deploy.drift.hosts import UNITS, belongs, content, runs
+from arqonbus.deploy.drift.judges import NOTHING, at_most, same_values, values
+from arqonbus.deploy.drift.model import Expectation, Judge, Machine
+from arqonbus.deploy.drift.processes import has_no_rights, status_of
+from arqonbus.deploy.units import PROJECTOR_FILES, bus_unit, projector_unit
 from arqonbus.preflight.receipt import FRESH_SECONDS
 
 PHASES = ["host", "online", "static"]

@@ -15,8 +15,8 @@ import yaml
 from arqonbus.cli import main
 from arqonbus.cli.profile import _TARGETS
 from arqonbus.config import Resolved, load
-from arqonbus.ops.alerts import alert_rules
-from arqonbus.ops.render import TARGETS, Unrenderable, render
+from arqonbus.deploy.alerts import alert_rules
+from arqonbus.deploy.render import TARGETS, Unrenderable, render
 from arqonbus.telemetry import metrics, projection
 
 REPOSITORY = Path(__file__).resolve().parents[3]

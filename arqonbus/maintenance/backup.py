@@ -22,8 +22,8 @@ from typing import Literal
 
 from arqonbus import __version__
 from arqonbus.config.stores import Postgres, Valkey
-from arqonbus.ops.store_programs import environment, run
-from arqonbus.ops.valkey_snapshot import take_snapshot
+from arqonbus.maintenance.store_programs import environment, run
+from arqonbus.maintenance.valkey_snapshot import take_snapshot
 from arqonbus.storage.postgres import migrate
 from arqonbus.storage.postgres.projection import PostgresProjection
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from arqonbus.ops.drift.certificates import certificate
-from arqonbus.ops.drift.deployment import Deployment, plain
-from arqonbus.ops.drift.hosts import belongs, content, only, runs
-from arqonbus.ops.drift.judges import MISSING, NOTHING, exactly, same_lines, same_secret
-from arqonbus.ops.drift.model import Expectation, Judge, Machine
-from arqonbus.ops.drift.services import is_written, runs_as_written, services
-from arqonbus.ops.needs import credentials, public_address
-from arqonbus.ops.units import CREDENTIALS, PROFILES
+from arqonbus.deploy.drift.certificates import certificate
+from arqonbus.deploy.drift.deployment import Deployment, plain
+from arqonbus.deploy.drift.hosts import belongs, content, only, runs
+from arqonbus.deploy.drift.judges import MISSING, NOTHING, exactly, same_lines, same_secret
+from arqonbus.deploy.drift.model import Expectation, Judge, Machine
+from arqonbus.deploy.drift.services import is_written, runs_as_written, services
+from arqonbus.deploy.needs import credentials, public_address
+from arqonbus.deploy.units import CREDENTIALS, PROFILES
 
 _TIMERS = ("arqonbus-backup.timer", "arqonbus-drill.timer")
 # The packages of the release that runs, and the files of its own package that are not as they were installed.

@@ -10,8 +10,8 @@ from posixpath import dirname
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from arqonbus.ops.drift.hosts import belongs
-from arqonbus.ops.drift.model import Expectation, Judge
+from arqonbus.deploy.drift.hosts import belongs
+from arqonbus.deploy.drift.model import Expectation, Judge
 
 # The rollout renews what has fewer left.
 RENEW_DAYS = 30

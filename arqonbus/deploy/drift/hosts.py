@@ -6,16 +6,16 @@ import re
 from collections.abc import Iterator
 from shlex import quote
 
-from arqonbus.ops.drift.deployment import (
+from arqonbus.deploy.drift.deployment import (
     ALERTMANAGER_PORT,
     LOGS_PORT,
     PROMETHEUS_PORT,
     SSH,
     Deployment,
 )
-from arqonbus.ops.drift.judges import NOTHING, exactly, same_lines, same_text, same_values
-from arqonbus.ops.drift.model import Expectation, Judge, Machine
-from arqonbus.ops.needs import public_address, valkey_address
+from arqonbus.deploy.drift.judges import NOTHING, exactly, same_lines, same_text, same_values
+from arqonbus.deploy.drift.model import Expectation, Judge, Machine
+from arqonbus.deploy.needs import public_address, valkey_address
 
 FIREWALL = "arqonbus-firewall.service"
 SHIPPING = "systemd-journal-upload.service"

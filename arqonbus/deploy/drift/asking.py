@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 
-from arqonbus.ops.drift.model import Difference, Expectation, Machine
+from arqonbus.deploy.drift.model import Difference, Expectation, Machine
 
 _END = "arqonbus-drift-end"
 _STARTS = (" restart ", " enable --now ")
