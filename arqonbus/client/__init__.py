@@ -1,4 +1,7 @@
-"""The asyncio SDK: one client that connects, publishes, subscribes, commands and comes back by itself."""
+"""The asyncio SDK: one client that connects, publishes, subscribes, runs commands and reconnects by itself.
+
+The names in `__all__` are the public API. `arqonbus.client.sync` offers the same without asyncio.
+"""
 
 from arqonbus.client.client import Client, Token
 from arqonbus.client.clock import Order, VectorClock, order
@@ -6,14 +9,21 @@ from arqonbus.client.errors import (
     ClientError,
     Closed,
     ConnectionRefused,
+    DeadlineExceeded,
     Disconnected,
+    GroupLost,
     MessagesLost,
+    NotConnected,
+    PublishFailed,
     Rejected,
+    RequestFailed,
 )
-from arqonbus.client.group import Group, Job
-from arqonbus.client.message import Ack, Message
+from arqonbus.client.group import Group, Job, Retry
+from arqonbus.client.message import Ack, Member, Message
+from arqonbus.client.state import State
 from arqonbus.client.subscription import Subscription
 from arqonbus.protocol.clocks import Position
+from arqonbus.protocol.envelope import Envelope
 
 __all__ = [
     "Ack",
@@ -21,14 +31,23 @@ __all__ = [
     "ClientError",
     "Closed",
     "ConnectionRefused",
+    "DeadlineExceeded",
     "Disconnected",
+    "Envelope",
     "Group",
+    "GroupLost",
     "Job",
+    "Member",
     "Message",
     "MessagesLost",
+    "NotConnected",
     "Order",
     "Position",
+    "PublishFailed",
     "Rejected",
+    "RequestFailed",
+    "Retry",
+    "State",
     "Subscription",
     "Token",
     "VectorClock",

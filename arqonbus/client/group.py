@@ -1,4 +1,4 @@
-"""A worker in a consumer group: takes jobs, keeps their leases, and tells the bus how each of them ended.
+"""A worker in a consumer group: takes jobs, extends their leases, and settles them.
 
 async for job in client.group("orders", "billing", concurrency=8):
     async with job:
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 
 from arqonbus.client.backoff import Backoff
-from arqonbus.client.errors import ClientError, Disconnected, Rejected
+from arqonbus.client.errors import ClientError, Disconnected, GroupLost, Rejected
 from arqonbus.client.message import Ask, Message
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.errors import Code
@@ -27,7 +27,15 @@ MAX_REASON = 500
 MAX_AT_ONCE = 500
 MOST_PER_CALL = 1000
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("arqonbus.client")
+
+
+class Retry(Exception):
+    """Raise it in a handler: the job is given back, and handed out again after `delay` seconds."""
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        super().__init__(reason or f"the handler asked for a retry in {delay:g} s")
+        self.delay = delay
 
 
 class _GivenJob(msgspec.Struct):
@@ -48,8 +56,8 @@ class _Extended(msgspec.Struct):
 class Job:
     """One message to be worked on. `deliveries`: how often it was handed out, this time included.
 
-    `reason`: why the one before gave it back. As a context manager it is acked at the end, or given back when
-    an exception leaves the block, unless that was done within.
+    `reason`: why it was given back before. As a context manager it is acked at the end, or given back when an
+    exception leaves the block (after the delay of a Retry, else of the group), unless it was settled within.
     """
 
     def __init__(self, group: Group, message: Message, deliveries: int, reason: str) -> None:
@@ -60,8 +68,11 @@ class Job:
         self._group = group
         self._settled = False
 
+    def __repr__(self) -> str:
+        return f"<Job {self.message.room} {self.message.sequence} delivery {self.deliveries}>"
+
     async def ack(self) -> None:
-        """It is done. Raises Disconnected or Rejected when the bus could not be told."""
+        """Settle it as done. Raises Disconnected or Rejected when the bus did not confirm."""
         if not self._settled:
             self._settled = True
             try:
@@ -70,7 +81,7 @@ class Job:
                 self._group.let_go(self)
 
     async def nack(self, delay: float = 0.0, reason: str = "") -> bool:
-        """Give it back, to be handed out again after the delay. False if the lease had run out already."""
+        """Give it back, to be handed out again after `delay` seconds. False if its lease had run out."""
         if self._settled:
             return False
         self._settled = True
@@ -88,15 +99,19 @@ class Job:
         if error is None:
             await self.ack()
             return
+        delay = error.delay if isinstance(error, Retry) else self._group.retry_delay
+        reason = str(error) if isinstance(error, Retry) else f"{type(error).__name__}: {error}"
         with contextlib.suppress(ClientError):  # the error says more; the lease ends by itself
-            await self.nack(self._group.retry_delay, f"{type(error).__name__}: {error}")
+            await self.nack(delay, reason)
 
 
 class Group:
     """Iterate over it for jobs, at most `concurrency` of them unsettled at one time; or `run` a handler.
 
-    `stop` ends the iteration after the jobs that are held. The connection may come and go meanwhile. The
-    leases (seconds) of unsettled jobs are extended for as long as this process lives.
+    Leases (seconds) of unsettled jobs are extended. The connection may break and return meanwhile. `stop`
+    ends the iteration after the jobs in hand. If the group is deleted, iteration raises GroupLost, or creates
+    it again with `recreate`, which hands out again what `start` says. Leaving an `async with` block waits
+    `grace` seconds for unsettled jobs, then gives them back.
     """
 
     def __init__(
@@ -112,6 +127,8 @@ class Group:
         max_deliveries: int,
         retry_delay: float,
         wait: float,
+        recreate: bool = False,
+        grace: float = 5.0,
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
@@ -125,6 +142,9 @@ class Group:
         self._start = start
         self._max_deliveries = max_deliveries
         self._wait = wait
+        self._recreate = recreate
+        self._grace = grace
+        self._known = False  # the bus has the group, or had it
         self._ready: deque[Job] = deque()
         self._held: dict[Job, None] = {}
         self._changed = asyncio.Event()  # something is ready, settled, or to be stopped
@@ -136,7 +156,15 @@ class Group:
         self._fetching: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # -- what users do
+    def __repr__(self) -> str:
+        return f"<Group {self._place['group']} of {self._place['room']}, {len(self._held)} jobs in hand>"
+
+    # -- for the program
+
+    @property
+    def dead_letter_room(self) -> str:
+        """The room that takes what failed `max_deliveries` times. Read it with `Client.history`."""
+        return f"{self._place['room']}.dlq.{self._place['group']}"
 
     def __aiter__(self) -> AsyncIterator[Job]:
         return self
@@ -147,7 +175,7 @@ class Group:
             if self._ready:
                 return self._ready.popleft()
             if self._error is not None:
-                raise self._error
+                raise self._error.with_traceback(None)
             if self._stopping and self._fetching is None:
                 raise StopAsyncIteration
             if not self._stopping and self._fetching is None and len(self._held) < self._concurrency:
@@ -165,17 +193,26 @@ class Group:
         self._stopping = True
         self._changed.set()
 
-    async def close(self) -> None:
-        """Stop, and wait until every job that was handed out is settled; what nobody began goes back."""
+    async def close(self, grace: float | None = None) -> None:
+        """
+
+        top; give back what was not begun; wait `grace` seconds for the jobs in hand, then give them back.
+        """
         self.stop()
         if self._fetching is not None:
             await asyncio.wait([self._fetching])
         while self._ready:
             with contextlib.suppress(ClientError):
                 await self._ready.popleft().nack(reason="the worker stopped before it began")
-        while self._held:
-            self._changed.clear()
-            await self._changed.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._grace if grace is None else grace):
+                while self._held:
+                    self._changed.clear()
+                    await self._changed.wait()
+        for job in list(self._held):
+            logger.warning("%r was not settled and is given back", job, extra={"message_id": job.message.id})
+            with contextlib.suppress(ClientError):
+                await job.nack(reason="the worker stopped and had not settled it")
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -193,11 +230,13 @@ class Group:
             async with job:
                 await handle(job)
         except ClientError as error:
-            log.warning("the bus could not be told of a job's end: %s", error)
+            logger.warning("%r could not be settled: %s", job, error)
+        except Retry as retry:
+            logger.info("%r is retried in %g s: %s", job, retry.delay, retry)
         except Exception:
-            log.exception("a job failed and was given back", extra={"message_id": job.message.id})
+            logger.exception("%r failed and was given back", job, extra={"message_id": job.message.id})
 
-    # -- what jobs do
+    # -- for jobs
 
     def let_go(self, job: Job) -> None:
         """The job is settled: there is room for another one."""
@@ -228,7 +267,7 @@ class Group:
             return False
         return True
 
-    # -- the work behind
+    # -- talking to the bus
 
     async def _send_acks(self) -> None:
         while self._acks:
@@ -253,7 +292,10 @@ class Group:
                     future.set_exception(error)
 
     async def _fetch(self) -> None:
-        """One read that brings something, or the end. Not cancelled: what it brings is leased to us."""
+        """Read until there are jobs, or the end.
+
+        Not cancelled: what a read brings is leased to this consumer.
+        """
         backoff = Backoff()
         try:
             while not self._stopping and not self._ready:
@@ -274,6 +316,9 @@ class Group:
             self._changed.set()
 
     async def _ensure(self) -> None:
+        """Create the group, unless it was there before and is gone."""
+        if self._known and not self._recreate:
+            raise GroupLost(self._place["room"], self._place["group"])
         asked = {**self._place, "start": self._start, "max_deliveries": self._max_deliveries}
         await self._ask("op.groups.ensure", asked, again=True)
 
@@ -281,6 +326,7 @@ class Group:
         asked = {"consumer": self._consumer, "lease": self._lease, "wait": self._wait}
         limit = min(self._concurrency - len(self._held), MAX_AT_ONCE)
         answer = await self._ask("op.groups.read", {**self._place, **asked, "limit": limit}, again=False)
+        self._known = True
         given = msgspec.json.decode(answer.payload, type=_Given)
         self.missed += int(given.missed)
         for one in given.jobs:
@@ -326,4 +372,4 @@ class Group:
         return task
 
 
-__all__ = ["Group", "Job"]
+__all__ = ["Group", "Job", "Retry"]

@@ -1,8 +1,9 @@
-"""What a user of the client sees of messages and acks."""
+"""Messages and acks as a program sees them, and the envelopes that the client sends."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,9 +11,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from arqonbus.client.errors import Rejected
 from arqonbus.protocol import arqonbus_pb2 as pb
-from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, Envelope
-from arqonbus.protocol.errors import BusError, Code
+from arqonbus.protocol.envelope import COMMAND, JSON_CONTENT, MESSAGE, Envelope, check
+from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
 
@@ -20,18 +22,30 @@ _encode = msgspec.json.Encoder().encode
 
 Payload = bytes | str | int | float | bool | None | list[Any] | dict[str, Any]
 
+MAX_KNOWN_PLACES = 4096
+_known_places: set[tuple[str, str, str]] = set()  # recipients, rooms and content types that passed `check`
+
 
 class Ask(Protocol):
-    """Runs an operation and gives the successful reply. Raises Rejected, or Disconnected if none came."""
+    """Runs an operation and returns the successful reply. Raises Rejected, or Disconnected if none came."""
 
     def __call__(self, operation: str, arguments: dict[str, Any], *, again: bool) -> Awaitable[Envelope]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Message:
-    """One message as it was delivered. Times are microseconds since 1970 UTC."""
+    """One message as it was delivered.
+
+    >>> message = Message(Envelope(room="orders", sequence=7, payload=b'{"id": 1}'))
+    >>> message.json()["id"], message
+    (1, <Message orders 7>)
+    """
 
     envelope: Envelope
+
+    def __repr__(self) -> str:
+        place = self.envelope.room or f"to {self.envelope.recipient}"
+        return f"<Message {place} {self.envelope.sequence}>"
 
     @property
     def id(self) -> str:
@@ -39,6 +53,7 @@ class Message:
 
     @property
     def room(self) -> str:
+        """Empty for a direct message."""
         return self.envelope.room
 
     @property
@@ -47,10 +62,12 @@ class Message:
 
     @property
     def name(self) -> str:
+        """The event type that its producer gave it."""
         return self.envelope.name
 
     @property
     def sender(self) -> str:
+        """The client id of its producer, which changes with each connection."""
         return self.envelope.sender
 
     @property
@@ -63,8 +80,19 @@ class Message:
 
     @property
     def time(self) -> datetime:
-        """When its producer says that it happened."""
+        """The producer's clock when it was made."""
         return datetime.fromtimestamp(self.envelope.time_us / 1_000_000, UTC)
+
+    @property
+    def server_time(self) -> datetime | None:
+        """The bus's clock when it was stored, if the bus says so."""
+        stored = self.envelope.server_time_us
+        return datetime.fromtimestamp(stored / 1_000_000, UTC) if stored else None
+
+    @property
+    def cause(self) -> str:
+        """The id of the message that led to this one, or empty."""
+        return self.envelope.cause
 
     @property
     def payload(self) -> bytes:
@@ -79,13 +107,16 @@ class Message:
         return self.envelope.headers
 
     def json(self) -> Any:
-        """The payload as JSON. Raises ValueError when it is none."""
+        """The payload as JSON. Raises ValueError when it is not JSON."""
         return json.loads(self.envelope.payload)
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """The bus has the message, at the durability that is said. `duplicate`: it had it before."""
+    """The bus has the message.
+
+    `durability`: memory, hot or durable. `duplicate`: its id was stored before.
+    """
 
     id: str
     room: str
@@ -96,14 +127,37 @@ class Ack:
 
     @staticmethod
     def of(envelope: Envelope, room: str) -> Ack:
+        """The ack that a successful reply is."""
         return Ack(
             id=envelope.reply_to,
             room=room,
             sequence=envelope.sequence,
             epoch=envelope.epoch,
-            durability=pb.Durability.Name(envelope.durability).lower() if envelope.durability else "",
+            durability=_DURABILITIES.get(envelope.durability, ""),
             duplicate=envelope.duplicate,
         )
+
+
+_DURABILITIES = {number: name.lower() for name, number in pb.Durability.items() if number}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One client in a room.
+
+    `client`: its client id, `since`: when it joined, `node`: where it is connected.
+    """
+
+    client: str
+    subject: str
+    node: str
+    since: datetime
+
+    @staticmethod
+    def of(facts: Mapping[str, Any]) -> Member:
+        """The member that op.rooms.presence describes."""
+        since = datetime.fromisoformat(facts["since"])
+        return Member(facts["client"], facts["subject"], facts["node"], since)
 
 
 def message_envelope(
@@ -119,10 +173,14 @@ def message_envelope(
     cause: str = "",
     clock: Mapping[str, int] | None = None,
 ) -> Envelope:
-    """A message to publish. Bytes go as they are; any other payload goes as JSON."""
-    body = payload if isinstance(payload, bytes) else _encode(payload)
+    """A message to send. Bytes go as they are; any other payload goes as JSON.
+
+    Raises Rejected (VALIDATION_ERROR) for a field that the bus would refuse, and for a payload that JSON
+    cannot express.
+    """
+    body = payload if isinstance(payload, bytes) else _json_of(payload)
     kind = content_type or ("" if isinstance(payload, bytes) else JSON_CONTENT)
-    return Envelope(
+    envelope = Envelope(
         id=message_id or new_ulid(),
         kind=MESSAGE,
         room=room,
@@ -132,26 +190,60 @@ def message_envelope(
         time_us=now_us(),
         content_type=kind,
         payload=body,
-        headers=dict(headers or {}),
+        headers=headers or None,
         cause=cause,
-        clock=dict(clock or {}),
+        clock=clock or None,
     )
+    place = (recipient, room, kind)
+    if message_id or headers or cause or clock or channel or len(name) > 64 or place not in _known_places:
+        _check(envelope)
+        if len(_known_places) >= MAX_KNOWN_PLACES:
+            _known_places.clear()
+        _known_places.add(place)
+    return envelope
+
+
+def _check(envelope: Envelope) -> None:
+    try:
+        check(envelope)
+    except Invalid as error:
+        raise Rejected(error) from None
+
+
+def _json_of(payload: Any) -> bytes:
+    """The value as JSON. Raises Rejected for what JSON cannot express."""
+    try:
+        text = _encode(payload)
+        if b"null" in text and _has_no_number(payload):
+            raise ValueError("NaN and infinity are not JSON numbers")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise Rejected(Invalid("payload", f"the payload cannot be written as JSON: {error}")) from error
+    return text
+
+
+def _has_no_number(value: Any) -> bool:
+    """Whether a NaN or an infinity is in a value that was encoded before, which shows that it has an end."""
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_no_number, value)) or any(map(_has_no_number, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_no_number, value))
 
 
 def command_envelope(operation: str, arguments: Mapping[str, Any]) -> Envelope:
-    """A command with its arguments as JSON."""
+    """A command with its arguments as JSON. Raises Rejected for arguments that JSON cannot express."""
     return Envelope(
         id=new_ulid(),
         kind=COMMAND,
         name=operation,
         time_us=now_us(),
         content_type=JSON_CONTENT,
-        payload=_encode(arguments),
+        payload=_json_of(arguments),
     )
 
 
 def error_of(request: Envelope, reply: Envelope) -> BusError:
-    """What a reply that is none of success says about its request."""
+    """The error in a reply."""
     status = reply.status
     known = status.code in Code.__members__.values()
     return BusError(
@@ -162,4 +254,13 @@ def error_of(request: Envelope, reply: Envelope) -> BusError:
     )
 
 
-__all__ = ["Ack", "Ask", "Message", "Payload", "command_envelope", "error_of", "message_envelope"]
+__all__ = [
+    "Ack",
+    "Ask",
+    "Member",
+    "Message",
+    "Payload",
+    "command_envelope",
+    "error_of",
+    "message_envelope",
+]

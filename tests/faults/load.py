@@ -96,7 +96,7 @@ class Watcher:
 
     def _word(self, word: Event) -> None:
         assert self._subscription is not None
-        self._words.append((len(self.seen) + self._subscription._waiting.qsize(), word))
+        self._words.append((len(self.seen) + self._subscription.pending, word))
 
     @property
     def position(self) -> Position:

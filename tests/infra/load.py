@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from arqonbus.client import Client
-from arqonbus.client.link import open_link
+from arqonbus.client.opening import open_link
 
 PUBLISHERS, READERS = 4, 2
 # As much as shows a gap, and no more: what is under load is the rollout, on the same processors.

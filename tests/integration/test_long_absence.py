@@ -22,7 +22,7 @@ async def test_all_that_was_missed_is_recovered(start_bus: StartBus, wire: str) 
     first = await writer.publish("orders", b"")
     assert (await anext(subscription)).id == first.id
     missed = MAX_ENVELOPES + 100
-    reader._backoff._first = 5.0  # it stays away for long enough
+    reader._connection._backoff._first = 5.0  # it stays away for long enough
     for peer in list(bus.node.clients.values()):
         if peer.session.identity.subject == "reader":
             peer.transport.abort()
