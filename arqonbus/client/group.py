@@ -183,10 +183,23 @@ class Group:
             await self._changed.wait()
 
     async def run(self, handle: Callable[[Job], Awaitable[None]]) -> None:
-        """Handle jobs at the same time until `stop`. A job whose handler raises is given back."""
-        async with asyncio.TaskGroup() as tasks:
+        """Handle jobs at the same time until `stop`; a job whose handler raises is given back.
+
+        Returns, or raises what the iteration raised, after the last handler has ended. Cancelling it cancels
+        the handlers.
+        """
+        handling: set[asyncio.Task[None]] = set()
+        try:
             async for job in self:
-                tasks.create_task(self._handle(job, handle))
+                task = asyncio.get_running_loop().create_task(self._handle(job, handle))
+                handling.add(task)
+                task.add_done_callback(handling.discard)
+        except asyncio.CancelledError:
+            for task in handling:
+                task.cancel()
+            raise
+        finally:
+            await asyncio.gather(*handling, return_exceptions=True)
 
     def stop(self) -> None:
         """Take no more jobs, once the read on its way is answered; those that are held still come."""

@@ -57,6 +57,7 @@ class Link:
         self._writer = self._loop.create_task(self._write())
         self._interval = 0.0
         self._margin = 0.0
+        self._grace = 0.0
         self._probed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._pinging: asyncio.Task[None] | None = None
@@ -145,14 +146,15 @@ class Link:
 
     # -- liveness
 
-    def probe(self) -> None:
-        """Ask for a sign of life now; without one the link ends after the margin."""
+    def probe(self, within: float = MAX_MARGIN) -> None:
+        """Ask for a sign of life now; without one in `within` seconds, or the margin, the link ends."""
         if not self._interval or self._probed_at:
             return
         self._cancel_timer()
         self._probed_at = self._loop.time()
+        self._grace = max(MIN_MARGIN, min(self._margin, within))
         self._pinging = self._loop.create_task(self._ping())
-        self._timer = self._loop.call_later(self._margin, self._judge)
+        self._timer = self._loop.call_later(self._grace, self._judge)
 
     async def _ping(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -170,7 +172,7 @@ class Link:
         waited, self._probed_at = self._loop.time() - self._probed_at, 0.0
         if self._socket.heard > self._loop.time() - waited:
             self._look()
-        elif waited > 1.5 * self._margin:  # this program itself stood still: the ping had no fair chance
+        elif waited > 1.5 * self._grace:  # this program itself stood still: the ping had no fair chance
             self.probe()
         else:
             silent = self._loop.time() - self._socket.heard

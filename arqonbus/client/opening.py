@@ -65,6 +65,7 @@ async def open_link(url: str, token: str, wire: WireName, tls: ssl.SSLContext | 
 
     Raises TryAgain, ConnectionRefused for a final answer, NotConnected for a final failure.
     """
+    encryption: dict[str, Any] = {} if tls is None else {"ssl": tls}
     try:
         opened = await connect(
             url,
@@ -76,7 +77,7 @@ async def open_link(url: str, token: str, wire: WireName, tls: ssl.SSLContext | 
             open_timeout=OPEN_SECONDS,
             close_timeout=CLOSE_SECONDS,
             create_connection=Socket,
-            ssl=tls,
+            **encryption,
         )
     except InvalidStatus as answer:
         raise _refusal(answer) from answer

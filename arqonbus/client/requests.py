@@ -256,13 +256,13 @@ class Requests:
                     late.append(waiter)
                     continue
                 if waiter.probe_at <= now:
-                    waiter.link.probe()
+                    waiter.link.probe(self._patience)
                     waiter.probe_at = min(waiter.deadline, now + self._patience)
                 due = min(due, waiter.probe_at)
         for waiter in late:
-            waiter.link.probe()
+            waiter.link.probe(self._patience)
             self._forget(waiter)
-            self._fail(waiter, Disconnected("no answer came in time"))
+            self._fail(waiter, Disconnected(f"no answer came within {self.timeout:g} s"))
         if self._waiting:
             self._watch(max(due, now + 0.01))
 
