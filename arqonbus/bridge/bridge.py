@@ -38,7 +38,7 @@ RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 5.0
 STOP_SECONDS = 10.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class NatsBridge:
@@ -92,14 +92,14 @@ class NatsBridge:
                 self._on_failure(describe(_first(failures)))
             except* Exception:
                 self._on_failure("the bridge failed; the log has the reason")
-                log.exception("the bridge failed and begins anew")
+                logger.exception("the bridge failed and begins anew")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
 
     def _on_failure(self, reason: str) -> None:
         if self.state.connected or self.state.reason != reason:
-            log.warning("the bridge is not connected to NATS, and tries again", extra={"reason": reason})
+            logger.warning("the bridge is not connected to NATS, and tries again", extra={"reason": reason})
         self.state.connected = False
         self.state.reason = reason
 
@@ -133,7 +133,7 @@ class NatsBridge:
         self.state.connected, self.state.reason = True, ""
         self.state.connects += 1
         self.state.max_payload = client.max_payload
-        log.info("the bridge is connected to NATS", extra={"server": str(client.connected_server_version)})
+        logger.info("the bridge is connected to NATS", extra={"server": str(client.connected_server_version)})
 
     async def _connect(self, gone: asyncio.Future[None]) -> Client:
         last: list[Exception] = []
@@ -169,7 +169,7 @@ class NatsBridge:
                 ) from None
             subjects = [*self._settings.subjects, self._settings.dead_letters]
             await jetstream.add_stream(StreamConfig(name=self._settings.stream, subjects=subjects))
-            log.info("the bridge made the stream", extra={"stream": self._settings.stream})
+            logger.info("the bridge made the stream", extra={"stream": self._settings.stream})
 
     # -- who the bridge is on the bus
 

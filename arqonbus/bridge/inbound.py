@@ -34,7 +34,7 @@ RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
 MAX_ACK_PENDING = 4096
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Arrival(NamedTuple):

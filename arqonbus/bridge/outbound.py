@@ -41,7 +41,7 @@ RETRY_US = 1_000_000
 PAGE = 1000
 TOO_LARGE = 10054  # the stream's own limit of a message's size
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Outbound:
@@ -144,7 +144,7 @@ class Outbound:
             problem = "it is kept in memory, where there are no consumer groups"
         if problem:
             self._refused.add(room)
-            log.error(
+            logger.error(
                 "a room is not taken to NATS: %s", problem, extra={"tenant": room.tenant, "room": room.room}
             )
             return
@@ -179,7 +179,7 @@ class Outbound:
         given = await self._node.groups.read(group, self._node.name, BATCH, LEASE_US)
         if given.missed:
             self._state.messages["out", "missed"] += given.missed
-            log.error(
+            logger.error(
                 "messages were dropped by the room's retention before the bridge had read them",
                 extra={"tenant": room.tenant, "room": room.room, "missed": given.missed},
             )

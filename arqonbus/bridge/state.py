@@ -10,7 +10,7 @@ from typing import Any
 
 SAY_SECONDS = 10.0  # between two lines of one kind
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class State:
         now = time.monotonic()
         if now - self._said.get(kind, -SAY_SECONDS) >= SAY_SECONDS:
             self._said[kind] = now
-            log.warning(text, extra=facts)
+            logger.warning(text, extra=facts)
 
 
 __all__ = ["State"]

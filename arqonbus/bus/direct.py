@@ -25,7 +25,7 @@ from arqonbus.storage.ports import Durability, EventLog, StorageError
 ANSWER_TIMEOUT = 3.0
 _SERVER_TIME_TAG = wire_protobuf.varint(Envelope.SERVER_TIME_US_FIELD_NUMBER << 3)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Hand(msgspec.Struct, tag="hand", array_like=True):
@@ -94,7 +94,7 @@ class Directory:
         try:
             note = _decode(data)
         except msgspec.DecodeError:
-            log.warning("another node sent something unreadable")
+            logger.warning("another node sent something unreadable")
             return
         if isinstance(note, _Answer):
             waiting = self._waiting.pop(note.ticket, None)
@@ -140,7 +140,7 @@ class Directory:
         try:
             await self._log.direct(node, _encode(answer))
         except StorageError as failure:
-            log.warning("an answer did not reach another node", extra={"reason": str(failure)})
+            logger.warning("an answer did not reach another node", extra={"reason": str(failure)})
 
     def _settle(self, peer: Peer, message: Direct, outcome: Literal["found", "absent", "unknown"]) -> None:
         if outcome == "found":

@@ -14,7 +14,7 @@ from arqonbus.protocol import replies
 SPREAD = 0.8  # share of the window over which connections are closed; the rest is for the last of them
 CLOSE_GRACE = 5.0  # seconds that clients have to answer the close frame
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 async def send_away(peers: list[Peer], window: float, empty: asyncio.Event) -> None:
@@ -22,7 +22,7 @@ async def send_away(peers: list[Peer], window: float, empty: asyncio.Event) -> N
 
     Readiness is the caller's business and has failed before; new clients are refused meanwhile.
     """
-    log.info("draining", extra={"connections": len(peers), "seconds": window})
+    logger.info("draining", extra={"connections": len(peers), "seconds": window})
     clock = asyncio.get_running_loop().time
     leaving: list[tuple[float, Peer]] = []
     for peer in peers:

@@ -29,7 +29,7 @@ MAX_RECOVERY_BYTES = 8 * 2**20  # of messages that one client missed
 AT_ONCE = 16  # recoveries that hold their messages in memory at one time
 LINGER = 30.0  # seconds that an empty room is still followed
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Recovery(NamedTuple):
@@ -111,7 +111,7 @@ class Follower:
                 try:
                     await self._log.unfollow(key)
                 except StorageError as failure:
-                    log.warning("a room could not be unfollowed", extra={"reason": str(failure)})
+                    logger.warning("a room could not be unfollowed", extra={"reason": str(failure)})
 
     def repair(self, room: Room) -> None:
         """Read what the room misses, soon. Called by the hub."""
@@ -135,7 +135,7 @@ class Follower:
                 try:
                     page = await self._log.read(room.key, room.order.position, 0, PAGE)
                 except StorageError as failure:
-                    log.warning("a gap could not be read yet", extra={"reason": str(failure)})
+                    logger.warning("a gap could not be read yet", extra={"reason": str(failure)})
                     await asyncio.sleep(REPAIR_RETRY)
                 else:
                     self._hub.repaired(room, page)
@@ -199,7 +199,7 @@ def unavailable(failure: StorageError) -> BusError:
     """The refusal for an engine failure while reading."""
     if isinstance(failure, NotCapableError):
         return BusError(Code.CAPABILITY_UNAVAILABLE, str(failure))
-    log.warning("the storage engine failed a read", extra={"reason": str(failure)})
+    logger.warning("the storage engine failed a read", extra={"reason": str(failure)})
     return BusError(
         Code.STORAGE_UNAVAILABLE, "the storage engine does not answer; try again", retry_after_ms=500
     )

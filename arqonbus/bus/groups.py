@@ -38,7 +38,7 @@ DEAD_LETTERS = Retention(100_000, 0)  # where the profile would keep nothing of 
 UNDERTAKER = "arqonbus.dlq"  # the consumer that a job goes to after its last try
 PAGE = 500
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def dead_letter_room(group: GroupKey) -> str:
@@ -158,7 +158,7 @@ class Groups:
             await self._append(room, held)
             await self.log.ack(group, epoch, [job.entry.sequence for job in jobs])
         except StorageError as failure:
-            log.warning(
+            logger.warning(
                 "dead letters could not be stored; they are tried again when their lease ends",
                 extra={"room": room.room, "jobs": len(jobs), "reason": str(failure)},
             )

@@ -49,7 +49,7 @@ SWEEP_SECONDS = 1.0
 
 _NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class State(Enum):
@@ -203,7 +203,7 @@ class Node:
                 decision = refused(obstacle)
         if isinstance(decision, Refused):
             self.counters.connections_refused[decision.code] += 1
-            log.info("connection refused", extra={"code": decision.code, "address": address})
+            logger.info("connection refused", extra={"code": decision.code, "address": address})
         return decision
 
     def connect(self, accepted: Accepted, transport: Transport, address: str, client: str = "") -> Peer:
@@ -268,7 +268,7 @@ class Node:
         if lead is not None:
             self.counters.clock_skews["ahead" if lead > 0 else "behind"] += 1
             facts = {"ahead_ms": lead // 1000, "tolerated_ms": limit // 1000}
-            log.warning("a client's clock is off", extra={"client": peer.client, **facts})
+            logger.warning("a client's clock is off", extra={"client": peer.client, **facts})
             peer.answer(replies.signal("clock.skew", facts))
             self.ready(peer)
 
@@ -422,7 +422,7 @@ class Node:
                 self._hears_limits = True
             await self.log.signal(sharing.ROOM, self.sharing.report(self.quotas))
         except StorageError as failure:
-            log.debug("the limits are not shared just now", extra={"reason": str(failure)})
+            logger.debug("the limits are not shared just now", extra={"reason": str(failure)})
         self.sharing.settle(self.quotas, self._loop.time())
 
     # -- the rest of a frame

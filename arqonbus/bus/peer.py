@@ -19,7 +19,7 @@ from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import RoomKey
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -103,7 +103,7 @@ class Peer:
             except Overflow:
                 who = self.session.identity
                 facts = {"tenant": who.tenant, "subject": who.subject, "address": self.address}
-                log.info("a client reads too slowly and is closed", extra={"client": self.client, **facts})
+                logger.info("a client reads too slowly and is closed", extra={"client": self.client, **facts})
                 self.close(Close.SLOW_CONSUMER, "the client reads too slowly; connect again and resume")
             return
         data, gaps = self.queue.take()

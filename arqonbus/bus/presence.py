@@ -20,7 +20,7 @@ from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import EventLog, Member, RoomKey, StorageError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Presence:
@@ -50,7 +50,7 @@ class Presence:
         try:
             await self._log.leave(key, peer.client)
         except StorageError as failure:
-            log.warning("a client could not be taken off a presence list", extra={"reason": str(failure)})
+            logger.warning("a client could not be taken off a presence list", extra={"reason": str(failure)})
         facts = {"client": peer.client, "subject": peer.session.identity.subject, "node": self._node}
         await self._announce("presence.leave", key, peer, facts)
 
@@ -77,7 +77,7 @@ class Presence:
             try:
                 await self._log.signal(key, envelope.SerializeToString())
             except StorageError as failure:
-                log.warning("a presence signal did not reach other nodes", extra={"reason": str(failure)})
+                logger.warning("a presence signal did not reach other nodes", extra={"reason": str(failure)})
 
 
 __all__ = ["Presence"]

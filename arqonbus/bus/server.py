@@ -29,7 +29,7 @@ ACCEPT_PAUSE = 0.1  # seconds, when this process has no file descriptor left
 # A protocol for one connection, whose other end is at that address if a proxy said so.
 MakeProtocol = Callable[[str | None], asyncio.BaseProtocol]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Listening(Protocol):
@@ -131,7 +131,7 @@ class _BehindProxy:
             try:
                 connection, address = await self._loop.sock_accept(self._bound)
             except OSError as error:
-                log.warning("a connection was not taken", extra={"reason": error.strerror})
+                logger.warning("a connection was not taken", extra={"reason": error.strerror})
                 await asyncio.sleep(ACCEPT_PAUSE)
                 continue
             if len(self._opening) >= MAX_OPENING:
@@ -149,7 +149,7 @@ class _BehindProxy:
                     named = await read_proxy_header(connection)
                 await self._loop.connect_accepted_socket(lambda: self._make(named), connection, ssl=self._tls)
         except (OSError, ValueError, TimeoutError) as error:
-            log.info("a connection was not opened", extra={"address": address, "reason": str(error)})
+            logger.info("a connection was not opened", extra={"address": address, "reason": str(error)})
             connection.close()
         except asyncio.CancelledError:
             connection.close()

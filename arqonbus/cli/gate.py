@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from arqonbus.config import Resolved
     from arqonbus.preflight.facts import Process
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def add_gate_options(parser: argparse.ArgumentParser) -> None:
@@ -38,13 +38,13 @@ def pass_gate(resolved: Resolved, args: argparse.Namespace, process: Process) ->
         return False
     decision = gate(resolved, receipt=args.receipt, process=process)
     if decision.refusal:
-        log.warning("the receipt did not count", extra={"reason": decision.refusal})
+        logger.warning("the receipt did not count", extra={"reason": decision.refusal})
     if decision.allowed:
         return False
     if args.break_glass:
         assert decision.report is not None
         failed = [result.check.id for result in decision.report.failures]
-        log.critical(
+        logger.critical(
             "starting although preflight failed", extra={"reason": args.break_glass, "failed": failed}
         )
         return True

@@ -21,7 +21,7 @@ from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
 from arqonbus.protocol.ids import new_ulid
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COMMANDS: Mapping[str, Command] = table(
     node_status.COMMANDS,
@@ -76,7 +76,7 @@ async def _settled(node: Node, envelope: Envelope, work: Coroutine[Any, Any, Any
         # The caller is told an id, the log the reason: exception text never leaves the node.
         code = Code.INTERNAL_ERROR
         incident = new_ulid()
-        log.exception("a command failed", extra={"incident": incident, "operation": operation})
+        logger.exception("a command failed", extra={"incident": incident, "operation": operation})
         failure = BusError(code, "the command failed; the log has the reason", details={"incident": incident})
         node.counters.rejected[code] += 1
         answer = replies.refusal(failure, envelope.id)

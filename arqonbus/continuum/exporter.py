@@ -34,7 +34,7 @@ FINAL = {
     Code.DECODE_ERROR,
 }
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Exporter:
                     return self.done
             except ClientError as error:
                 self.done.failures += 1
-                _log.warning("the bus does not take events; trying again in %.1f s: %s", pause, error)
+                logger.warning("the bus does not take events; trying again in %.1f s: %s", pause, error)
                 self._on_progress(self.done)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
@@ -137,7 +137,7 @@ class Exporter:
     def _set_aside(self, record: Record, error: Rejected) -> None:
         """Keep what was refused. A line may stand there twice after a kill, and is never missing."""
         self.done.set_aside += 1
-        _log.error("the bus refuses the event at position %d: %s", record.position, error)
+        logger.error("the bus refuses the event at position %d: %s", record.position, error)
         line = {
             "position": record.position,
             "at": datetime.now(UTC).isoformat(),

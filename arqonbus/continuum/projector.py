@@ -58,7 +58,7 @@ PAGE_OF_TENANTS = 1000
 MAX_SAMPLES = 10_000
 DEAD_LETTER_NOTICES = Retention(10_000, 7 * 86_400_000_000)
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -181,7 +181,7 @@ class Projector:
         while True:
             before = datetime.fromtimestamp(self._clock_us() / 1_000_000, UTC) - retention
             for name in await self._patiently(partial(self._store.retire, before)):
-                _log.info("events were dropped by retention", extra={"partition": name})
+                logger.info("events were dropped by retention", extra={"partition": name})
             await asyncio.sleep(RETIRE_SECONDS)
 
     # -- work
@@ -293,7 +293,7 @@ class Projector:
         )
         for outcome in await outcomes if isinstance(outcomes, Awaitable) else outcomes:
             if isinstance(outcome, StorageError):
-                _log.warning("subscribers were not told of dead letters: %s", outcome)
+                logger.warning("subscribers were not told of dead letters: %s", outcome)
 
     # -- patience
 
@@ -311,7 +311,7 @@ class Projector:
                     self._waiting += 1
                 if self.counters.store_up:
                     self.counters.store_up = False
-                    _log.error("the projector waits for a store: %s", error)
+                    logger.error("the projector waits for a store: %s", error)
                 if self._stopping:
                     raise
                 await asyncio.sleep(pause)
@@ -322,7 +322,7 @@ class Projector:
                 self._waiting -= waits
                 if not self._waiting and not self.counters.store_up:
                     self.counters.store_up = True
-                    _log.info("the projector goes on")
+                    logger.info("the projector goes on")
                 return result
 
     async def _keep(self, hands: Sequence[_Hand]) -> None:
@@ -346,7 +346,7 @@ class Projector:
                     counters.lag_seconds.append(max(0, now - job.entry.time_us) / 1_000_000)
         counters.last_projected_us = now
         for event in outcome.stale:
-            _log.info(
+            logger.info(
                 "an event came too late and was not applied",
                 extra={
                     "tenant": event.tenant,
@@ -356,7 +356,7 @@ class Projector:
                 },
             )
         for letter in outcome.dead:
-            _log.warning(
+            logger.warning(
                 "a record went to the dead letters",
                 extra={
                     "tenant": letter.tenant,
@@ -368,7 +368,7 @@ class Projector:
 
     def _on_missed(self, tenant: str, missed: int) -> None:
         self.counters.missed += missed
-        _log.error(
+        logger.error(
             "records were dropped by the room's retention before they were projected; export them again",
             extra={"tenant": tenant, "missed": missed, "room": ROOM},
         )

@@ -43,7 +43,7 @@ from arqonbus.telemetry.supervisor import Supervisor
 # An admin of any tenant may ask for a reload, and everybody waits while the profile is read and judged.
 RELOAD_SECONDS = 5.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def refuse_unavailable(settings: Settings) -> None:
@@ -110,7 +110,7 @@ class Service:
         await self._telemetry.start()
         if self.bridge is not None:
             self.bridge.start()
-        log.info(
+        logger.info(
             "the bus is up",
             extra={
                 "version": __version__,
@@ -128,7 +128,7 @@ class Service:
         if not self.settings.projector.projects or self._store is None:
             return
         if self.node.log.groups is None:
-            log.warning(
+            logger.warning(
                 "nothing is projected: the engine has no consumer groups",
                 extra={"storage": self.node.log.name},
             )
@@ -192,7 +192,7 @@ class Service:
         await self._stop()
         self._auditing.cancel()
         await self._telemetry.stop()
-        log.info("the bus is down", extra={"node": self.name})
+        logger.info("the bus is down", extra={"node": self.name})
 
 
 def _levels(settings: Settings) -> Sequence[tuple[str, str | None]]:
@@ -268,18 +268,20 @@ def reload(
         found = plan(running, new)
         colder = [change.difference.key for change in found.changes if change.effort != "hot"]
         if colder:
-            log.error("the profile was not taken over: these settings need a restart", extra={"keys": colder})
+            logger.error(
+                "the profile was not taken over: these settings need a restart", extra={"keys": colder}
+            )
             raise _not_taken_over(f"{len(colder)} changed settings need a restart")
         service.reconfigure(with_dev_key(new.settings))
     except ConfigError as error:
         findings = [str(finding) for finding in error.findings]
-        log.error("the profile was not taken over: it has faults", extra={"findings": findings})
+        logger.error("the profile was not taken over: it has faults", extra={"findings": findings})
         raise _not_taken_over(f"it has {len(findings)} faults") from error
     except (OSError, ValueError) as error:
-        log.error("the profile was not taken over", extra={"reason": str(error)})
+        logger.error("the profile was not taken over", extra={"reason": str(error)})
         raise _not_taken_over("it cannot be used") from error
     changed = [change.difference.key for change in found.changes]
-    log.info("the profile was taken over", extra={"keys": changed})
+    logger.info("the profile was taken over", extra={"keys": changed})
     return new, changed
 
 

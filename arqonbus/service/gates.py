@@ -38,7 +38,7 @@ MAX_UNAUDITED = 10_000  # kinds of blocks that wait for the audit; more are in t
 Decision = tuple[str, str, str]  # rule, action, mode
 Block = tuple[str, str, str, str]  # tenant, subject, room, rule
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ProfileGates:
@@ -139,7 +139,7 @@ class ProfileGates:
             return
         self._said[rule] = now
         facts: dict[str, Any] = {"rule": rule, "mode": self._settings.policy.mode, "tenant": identity.tenant}
-        log.warning(
+        logger.warning(
             "the policy found something", extra={**facts, "sub": identity.subject, "room": envelope.room}
         )
 
@@ -158,7 +158,9 @@ async def keep_audit(gates: ProfileGates, store_of: Callable[[], ProjectionStore
             try:
                 await store.record(tenant, subject, "policy.block", facts, "blocked")
             except StorageError as error:
-                log.error("blocked messages are missing in the audit", extra={**facts, "reason": str(error)})
+                logger.error(
+                    "blocked messages are missing in the audit", extra={**facts, "reason": str(error)}
+                )
 
 
 def _room_argument(payload: bytes) -> str:

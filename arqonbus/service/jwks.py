@@ -33,7 +33,7 @@ RETRY_SECONDS = 15.0  # after a failure, at most
 EARLY_SECONDS = 10.0  # between two fetches because tokens name unknown keys
 FILE_NAME = "jwks.json"
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class FetchFailed(Exception):
@@ -108,19 +108,19 @@ class JwksKeeper:
         except (FetchFailed, ValueError) as error:
             self._counters.jwks_failures += 1
             age = round(time.time() - self._fetched_at) if self._fetched_at else None
-            log.warning("the JWKS was not fetched", extra={"url": url, "reason": str(error), "age": age})
+            logger.warning("the JWKS was not fetched", extra={"url": url, "reason": str(error), "age": age})
             return False
         self._counters.jwks_fetched_at = time.time()
-        log.info("the JWKS was fetched", extra={"url": url, "keys": count})
+        logger.info("the JWKS was fetched", extra={"url": url, "keys": count})
         try:
             await asyncio.to_thread(self._write, document)
         except OSError as error:
-            log.warning("the JWKS was not kept on disk", extra={"reason": error.strerror})
+            logger.warning("the JWKS was not kept on disk", extra={"reason": error.strerror})
         return True
 
     def _forget_stale(self) -> None:
         if self._fetched_at and time.time() - self._fetched_at > self._jwt.jwks_max_stale:
-            log.error("the JWKS is too old and no longer used", extra={"url": self._jwt.jwks_url})
+            logger.error("the JWKS is too old and no longer used", extra={"url": self._jwt.jwks_url})
             self._counters.jwks_fetched_at = 0.0
             self._drop()
 
@@ -135,7 +135,7 @@ class JwksKeeper:
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            log.warning("the kept JWKS cannot be used", extra={"file": str(self._path)})
+            logger.warning("the kept JWKS cannot be used", extra={"file": str(self._path)})
             return False
         self._counters.jwks_fetched_at = float(kept["fetched_at"])
         return True

@@ -34,7 +34,7 @@ from arqonbus.telemetry.supervisor import Supervisor
 
 PROBE_SECONDS = 2.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def make_projector(
@@ -64,7 +64,7 @@ async def open_store(store: ProjectionStore) -> None:
     try:
         await store.open()
     except PostgresUnavailable as error:
-        log.warning("the store of the projection is away and is tried again: %s", error)
+        logger.warning("the store of the projection is away and is tried again: %s", error)
 
 
 class _Wakes:
@@ -123,7 +123,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     await telemetry.start()
     stopped = stop_signal(projector.stop)
     async with Supervisor(os.environ) as supervisor:
-        log.info("the projector is up", extra={"version": __version__, "name_": name, "room": ROOM})
+        logger.info("the projector is up", extra={"version": __version__, "name_": name, "room": ROOM})
         on_up(settings)
         running = asyncio.create_task(projector.run())
         await asyncio.wait(
@@ -134,7 +134,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     await telemetry.stop()
     await events.close()
     await store.close()
-    log.info("the projector is down")
+    logger.info("the projector is down")
 
 
 def _app(projector: Projector, events: EventLog, store: ProjectionStore, name: str) -> Starlette:

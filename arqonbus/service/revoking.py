@@ -31,7 +31,7 @@ MAX_KEPT = 10_000  # revocations by admins; the oldest go first, and the log say
 PAGE = 500
 LOOK_SECONDS = 1.0
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RevocationKeeper:
@@ -68,7 +68,7 @@ class RevocationKeeper:
             except StorageError as error:
                 changed = False
                 if not away:
-                    log.warning("revocations of admins cannot be read now", extra={"reason": str(error)})
+                    logger.warning("revocations of admins cannot be read now", extra={"reason": str(error)})
                 away = True
             if await self._read_file() or changed or self._unseen:
                 self._unseen = False
@@ -106,9 +106,9 @@ class RevocationKeeper:
         try:
             self._of_file = await asyncio.to_thread(read_revocations, self._path)
         except ValueError as error:
-            log.error("the revoked tokens are those of before", extra={"reason": str(error)})
+            logger.error("the revoked tokens are those of before", extra={"reason": str(error)})
             return False
-        log.info("revoked tokens were read", extra={"entries": len(self._of_file)})
+        logger.info("revoked tokens were read", extra={"entries": len(self._of_file)})
         return True
 
     async def _read_room(self) -> bool:
@@ -133,11 +133,11 @@ class RevocationKeeper:
         try:
             revocation = revocation_of(json.loads(data))
         except ValueError as error:
-            log.error("a revocation cannot be read", extra={"reason": str(error)})
+            logger.error("a revocation cannot be read", extra={"reason": str(error)})
             return False
         self._of_admins.append(revocation)
         if len(self._of_admins) > MAX_KEPT:
-            log.warning("the oldest revocation is forgotten", extra={"kept": MAX_KEPT})
+            logger.warning("the oldest revocation is forgotten", extra={"kept": MAX_KEPT})
             del self._of_admins[0]
         return True
 

@@ -21,7 +21,7 @@ from arqonbus.storage.projection import ProjectionStore, Tally
 REFRESH_SECONDS = 15.0
 _LAG_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ProjectionMetrics(Collector):
@@ -48,7 +48,7 @@ class ProjectionMetrics(Collector):
                 self._books = await self._store.books(None)
                 self._counts = await self._store.counts(None)
             except StorageError as error:
-                _log.debug("the figures of the projection are not fresh: %s", error)
+                logger.debug("the figures of the projection are not fresh: %s", error)
             await asyncio.sleep(REFRESH_SECONDS)
 
     def collect(self) -> Iterable[Metric]:

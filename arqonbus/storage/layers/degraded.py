@@ -45,7 +45,7 @@ MOST_IDS = 50_000  # of one room that are known again
 
 Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class DegradedListener(Listener, Protocol):
@@ -164,7 +164,7 @@ class DegradedLog(RoomReads):
             await asyncio.wait([self._watcher])
         kept = sum(self._kept(held, room) for room, held in self._rooms.items())
         if kept:
-            log.error("messages that only memory had are lost", extra={"messages": kept})
+            logger.error("messages that only memory had are lost", extra={"messages": kept})
         if self._opened:
             await self._engine.close()
 
@@ -176,7 +176,7 @@ class DegradedLog(RoomReads):
         self.away = True
         if not self.since:
             self.since = time.time()
-            log.error("the storage engine is away: going on in memory", extra={"reason": str(failure)})
+            logger.error("the storage engine is away: going on in memory", extra={"reason": str(failure)})
             self._listener.on_degraded(True)
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._wait_for_engine(), name="engine that is away")
@@ -196,7 +196,7 @@ class DegradedLog(RoomReads):
             except StorageError:
                 self.away = True
         seconds, self.since = round(time.time() - self.since, 1), 0.0
-        log.warning("the storage engine is back and has everything", extra={"seconds": seconds})
+        logger.warning("the storage engine is back and has everything", extra={"seconds": seconds})
         self._listener.on_degraded(False)
 
     # -- messages
@@ -325,7 +325,7 @@ class DegradedLog(RoomReads):
         self._ids[room] = self._memory.recent_ids(room)
         self._heads.pop(room, None)
         self._listener.on_moved(room, held.moved, held.former, known)
-        log.info("a room is in the engine again", extra={"room": room.room, "messages": len(known)})
+        logger.info("a room is in the engine again", extra={"room": room.room, "messages": len(known)})
 
     def _of(self, room: RoomKey) -> EventLog:
         """Of a room that is in memory, what is there is all there is."""

@@ -35,7 +35,7 @@ _TRIES = 5  # of a piece that the store takes in another epoch, or in another li
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class HistoryUnavailable(StorageError):
@@ -233,9 +233,9 @@ class DurableHistory:
                 self._wake.clear()
             try:
                 kept = await self._stored([each.piece for each in waiting])
-            except Exception as failure:  # noqa: BLE001 - the task must live, and every caller must be told
+            except Exception as failure:  # the task must survive; every caller gets the error
                 if not isinstance(failure, StorageError):
-                    _log.error("the durable history fails", exc_info=failure)
+                    logger.error("the durable history fails", exc_info=failure)
                 for each in waiting:
                     if not each.done.done():
                         each.done.set_exception(StorageError(str(failure)))
@@ -285,7 +285,9 @@ class DurableHistory:
                 return kept.epochs
             after, copied = entries[-1].sequence, copied + len(entries)
         if copied:
-            _log.debug("a durable history has what it lacked", extra={"room": room.room, "messages": copied})
+            logger.debug(
+                "a durable history has what it lacked", extra={"room": room.room, "messages": copied}
+            )
         if len(self._complete) >= MOST_ROOMS:
             self._complete.clear()
         self._complete.add(room)
@@ -334,7 +336,7 @@ class DurableHistory:
                 await _soon(self._store.trim(room, head.first))
             except StorageError as failure:
                 self._touched |= touched
-                _log.warning("a durable history was not trimmed", extra={"reason": str(failure)})
+                logger.warning("a durable history was not trimmed", extra={"reason": str(failure)})
                 return
 
 

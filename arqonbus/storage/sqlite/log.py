@@ -45,7 +45,7 @@ from arqonbus.storage.sqlite.writer import Writer
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _HEAD = "SELECT number, epoch, first, last FROM rooms WHERE tenant = ? AND room = ?"
 _ENTRY = (
@@ -112,7 +112,7 @@ class SqliteLog:
             try:
                 await asyncio.to_thread(write_checkpoint, self._path)
             except StorageError as error:
-                _log.error("no checkpoint was taken", extra={"reason": str(error)})
+                logger.error("no checkpoint was taken", extra={"reason": str(error)})
 
     def _open_file(self) -> None:
         self._lock = FileLock(self._path)
@@ -145,7 +145,7 @@ class SqliteLog:
         try:
             await asyncio.to_thread(seal, self._path, self.durability)
         except (sqlite3.Error, OSError) as error:
-            _log.error("the log was closed without its seal", extra={"reason": str(error)})
+            logger.error("the log was closed without its seal", extra={"reason": str(error)})
         self._lock.release()
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:

@@ -22,7 +22,7 @@ from arqonbus.storage.ports import Durability
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Seal(NamedTuple):
@@ -42,7 +42,7 @@ def break_seal(connection: sqlite3.Connection, path: Path, durability: Durabilit
     reason = _doubt(_life(connection), _read(path), _boot())
     if reason:
         rooms = begin_epochs(connection)
-        _log.warning("rooms go on in new epochs: %s", reason, extra={"path": str(path), "rooms": rooms})
+        logger.warning("rooms go on in new epochs: %s", reason, extra={"path": str(path), "rooms": rooms})
     _move(connection, path, flushes=durability is Durability.DURABLE, closed=False)
     return reason
 

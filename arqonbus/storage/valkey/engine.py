@@ -44,7 +44,7 @@ _REDIRECT_SECONDS = 5.0
 _REFRESH_SECONDS = 5.0
 _REFRESH_PAUSE = 0.2
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def library() -> str:
@@ -193,7 +193,7 @@ class Engine:
             try:
                 ranges = await line.link.call("CLUSTER", "SLOTS")
             except (LinkLost, ReplyError) as error:
-                _log.debug("No cluster map from %s: %s", line, error)
+                logger.debug("No cluster map from %s: %s", line, error)
                 continue
             owners = _owners(ranges, line.endpoints[0])
             if owners is not None:
@@ -225,7 +225,7 @@ class Engine:
             try:
                 await self.refresh()
             except StorageError as error:
-                _log.warning("The new map of the Valkey cluster cannot be followed yet: %s", error)
+                logger.warning("The new map of the Valkey cluster cannot be followed yet: %s", error)
             await asyncio.sleep(_REFRESH_PAUSE)
 
     def _add_line(self, endpoints: Sequence[Endpoint]) -> Line:
@@ -274,7 +274,7 @@ async def _incarnation(link: Link) -> tuple[Incarnation, str]:
     try:
         settings = await link.call("CONFIG", "GET", "append*")
     except ReplyError as refusal:  # not said to us: then nothing is taken to be on disk
-        _log.warning("Valkey at %s does not say how it flushes: %s", link.endpoint, refusal)
+        logger.warning("Valkey at %s does not say how it flushes: %s", link.endpoint, refusal)
         settings = {}
     flushes = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
     former = facts.get(b"master_replid2", b"").strip(b"0").decode()

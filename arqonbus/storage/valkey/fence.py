@@ -24,7 +24,7 @@ ASK_SECONDS = 3.0  # of the witness, before it counts as away
 MOST_MARKS = 100_000
 _TRIES = 10  # others look at the same room at the same time
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Fence:
@@ -91,7 +91,7 @@ class Fence:
             )
             if epoch and now == epoch.encode():
                 self.renewed += 1
-                _log.warning(
+                logger.warning(
                     "a room goes on in a new epoch: that its engine has all of it cannot be proven",
                     extra={"room": room.room, "tenant": room.tenant, "last": held.last, "epoch": epoch},
                 )
@@ -139,7 +139,7 @@ class Fence:
             async with asyncio.timeout(ASK_SECONDS):
                 found = await self._witness.marks([room])
         except (StorageError, TimeoutError) as failure:
-            _log.warning("the witness of the rooms cannot be asked", extra={"reason": str(failure)})
+            logger.warning("the witness of the rooms cannot be asked", extra={"reason": str(failure)})
             return Evidence(None, siblings, known)
         return Evidence([*own, *found.values()], siblings, known)
 
@@ -172,7 +172,7 @@ class Fence:
         except (StorageError, TimeoutError) as failure:
             if not self._told:
                 self._told = True
-                _log.warning("the witness of the rooms is away", extra={"reason": str(failure)})
+                logger.warning("the witness of the rooms is away", extra={"reason": str(failure)})
             return
         self._owed -= marks.keys()
         self._told = False

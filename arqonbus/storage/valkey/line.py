@@ -17,7 +17,7 @@ from arqonbus.storage.valkey.link import Access, Endpoint, Link, LinkLost, OnPus
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Line:
@@ -105,7 +105,7 @@ class Line:
                 return
             self.link = None
             self.reason = str(lost).rstrip(".")
-            _log.warning("%s Connecting again.", lost)
+            logger.warning("%s Connecting again.", lost)
             self._on_down(self)
 
     async def _try(self, endpoint: Endpoint) -> Link | None:
@@ -118,7 +118,7 @@ class Line:
                 await self._prepare(link)
         except (OSError, TimeoutError, LinkLost, ReplyError, StorageError) as error:
             self.reason = str(error).rstrip(".") or f"no answer within {self._access.connect_timeout:g} s"
-            _log.debug("Valkey at %s: %s", endpoint, self.reason)
+            logger.debug("Valkey at %s: %s", endpoint, self.reason)
             if link is not None:
                 link.abort(self.reason)
             return None

@@ -20,7 +20,7 @@ from arqonbus.storage.valkey.link import Endpoint, Link, ReplyError
 _RETRY_SECONDS = 0.2
 _CONFIRM_SECONDS = 5.0
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Channel:
@@ -127,7 +127,7 @@ class Live:
             try:
                 line = self._line(held.slot)
             except StorageError as error:
-                _log.debug("The owner of %s is not known now: %s", name, error)
+                logger.debug("The owner of %s is not known now: %s", name, error)
                 continue
             if line.link is not held.link:
                 held.link.push("SUNSUBSCRIBE", name)
@@ -139,7 +139,7 @@ class Live:
             try:
                 link = self._line(held.slot).link
             except StorageError as error:
-                _log.debug("The live subscription to %s waits: %s", name, error)
+                logger.debug("The live subscription to %s waits: %s", name, error)
                 continue
             if link is not None and (again or held.asked is not link):
                 held.asked = link
@@ -181,7 +181,7 @@ class Live:
         self._engine.suspect()
 
     def _on_error(self, error: ReplyError) -> None:
-        _log.info("A live subscription was refused: %s", error)
+        logger.info("A live subscription was refused: %s", error)
         self._engine.suspect()
 
     def _on_push(self, link: Link, push: list[Any]) -> None:

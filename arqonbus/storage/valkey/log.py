@@ -55,7 +55,7 @@ from arqonbus.storage.witness import WitnessStore
 _DEFAULT_PORT = 6379
 _MOST_CHECKS = 5  # of a room before one read; the engine may begin anew meanwhile
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def endpoint_of(url: str) -> Endpoint:
@@ -373,7 +373,7 @@ class ValkeyLog:
                 return
             entries = parse_entries(frame, header)
         except BadFrameError as error:
-            _log.error("Entries of room %s are read from the log instead: %s", room, error)
+            logger.error("Entries of room %s are read from the log instead: %s", room, error)
             self._listener.on_resync([room])
             return
         self._fence.seen[room] = (header.epoch, header.first + header.size - 1)

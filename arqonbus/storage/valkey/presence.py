@@ -17,7 +17,7 @@ from arqonbus.storage.valkey.link import Command
 _MEMBERS_PER_CALL = 500  # bounds how long one call keeps the engine from others
 _CALLS_AT_ONCE = 32
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class SharedPresence:
@@ -48,7 +48,7 @@ class SharedPresence:
             leaving = [self._remove(room, client) for room, client in gone[begin : begin + _CALLS_AT_ONCE]]
             for outcome in await asyncio.gather(*leaving, return_exceptions=True):
                 if isinstance(outcome, StorageError):
-                    _log.warning("Clients of this node stay listed until they expire: %s", outcome)
+                    logger.warning("Clients of this node stay listed until they expire: %s", outcome)
                     return
                 if isinstance(outcome, BaseException):
                     raise outcome
@@ -103,7 +103,9 @@ class SharedPresence:
             try:
                 await self._renew()
             except StorageError as error:
-                _log.warning("Presence was not renewed; trying again in %g s: %s", self._renew_seconds, error)
+                logger.warning(
+                    "Presence was not renewed; trying again in %g s: %s", self._renew_seconds, error
+                )
 
     async def _renew(self) -> None:
         due: dict[int, list[Command]] = {}

@@ -14,7 +14,7 @@ from arqonbus.storage.valkey.engine import Engine
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.witness import Standing
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Refill:
@@ -58,7 +58,7 @@ class Refill:
                 return None
             standing = Standing(began, entries[-1].sequence if entries else 0, standing.run)
         if standing.last > before:
-            _log.warning(
+            logger.warning(
                 "a room has back what its engine lost",
                 extra={"room": room.room, "tenant": room.tenant, "after": before, "until": standing.last},
             )

@@ -17,7 +17,7 @@ from arqonbus.storage.valkey.keys import Slotted, tenant_rooms, tenants_with
 
 _MOST_CACHED = 100_000
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Registry:
@@ -110,7 +110,7 @@ class Registry:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, StorageError):
                 raise error
-            _log.warning(
+            logger.warning(
                 "%d rooms are not listed yet; trying again with the next: %s", len(self._owed), error
             )
 

@@ -22,7 +22,7 @@ _ASK_SECONDS = 1.0
 _EVENTS = ("+switch-master", "+sdown", "-sdown", "+slave", "+try-failover", "+failover-end")
 _UNREACHABLE = 1_000_000  # more replicas than there are: nothing is durable while a failover is under way
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class _Said(NamedTuple):
@@ -148,7 +148,7 @@ class Sentinels:
                 finally:
                     link.abort("the log was closed")
             except (OSError, TimeoutError, LinkLost, ReplyError) as error:
-                _log.info("Sentinel %s does not tell: %s", node, error)
+                logger.info("Sentinel %s does not tell: %s", node, error)
             self._said.pop(node, None)
             await asyncio.sleep(_ASK_SECONDS)
 
