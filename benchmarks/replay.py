@@ -54,7 +54,7 @@ async def fill(log: EventLog) -> None:
 async def replay(log: EventLog, form: str) -> list[bytes]:
     """Read the room page after page, as a client asks for it; the encoded replies."""
     session = SimpleNamespace(demand=lambda _action, _room: ROOM)
-    caller: Any = SimpleNamespace(node=SimpleNamespace(log=log), peer=SimpleNamespace(session=session))
+    caller: Any = SimpleNamespace(node=SimpleNamespace(event_log=log), peer=SimpleNamespace(session=session))
     cursor, encoded = None, []
     while True:
         arguments = history.ReplayArguments(

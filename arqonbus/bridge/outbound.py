@@ -107,7 +107,7 @@ class Outbound:
         """What a broken connection left in our hands goes out again now, and not when its lease ends."""
         for room in [room for room in self._held if room not in self._busy]:
             given = self._held[room]
-            group, groups = GroupKey(room, GROUP), self._node.groups.log
+            group, groups = GroupKey(room, GROUP), self._node.groups.store
             for job in given.jobs:
                 await groups.nack(group, given.epoch, self._node.name, job.entry.sequence, 0, job.reason)
             del self._held[room]
@@ -120,7 +120,7 @@ class Outbound:
                 continue
             after = _just_before(name)
             while True:
-                page = await self._node.log.rooms(tenant, after, PAGE)
+                page = await self._node.event_log.rooms(tenant, after, PAGE)
                 rooms = [room for room in page.rooms if room.startswith(name)]
                 for room in rooms:
                     await self._add(route, RoomKey(tenant, room))
@@ -148,7 +148,7 @@ class Outbound:
                 "a room is not taken to NATS: %s", problem, extra={"tenant": room.tenant, "room": room.room}
             )
             return
-        await self._node.groups.log.ensure(group, FROM_BEGIN, 0)
+        await self._node.groups.store.ensure(group, FROM_BEGIN, 0)
         await self._node.follower.watch(room, partial(self.wake, room))
         self._subjects[room] = subject
         self._state.rooms = len(self._subjects)
@@ -230,7 +230,7 @@ class Outbound:
                 failure = refused
                 await self._give_back(group, given.epoch, job, refused)
         if done:
-            await self._node.groups.log.ack(group, given.epoch, done)
+            await self._node.groups.store.ack(group, given.epoch, done)
         if failure is not None and not isinstance(failure, JetStreamError):
             raise failure
 
@@ -245,7 +245,7 @@ class Outbound:
     async def _give_back(self, group: GroupKey, epoch: str, job: Job, error: NatsError) -> None:
         self._state.count("out", Code.STORAGE_UNAVAILABLE)
         self._state.say("out", "NATS did not take a message; it is tried again", reason=describe(error))
-        groups = self._node.groups.log
+        groups = self._node.groups.store
         await groups.nack(group, epoch, self._node.name, job.entry.sequence, RETRY_US, describe(error))
         self._wake_later(group.room, RETRY_US)
 

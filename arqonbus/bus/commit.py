@@ -61,7 +61,7 @@ class Committer:
 
     def __init__(
         self,
-        log: EventLog,
+        event_log: EventLog,
         hub: Receiver,
         *,
         retention: Callable[[RoomKey], Retention],
@@ -71,7 +71,7 @@ class Committer:
         counters: Counters,
     ) -> None:
         """`durability`: the level of each room, where rooms have levels of their own."""
-        self._log = log
+        self._event_log = event_log
         self._hub = hub
         self._retention = retention
         self._durability = durability
@@ -140,7 +140,7 @@ class Committer:
 
     def _store(self, batches: list[Batch], groups: list[_Pending]) -> None:
         started = time.perf_counter()
-        outcomes = self._log.append(batches)
+        outcomes = self._event_log.append(batches)
         if isinstance(outcomes, Awaitable):
             task = self._loop.create_task(self._settle_later(batches, groups, outcomes, started))
             self._under_way.add(task)

@@ -70,7 +70,7 @@ class Directory:
         ready: Callable[[Peer], None],
     ) -> None:
         self._node = node
-        self._log = event_log
+        self._event_log = event_log
         self._clients = clients
         self._ready = ready
         self._waiting: dict[str, asyncio.Future[bool]] = {}
@@ -80,7 +80,7 @@ class Directory:
         """Deliver one direct message and answer its sender."""
         tenant = peer.session.identity.tenant
         node = node_of(message.recipient)
-        if node == self._node or not self._log.shared:
+        if node == self._node or not self._event_log.shared:
             self._settle(
                 peer, message, "found" if self._hand(tenant, message.recipient, message.data) else "absent"
             )
@@ -125,7 +125,7 @@ class Directory:
         waiting = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
             note = _Hand(ticket, self._node, tenant, message.recipient, message.data)
-            if not await self._log.direct(node, _encode(note)):
+            if not await self._event_log.direct(node, _encode(note)):
                 self._settle(peer, message, "absent")
                 return
             async with asyncio.timeout(ANSWER_TIMEOUT):
@@ -138,7 +138,7 @@ class Directory:
 
     async def _reply(self, node: str, answer: _Answer) -> None:
         try:
-            await self._log.direct(node, _encode(answer))
+            await self._event_log.direct(node, _encode(answer))
         except StorageError as failure:
             logger.warning("an answer did not reach another node", extra={"reason": str(failure)})
 

@@ -44,7 +44,7 @@ class Follower:
     def __init__(
         self, event_log: EventLog, hub: Hub, policy: Callable[[str], RoomPolicy], counters: Counters
     ) -> None:
-        self._log = event_log
+        self._event_log = event_log
         self._hub = hub
         self._policy = policy
         self._counters = counters
@@ -84,8 +84,8 @@ class Follower:
                 return room
             room = self._hub.rooms[key] = Room(key, self._policy(key.room))
             try:
-                await self._log.create_room(key)
-                head = await self._log.follow(key)
+                await self._event_log.create_room(key)
+                head = await self._event_log.follow(key)
             except StorageError as failure:
                 self._hub.rooms.pop(key, None)
                 raise unavailable(failure) from failure
@@ -109,7 +109,7 @@ class Follower:
                     continue
                 del self._hub.rooms[key]
                 try:
-                    await self._log.unfollow(key)
+                    await self._event_log.unfollow(key)
                 except StorageError as failure:
                     logger.warning("a room could not be unfollowed", extra={"reason": str(failure)})
 
@@ -133,7 +133,7 @@ class Follower:
             while room.order.missing() and self._hub.rooms.get(room.key) is room:
                 self._counters.repairs += 1
                 try:
-                    page = await self._log.read(room.key, room.order.position, 0, PAGE)
+                    page = await self._event_log.read(room.key, room.order.position, 0, PAGE)
                 except StorageError as failure:
                     logger.warning("a gap could not be read yet", extra={"reason": str(failure)})
                     await asyncio.sleep(REPAIR_RETRY)
@@ -159,7 +159,7 @@ class Follower:
         entries: list[Entry] = []
         size = 0
         cursor = since.sequence
-        head = await self._log.head(room.key)
+        head = await self._event_log.head(room.key)
         if head.epoch != since.epoch or cursor > head.last or head.first > cursor + 1:
             return lost
         for _ in range(MAX_PAGES):
@@ -168,7 +168,7 @@ class Follower:
                 return lost
             if cursor == position:  # nothing was awaited since: what follows is delivered live
                 return Recovery(entries)
-            page = await self._log.read(room.key, min(cursor, position), max(cursor, position), PAGE)
+            page = await self._event_log.read(room.key, min(cursor, position), max(cursor, position), PAGE)
             if page.head.epoch != since.epoch or not page.entries:
                 return lost
             if cursor > position:  # this node has yet to hear of what the client knows

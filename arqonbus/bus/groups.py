@@ -56,7 +56,7 @@ class Groups:
         follower: Follower,
         retention: Callable[[RoomKey], Retention],
     ) -> None:
-        self._log = event_log
+        self._event_log = event_log
         self._hub = hub
         self._follower = follower
         self._retention = retention
@@ -64,23 +64,23 @@ class Groups:
 
     @property
     def available(self) -> bool:
-        return self._log.groups is not None
+        return self._event_log.groups is not None
 
     @property
-    def log(self) -> ConsumerGroups:
+    def store(self) -> ConsumerGroups:
         """The groups in the log. Raises CAPABILITY_UNAVAILABLE where it has none."""
-        if self._log.groups is None:
+        if self._event_log.groups is None:
             raise BusError(
                 Code.CAPABILITY_UNAVAILABLE,
-                f"the storage backend {self._log.name} has no consumer groups; sqlite and valkey have them",
+                f"the storage engine {self._event_log.name} has no consumer groups",
             )
-        return self._log.groups
+        return self._event_log.groups
 
     async def read(self, group: GroupKey, consumer: str, limit: int, lease_us: int) -> GroupRead:
         """What there is for the consumer now. Jobs that were tried often enough become dead letters."""
         missed = 0
         while True:
-            given = await self.log.read(group, consumer, limit, lease_us, MAX_BYTES)
+            given = await self.store.read(group, consumer, limit, lease_us, MAX_BYTES)
             missed += given.missed
             most = given.max_deliveries
             worn = [job for job in given.jobs if most and job.deliveries > most]
@@ -133,10 +133,10 @@ class Groups:
         """Give a job back; its deliveries, 0 if the consumer did not hold it. After its last try it becomes
         a dead letter at once.
         """
-        most = (await self.log.state(group)).max_deliveries
-        deliveries = await self.log.nack(group, epoch, consumer, sequence, delay_us, reason)
+        most = (await self.store.state(group)).max_deliveries
+        deliveries = await self.store.nack(group, epoch, consumer, sequence, delay_us, reason)
         if most and deliveries >= most:
-            claimed = await self.log.claim(group, epoch, UNDERTAKER, [sequence], 0, 60_000_000)
+            claimed = await self.store.claim(group, epoch, UNDERTAKER, [sequence], 0, 60_000_000)
             await self._bury(group, epoch, most, claimed.jobs)
         return deliveries
 
@@ -156,7 +156,7 @@ class Groups:
                 if job.deliveries == most + 1 or not await self._has(room, item.id, job.entry.time_us)
             ]
             await self._append(room, held)
-            await self.log.ack(group, epoch, [job.entry.sequence for job in jobs])
+            await self.store.ack(group, epoch, [job.entry.sequence for job in jobs])
         except StorageError as failure:
             logger.warning(
                 "dead letters could not be stored; they are tried again when their lease ends",
@@ -171,7 +171,7 @@ class Groups:
         retention = self._retention(room)
         if retention.max_messages == KEEP_NOTHING:
             retention = DEAD_LETTERS
-        outcomes = self._log.append([Batch(room, items, retention)])
+        outcomes = self._event_log.append([Batch(room, items, retention)])
         (outcome,) = await outcomes if isinstance(outcomes, Awaitable) else outcomes
         if isinstance(outcome, StorageError):
             raise outcome
@@ -186,7 +186,7 @@ class Groups:
         """Whether the room holds the message. It is no older than the job: that bounds the search."""
         before = 0
         while True:
-            entries = (await self._log.read_back(room, before, PAGE)).entries
+            entries = (await self._event_log.read_back(room, before, PAGE)).entries
             if any(entry.id == message_id for entry in entries):
                 return True
             if not entries or entries[-1].time_us < since_us or entries[-1].sequence == 1:

@@ -91,7 +91,7 @@ class Node:
         `gates` judge what is published; without them everything passes.
         """
         self.settings = settings
-        self.log = event_log
+        self.event_log = event_log
         self.name = name
         self.verify = verify
         self.state = State.STARTING
@@ -143,7 +143,7 @@ class Node:
 
     async def start(self) -> None:
         """Open the log and begin. Raises StorageError with a sentence."""
-        await self.log.open(self)
+        await self.event_log.open(self)
         self._background.run(self._sweep())
         self.state = State.READY
 
@@ -168,7 +168,7 @@ class Node:
         await self._background.end()
         await self.follower.close()
         await self.directory.close()
-        await self.log.close()
+        await self.event_log.close()
 
     def reconfigure(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
         """Take over the hot settings of another profile. Connections stay."""
@@ -230,7 +230,7 @@ class Node:
                 session,
                 self.settings,
                 self.name,
-                self.log.durability,
+                self.event_log.durability,
                 groups=self.groups.available,
                 degraded=self.degraded,
             )
@@ -377,7 +377,7 @@ class Node:
 
     def on_degraded(self, active: bool) -> None:
         self.degraded = active
-        facts = {"active": active, "durability": self.log.durability.name.lower()}
+        facts = {"active": active, "durability": self.event_log.durability.name.lower()}
         for key, room in self.hub.rooms.items():
             if room.policy.history:
                 self.hub.broadcast(room.members, replies.signal("degraded", facts, key.room))
@@ -410,7 +410,7 @@ class Node:
             await asyncio.sleep(SWEEP_SECONDS)
             self.upkeep.sweep(self._loop.time(), time.time())
             self.quotas.sweep(self._loop.time())
-            if self.settings.limits.shared and self.log.shared:
+            if self.settings.limits.shared and self.event_log.shared:
                 await self._share_limits()
             await self.follower.sweep()
 
@@ -418,9 +418,9 @@ class Node:
         """Tell the other nodes what is asked here, and take our part. Alone, the parts stay as they are."""
         try:
             if not self._hears_limits:
-                await self.log.follow(sharing.ROOM)
+                await self.event_log.follow(sharing.ROOM)
                 self._hears_limits = True
-            await self.log.signal(sharing.ROOM, self.sharing.report(self.quotas))
+            await self.event_log.signal(sharing.ROOM, self.sharing.report(self.quotas))
         except StorageError as failure:
             logger.debug("the limits are not shared just now", extra={"reason": str(failure)})
         self.sharing.settle(self.quotas, self._loop.time())

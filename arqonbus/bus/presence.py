@@ -27,7 +27,7 @@ class Presence:
     """Enters, lists and announces the members of rooms."""
 
     def __init__(self, event_log: EventLog, hub: Hub, node: str) -> None:
-        self._log = event_log
+        self._event_log = event_log
         self._hub = hub
         self._node = node
 
@@ -40,7 +40,7 @@ class Presence:
             "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
         try:
-            await self._log.enter(room.key, Member(peer.client, msgspec.json.encode(facts)))
+            await self._event_log.enter(room.key, Member(peer.client, msgspec.json.encode(facts)))
         except StorageError as failure:
             raise unavailable(failure) from failure
         await self._announce("presence.join", room.key, peer, facts)
@@ -48,7 +48,7 @@ class Presence:
     async def left(self, key: RoomKey, peer: Peer) -> None:
         """Take the client off the list and tell. An engine failure is logged: the entry expires by itself."""
         try:
-            await self._log.leave(key, peer.client)
+            await self._event_log.leave(key, peer.client)
         except StorageError as failure:
             logger.warning("a client could not be taken off a presence list", extra={"reason": str(failure)})
         facts = {"client": peer.client, "subject": peer.session.identity.subject, "node": self._node}
@@ -57,7 +57,7 @@ class Presence:
     async def members(self, key: RoomKey, limit: int) -> list[dict[str, Any]]:
         """Facts of the clients in the room on all nodes, by client id."""
         try:
-            present = await self._log.present(key, limit)
+            present = await self._event_log.present(key, limit)
         except StorageError as failure:
             raise unavailable(failure) from failure
         return [msgspec.json.decode(member.info) for member in present]
@@ -73,9 +73,9 @@ class Presence:
         room = self._hub.rooms.get(key)
         if room is not None:
             self._hub.broadcast([other for other in room.watchers() if other is not peer], envelope)
-        if self._log.shared:
+        if self._event_log.shared:
             try:
-                await self._log.signal(key, envelope.SerializeToString())
+                await self._event_log.signal(key, envelope.SerializeToString())
             except StorageError as failure:
                 logger.warning("a presence signal did not reach other nodes", extra={"reason": str(failure)})
 

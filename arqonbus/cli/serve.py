@@ -81,7 +81,7 @@ def _announce(up: Service, *, as_json: bool) -> None:
     facts = {
         "bus": up.url,
         "health": f"http://{settings.telemetry.host}:{settings.telemetry.port}/readyz",
-        "storage": f"{up.node.log.name}, {up.node.log.durability.name.lower()}",
+        "storage": f"{up.node.event_log.name}, {up.node.event_log.durability.name.lower()}",
     }
     if settings.environment == "dev":
         facts["token"] = _token(settings)

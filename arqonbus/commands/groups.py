@@ -142,7 +142,7 @@ async def ensure(caller: Caller, arguments: EnsureArguments) -> dict[str, Any]:
     start = {"begin": FROM_BEGIN, "end": FROM_END}.get(str(arguments.start))
     if start is None:
         start = int(arguments.start)
-    made = await _stored(caller.node.groups.log.ensure(group, start, arguments.max_deliveries))
+    made = await _stored(caller.node.groups.store.ensure(group, start, arguments.max_deliveries))
     return {"room": arguments.room, "group": arguments.group, "created": made}
 
 
@@ -168,7 +168,7 @@ async def read(caller: Caller, arguments: ReadArguments) -> Any:
 async def ack(caller: Caller, arguments: AckArguments) -> dict[str, Any]:
     group = _own_group(caller, arguments.room, arguments.group)
     sequences = _numbers(arguments.sequences)
-    return {"acked": await _stored(caller.node.groups.log.ack(group, arguments.epoch, sequences))}
+    return {"acked": await _stored(caller.node.groups.store.ack(group, arguments.epoch, sequences))}
 
 
 async def nack(caller: Caller, arguments: NackArguments) -> dict[str, Any]:
@@ -194,7 +194,7 @@ async def extend(caller: Caller, arguments: ExtendArguments) -> dict[str, Any]:
     group = _own_group(caller, arguments.room, arguments.group)
     consumer, sequences = _consumer(arguments.consumer), _numbers(arguments.sequences)
     held = await _stored(
-        caller.node.groups.log.extend(group, arguments.epoch, consumer, sequences, _us(arguments.lease))
+        caller.node.groups.store.extend(group, arguments.epoch, consumer, sequences, _us(arguments.lease))
     )
     return {"extended": [safe_integer(sequence) for sequence in held]}
 
@@ -205,14 +205,14 @@ async def claim(caller: Caller, arguments: ClaimArguments) -> dict[str, Any]:
     times = (_us(arguments.idle), _us(arguments.lease))
     return _jobs(
         group,
-        await _stored(caller.node.groups.log.claim(group, arguments.epoch, consumer, sequences, *times)),
+        await _stored(caller.node.groups.store.claim(group, arguments.epoch, consumer, sequences, *times)),
     )
 
 
 async def pending(caller: Caller, arguments: PendingArguments) -> dict[str, Any]:
     group = _group(caller, "consume", arguments.room, arguments.group)
     after = _cursor(arguments.cursor)
-    jobs = await _stored(caller.node.groups.log.pending(group, after, arguments.limit))
+    jobs = await _stored(caller.node.groups.store.pending(group, after, arguments.limit))
     result: dict[str, Any] = {"room": arguments.room, "group": arguments.group}
     result["jobs"] = [_pending(job) for job in jobs]
     if len(jobs) == arguments.limit:
@@ -222,18 +222,18 @@ async def pending(caller: Caller, arguments: PendingArguments) -> dict[str, Any]
 
 async def state(caller: Caller, arguments: GroupArguments) -> dict[str, Any]:
     group = _group(caller, "consume", arguments.room, arguments.group)
-    return {"room": arguments.room, **_state(await _stored(caller.node.groups.log.state(group)))}
+    return {"room": arguments.room, **_state(await _stored(caller.node.groups.store.state(group)))}
 
 
 async def list_(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
     key = caller.peer.session.demand("consume", arguments.room)
-    groups = await _stored(caller.node.groups.log.of_room(key))
+    groups = await _stored(caller.node.groups.store.of_room(key))
     return {"room": arguments.room, "groups": [_state(group) for group in groups]}
 
 
 async def delete(caller: Caller, arguments: GroupArguments) -> dict[str, Any]:
     group = _own_group(caller, arguments.room, arguments.group, "manage")
-    if not await _stored(caller.node.groups.log.delete(group)):
+    if not await _stored(caller.node.groups.store.delete(group)):
         raise _no_such_group()
     return {"room": arguments.room, "group": arguments.group}
 

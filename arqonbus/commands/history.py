@@ -66,14 +66,14 @@ class _Window(NamedTuple):
 
 async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
-    log = caller.node.log
+    event_log = caller.node.event_log
     try:
-        window = await _window(log, key, arguments)
+        window = await _window(event_log, key, arguments)
         before = min(_position(arguments.cursor, window.head, window.last + 1), window.last + 1)
         found: list[Entry] = []
         size = scanned = 0
         while before > window.first and len(found) < arguments.limit and scanned < MAX_SCANNED:
-            page = await log.read_back(key, before, min(PAGE, MAX_SCANNED - scanned))
+            page = await event_log.read_back(key, before, min(PAGE, MAX_SCANNED - scanned))
             if not page.entries:
                 before = window.first
                 break
@@ -97,9 +97,9 @@ async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any] | Frame
 
 async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
-    log = caller.node.log
+    event_log = caller.node.event_log
     try:
-        window = await _window(log, key, arguments)
+        window = await _window(event_log, key, arguments)
         after = _position(arguments.cursor, window.head, window.first - 1)
         if after + 1 < window.head.first:
             raise BusError(Code.POSITION_LOST, "the log no longer holds the messages behind the cursor")
@@ -112,7 +112,7 @@ async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any] |
             and scanned < MAX_SCANNED
             and size <= MAX_PAGE_BYTES
         ):
-            page = await log.read(key, after, window.last, min(PAGE, MAX_SCANNED - scanned))
+            page = await event_log.read(key, after, window.last, min(PAGE, MAX_SCANNED - scanned))
             if not page.entries:
                 after = window.last
                 break
@@ -151,15 +151,15 @@ def check_sequence(after: int, entries: Sequence[Entry]) -> None:
         previous = entry.sequence
 
 
-async def _window(log: EventLog, key: RoomKey, arguments: GetArguments | ReplayArguments) -> _Window:
-    head = await log.head(key)
+async def _window(event_log: EventLog, key: RoomKey, arguments: GetArguments | ReplayArguments) -> _Window:
+    head = await event_log.head(key)
     if not head.epoch:
         raise BusError(Code.NOT_FOUND, "there is no such room in this tenant")
     first, last = head.first, head.last
     if arguments.from_ is not None:
-        first = await log.seek(key, wire_json.parse_time("from", arguments.from_))
+        first = await event_log.seek(key, wire_json.parse_time("from", arguments.from_))
     if arguments.to is not None:
-        last = await log.seek(key, wire_json.parse_time("to", arguments.to)) - 1
+        last = await event_log.seek(key, wire_json.parse_time("to", arguments.to)) - 1
     return _Window(head, max(first, head.first), min(last, head.last))
 
 

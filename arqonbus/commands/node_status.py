@@ -25,9 +25,9 @@ async def status(caller: Caller, arguments: NoArguments) -> dict[str, Any]:
         "state": node.state.value,
         "uptime_seconds": round(time.time() - node.started_at, 3),
         "storage": {
-            "backend": node.log.name,
+            "backend": node.event_log.name,
             "mode": node.settings.storage.mode,
-            "durability": node.log.durability.name.lower(),
+            "durability": node.event_log.durability.name.lower(),
         },
         "tenant": {
             "name": identity.tenant,

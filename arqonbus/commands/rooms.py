@@ -156,7 +156,7 @@ async def leave(caller: Caller, arguments: PlaceArguments) -> dict[str, Any]:
 async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
     session = caller.peer.session
     try:
-        page = await caller.node.log.rooms(session.identity.tenant, arguments.after, arguments.limit)
+        page = await caller.node.event_log.rooms(session.identity.tenant, arguments.after, arguments.limit)
     except StorageError as failure:
         raise unavailable(failure) from failure
     visible = [room for room in page.rooms if any(session.may(action, room) for action in ACTIONS)]
@@ -169,8 +169,8 @@ async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
 async def info(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
     key = caller.peer.session.demand("subscribe", arguments.room)
     try:
-        head = await caller.node.log.head(key)
-        present = await caller.node.log.present(key, 100_000)
+        head = await caller.node.event_log.head(key)
+        present = await caller.node.event_log.present(key, 100_000)
     except StorageError as failure:
         raise unavailable(failure) from failure
     if not head.epoch:
@@ -190,7 +190,7 @@ async def info(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
 async def create(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
     key = caller.peer.session.demand("manage", arguments.room)
     try:
-        created = await caller.node.log.create_room(key)
+        created = await caller.node.event_log.create_room(key)
     except StorageError as failure:
         raise unavailable(failure) from failure
     if not created:
@@ -201,7 +201,7 @@ async def create(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
 async def delete(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
     key = caller.peer.session.demand("manage", arguments.room)
     try:
-        deleted = await caller.node.log.delete_room(key)
+        deleted = await caller.node.event_log.delete_room(key)
     except StorageError as failure:
         raise unavailable(failure) from failure
     if not deleted:

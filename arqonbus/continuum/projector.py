@@ -95,7 +95,7 @@ class Projector:
 
     def __init__(
         self,
-        log: EventLog,
+        event_log: EventLog,
         store: ProjectionStore,
         *,
         consumer: str,
@@ -105,8 +105,8 @@ class Projector:
         retention: timedelta | None = None,
         boundary: Boundary | None = None,
     ) -> None:
-        self._log = log
-        self._groups: ConsumerGroups = _groups_of(log)
+        self._event_log = event_log
+        self._groups: ConsumerGroups = _groups_of(event_log)
         self._store = store
         self._consumer = consumer
         self._watch = watch
@@ -166,7 +166,7 @@ class Projector:
     async def _new_tenants(self) -> Sequence[str]:
         found: list[str] = []
         after = ""
-        while page := await self._log.tenants_of(ROOM, after, PAGE_OF_TENANTS):
+        while page := await self._event_log.tenants_of(ROOM, after, PAGE_OF_TENANTS):
             for tenant in page:
                 if tenant not in self._known:
                     key = RoomKey(tenant, ROOM)
@@ -285,7 +285,7 @@ class Projector:
             )
         if not batches:
             return
-        outcomes = self._log.append(
+        outcomes = self._event_log.append(
             [
                 Batch(RoomKey(tenant, DEAD_ROOM), items, DEAD_LETTER_NOTICES)
                 for tenant, items in batches.items()
@@ -374,11 +374,11 @@ class Projector:
         )
 
 
-def _groups_of(log: EventLog) -> ConsumerGroups:
-    groups = log.groups
+def _groups_of(event_log: EventLog) -> ConsumerGroups:
+    groups = event_log.groups
     if groups is None:
         raise StorageError(
-            f"The engine {log.name} has no consumer groups, and the projector needs them; "
+            f"The engine {event_log.name} has no consumer groups, and the projector needs them; "
             "set storage.backend to sqlite or valkey."
         )
     return groups

@@ -93,7 +93,7 @@ class Service:
         )
         try:
             await self.node.start()
-            await self.admission.start(self.node.log, self.node.counters)
+            await self.admission.start(self.node.event_log, self.node.counters)
             self.node.revoke = self.admission.revoke
             await self._start_projection()
             self._listening = await listen(self.node)
@@ -118,8 +118,8 @@ class Service:
                 "environment": self.settings.environment,
                 "url": self.url,
                 "health": f"http://{telemetry_settings.host}:{telemetry_settings.port}/readyz",
-                "storage": self.node.log.name,
-                "durability": self.node.log.durability.name.lower(),
+                "storage": self.node.event_log.name,
+                "durability": self.node.event_log.durability.name.lower(),
             },
         )
 
@@ -127,17 +127,17 @@ class Service:
         """Open the store that commands read, and project here where the log is of this process alone."""
         if not self.settings.projector.projects or self._store is None:
             return
-        if self.node.log.groups is None:
+        if self.node.event_log.groups is None:
             logger.warning(
                 "nothing is projected: the engine has no consumer groups",
-                extra={"storage": self.node.log.name},
+                extra={"storage": self.node.event_log.name},
             )
             return
         self.node.projection = self._store
         await open_store(self._store)
-        if not self.node.log.shared:
+        if not self.node.event_log.shared:
             self.projector = make_projector(
-                self.settings, self.node.log, self._store, self.name, self.node.follower.watch
+                self.settings, self.node.event_log, self._store, self.name, self.node.follower.watch
             )
             self.node.projector = self.projector.counters
             self._projecting = asyncio.create_task(self.projector.run(), name="projector")

@@ -39,7 +39,7 @@ class RevocationKeeper:
 
     def __init__(self, settings: Settings, event_log: EventLog, on_change: Callable[[], None]) -> None:
         """Reads the file. Raises ValueError when there is one and it cannot be used."""
-        self._log = event_log
+        self._event_log = event_log
         self._on_change = on_change
         self._lifetime = settings.auth.jwt.max_lifetime
         self._path = settings.auth.revoked
@@ -84,7 +84,7 @@ class RevocationKeeper:
         bound = round(self._lifetime * 1_000_000) if self._lifetime else 0
         data = json.dumps(entry_of(revocation)).encode()
         batch = Batch(ROOM, [Item(new_ulid(), "", data)], Retention(MAX_KEPT, bound))
-        outcomes = self._log.append([batch])
+        outcomes = self._event_log.append([batch])
         outcome = (outcomes if isinstance(outcomes, Sequence) else await outcomes)[0]
         if isinstance(outcome, StorageError):
             raise outcome
@@ -113,14 +113,14 @@ class RevocationKeeper:
 
     async def _read_room(self) -> bool:
         """Read what came behind the last that was read; whether there was anything."""
-        head = await self._log.head(ROOM)
+        head = await self._event_log.head(ROOM)
         epoch, after = self._position
         if head.epoch != epoch:
             after = 0  # the log began anew; what is known stays revoked
         after = max(after, head.first - 1)
         found = False
         while head.epoch and after < head.last:
-            page = await self._log.read(ROOM, after, head.last, PAGE)
+            page = await self._event_log.read(ROOM, after, head.last, PAGE)
             if not page.entries:
                 break
             for entry in page.entries:

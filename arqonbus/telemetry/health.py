@@ -47,10 +47,10 @@ class Health:
             return self._storage
 
     async def _probe(self) -> Readiness:
-        backend = self._node.log.name
+        backend = self._node.event_log.name
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
-                seconds = await self._node.log.probe()
+                seconds = await self._node.event_log.probe()
         except TimeoutError:
             return self._without(f"storage {backend} did not answer within {PROBE_TIMEOUT:g} s")
         except StorageError as failure:

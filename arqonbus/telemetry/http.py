@@ -51,9 +51,9 @@ def app(
             "reasons": readiness.reasons,
             "node": node.name,
             "storage": {
-                "backend": node.log.name,
+                "backend": node.event_log.name,
                 "mode": node.settings.storage.mode,
-                "durability": node.log.durability.name.lower(),
+                "durability": node.event_log.durability.name.lower(),
                 "degraded": node.degraded,
                 "probe_ms": readiness.probe_ms,
             },

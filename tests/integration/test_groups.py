@@ -321,9 +321,9 @@ async def test_dead_letter_is_not_doubled(start_bus: StartBus) -> None:
     await client.command("op.groups.ensure", {**PLACE, "max_deliveries": 1})
     await client.publish("orders", 1)
     epoch = (await read(client))["epoch"]
-    groups, log = bus.node.groups, bus.node.log
+    groups, log = bus.node.groups, bus.node.event_log
     group, room = GroupKey(RoomKey("demo", "orders"), "billing"), RoomKey("demo", "orders.dlq.billing")
-    [job] = (await groups.log.claim(group, epoch, UNDERTAKER, [1], 0, 1000)).jobs
+    [job] = (await groups.store.claim(group, epoch, UNDERTAKER, [1], 0, 1000)).jobs
     await groups._append(room, [_dead_letter(group, room.room, epoch, 1, job)])
     await publish(client, 600, room.room)
     assert (await read(client, wait=5))["jobs"] == []

@@ -52,7 +52,7 @@ async def test_a_broken_engine_is_not_ready(bus: Bus, monkeypatch: pytest.Monkey
     async def broken() -> float:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(bus.node.log, "probe", broken)
+    monkeypatch.setattr(bus.node.event_log, "probe", broken)
     answer = await get(bus, "/readyz")
     assert answer.status_code == 503
     assert answer.json()["reasons"] == ["storage memory: the disk is full"]
@@ -130,7 +130,7 @@ async def test_the_metric_says_what_readyz_says(bus: Bus, monkeypatch: pytest.Mo
         raise StorageError("the disk is full")
 
     monkeypatch.setattr("arqonbus.telemetry.health.KEEP_SECONDS", -1.0)
-    monkeypatch.setattr(bus.node.log, "probe", broken)
+    monkeypatch.setattr(bus.node.event_log, "probe", broken)
     assert (await metrics(bus))["arqonbus_ready", ()] == 0
     monkeypatch.undo()
     await until(lambda: ready(bus))
