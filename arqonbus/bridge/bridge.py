@@ -180,7 +180,7 @@ class NatsBridge:
         return Loopback(self._node, self._identity(tenant), SENDER)
 
     def _may_consume(self, address: Address) -> bool:
-        allowed = self._node.policies.of(address.room).grants
+        allowed = self._node.room_settings.of(address.room).grants
         return self._grants.allows("consume", address.room) or "consume" in allowed
 
 

@@ -140,7 +140,7 @@ class Outbound:
             problem = "bridge.grants does not let the bridge consume it"
         elif not is_name(dead_letter_room(group)):
             problem = "its name is too long for the name of its dead letters"
-        elif self._node.policies.of(room.room).in_process:
+        elif self._node.room_settings.of(room.room).in_process:
             problem = "it is kept in memory, where there are no consumer groups"
         if problem:
             self._refused.add(room)

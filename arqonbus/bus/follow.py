@@ -16,7 +16,7 @@ from typing import NamedTuple
 from arqonbus.bus.background import Background
 from arqonbus.bus.counters import Counters
 from arqonbus.bus.hub import Hub, Room
-from arqonbus.config.rooms import RoomPolicy
+from arqonbus.config.rooms import RoomSettings
 from arqonbus.protocol.clocks import Position
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.storage.ports import Entry, EventLog, NotCapableError, RoomKey, StorageError
@@ -42,11 +42,11 @@ class Follower:
     """Follows, repairs and recovers rooms of one hub."""
 
     def __init__(
-        self, event_log: EventLog, hub: Hub, policy: Callable[[str], RoomPolicy], counters: Counters
+        self, event_log: EventLog, hub: Hub, room_settings: Callable[[str], RoomSettings], counters: Counters
     ) -> None:
         self._event_log = event_log
         self._hub = hub
-        self._policy = policy
+        self._room_settings = room_settings
         self._counters = counters
         self._locks: weakref.WeakValueDictionary[RoomKey, asyncio.Lock] = weakref.WeakValueDictionary()
         self._background = Background()
@@ -82,7 +82,7 @@ class Follower:
             room = self._hub.rooms.get(key)
             if room is not None and room.order.started:
                 return room
-            room = self._hub.rooms[key] = Room(key, self._policy(key.room))
+            room = self._hub.rooms[key] = Room(key, self._room_settings(key.room))
             try:
                 await self._event_log.create_room(key)
                 head = await self._event_log.follow(key)

@@ -72,7 +72,7 @@ class Groups:
         if self._event_log.groups is None:
             raise BusError(
                 Code.CAPABILITY_UNAVAILABLE,
-                f"the storage engine {self._event_log.name} has no consumer groups",
+                f"the storage backend {self._event_log.name} has no consumer groups",
             )
         return self._event_log.groups
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from arqonbus.bus.fanout import Fanout
 from arqonbus.bus.order import Order, Ready
 from arqonbus.bus.peer import Peer
-from arqonbus.config.rooms import RoomPolicy
+from arqonbus.config.rooms import RoomSettings
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import Entry, Head, Page, RoomKey
@@ -22,11 +22,11 @@ EVERY_CHANNEL = ""
 class Room:
     """One room with members on this node. Members are by channel; the empty channel means all of them."""
 
-    __slots__ = ("_waiting", "_watchers", "channels", "key", "known", "order", "policy", "repairing")
+    __slots__ = ("_waiting", "_watchers", "channels", "key", "known", "order", "repairing", "settings")
 
-    def __init__(self, key: RoomKey, policy: RoomPolicy) -> None:
+    def __init__(self, key: RoomKey, settings: RoomSettings) -> None:
         self.key = key
-        self.policy = policy
+        self.settings = settings
         self.order = Order()
         self.repairing = False
         self.known: set[str] = set()  # ids that the log will show and the members have had
@@ -139,7 +139,7 @@ class Hub:
             room.known -= passed
         if not room.channels or not entries:
             return
-        whole = Fanout(room.key, room.order.epoch, entries, room.policy.slow_consumer)
+        whole = Fanout(room.key, room.order.epoch, entries, room.settings.slow_consumer)
         for channel, peers in room.channels.items():
             if channel == EVERY_CHANNEL:
                 fanout = whole

@@ -28,9 +28,9 @@ from arqonbus.bus.frames import Close
 from arqonbus.bus.groups import Groups
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer, Transport
-from arqonbus.bus.policies import Policies
 from arqonbus.bus.presence import Presence
 from arqonbus.bus.quotas import Quotas
+from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.bus.sendqueue import SendQueue
 from arqonbus.bus.session import Gates, Intake, NoGates, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request, refused
@@ -99,7 +99,7 @@ class Node:
         self.started_at = time.time()
         self.counters = Counters()
         self.clients: dict[str, Peer] = {}
-        self.policies = Policies(settings)
+        self.room_settings = RoomSettingsLookup(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
         self.gates = gates or NoGates()
         self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
@@ -117,15 +117,17 @@ class Node:
         self._empty = asyncio.Event()  # no client is connected
         self._empty.set()
         self.hub = Hub(ready=self.ready, repair=self._repair)
-        self.follower = Follower(event_log, self.hub, self.policies.of, self.counters)
-        self.groups = Groups(event_log, self.hub, self.follower, self.policies.retention)
+        self.follower = Follower(event_log, self.hub, self.room_settings.of, self.counters)
+        self.groups = Groups(event_log, self.hub, self.follower, self.room_settings.retention)
         self.presence = Presence(event_log, self.hub, name)
         self.directory = Directory(name, event_log, self.clients, self.ready)
         self.committer = Committer(
             event_log,
             self.hub,
-            retention=self.policies.retention,
-            durability=self.policies.durability if any(rule.durability for rule in settings.rooms) else None,
+            retention=self.room_settings.retention,
+            durability=self.room_settings.durability
+            if any(rule.durability for rule in settings.rooms)
+            else None,
             has_members=self.hub.rooms.__contains__,
             ready=self.ready,
             counters=self.counters,
@@ -174,7 +176,7 @@ class Node:
         """Take over the hot settings of another profile. Connections stay."""
         self.settings = settings
         self.verify = verify
-        self.policies.renew(settings)
+        self.room_settings.reload(settings)
         self.gatekeeper = Gatekeeper(settings, verify)
         self.upkeep.timeouts = Timeouts.of(settings)
         now = self._loop.time()
@@ -184,7 +186,7 @@ class Node:
             self._open_accounts(peer, now)
             peer.queue.budget = settings.limits.send_queue_bytes
         for key, room in self.hub.rooms.items():
-            room.policy = self.policies.of(key.room)
+            room.settings = self.room_settings.of(key.room)
 
     def load(self) -> Load:
         queued = sum(peer.queue.size + peer.transport.buffered() for peer in self.clients.values())
@@ -214,7 +216,7 @@ class Node:
             accepted.identity,
             accepted.wire,
             SessionLimits.of(self.settings),
-            lambda room: self.policies.of(room).grants,
+            lambda room: self.room_settings.of(room).grants,
             self.counters.rejected,
             now,
             self.gates,
@@ -379,7 +381,7 @@ class Node:
         self.degraded = active
         facts = {"active": active, "durability": self.event_log.durability.name.lower()}
         for key, room in self.hub.rooms.items():
-            if room.policy.history:
+            if room.settings.history:
                 self.hub.broadcast(room.members, replies.signal("degraded", facts, key.room))
 
     def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:

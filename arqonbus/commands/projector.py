@@ -15,6 +15,7 @@ import msgspec
 
 from arqonbus.bus.follow import unavailable
 from arqonbus.commands.table import Caller, Command, NoArguments
+from arqonbus.config.operations import PHASES, ProjectorPhase
 from arqonbus.continuum.control import Control, format_cursor, parse_cursor
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.continuum.view import books_view, episode_view, letter_view
@@ -25,11 +26,8 @@ from arqonbus.protocol.names import is_name
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore, Selection, Subject
 
-PHASES = ("emit_only", "shadow", "read_only", "replay", "enforced")
 MAX_PAGE_BYTES = 256 * 1024
 READ_AT_ONCE = 50  # rows; each may be as large as an event
-
-Phase = Literal["shadow", "read_only", "replay"]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Name = Annotated[str, msgspec.Meta(max_length=128)]
 Id = Annotated[str, msgspec.Meta(max_length=64)]
@@ -101,7 +99,9 @@ class BackfillArguments(msgspec.Struct, forbid_unknown_fields=True):
     cursor: Cursor = ""
 
 
-def _from(phase: Phase) -> Callable[[Callable[..., Awaitable[Any]]], Callable[[Caller, Any], Awaitable[Any]]]:
+def _from(
+    phase: ProjectorPhase,
+) -> Callable[[Callable[..., Awaitable[Any]]], Callable[[Caller, Any], Awaitable[Any]]]:
     """Let a handler run from a phase on, give it the store, and say what fails in the bus's words."""
 
     def of_phase(handler: Callable[..., Awaitable[Any]]) -> Callable[[Caller, Any], Awaitable[Any]]:

@@ -136,7 +136,7 @@ def _go_live(caller: Caller, room: Room, arguments: JoinArguments, missed: list[
 
     def send_missed() -> None:
         if missed:
-            recovered = Fanout(room.key, epoch, missed, room.policy.slow_consumer)
+            recovered = Fanout(room.key, epoch, missed, room.settings.slow_consumer)
             peer.queue.granted += len(recovered.frame(peer.queue.wire))
             peer.queue.push(recovered)
 
@@ -175,15 +175,15 @@ async def info(caller: Caller, arguments: RoomArguments) -> dict[str, Any]:
         raise unavailable(failure) from failure
     if not head.epoch:
         raise BusError(Code.NOT_FOUND, "there is no such room in this tenant")
-    policy = caller.node.policies.of(arguments.room)
+    settings = caller.node.room_settings.of(arguments.room)
     return {
         "room": arguments.room,
         "epoch": head.epoch,
         "first": safe_integer(head.first),
         "last": safe_integer(head.last),
         "clients": len(present),
-        "history": policy.history,
-        "slow_consumer": policy.slow_consumer,
+        "history": settings.history,
+        "slow_consumer": settings.slow_consumer,
     }
 
 

@@ -11,7 +11,7 @@ from arqonbus.config.globs import Glob
 from arqonbus.config.profile_files import profile_name
 from arqonbus.config.redaction import Redactor
 from arqonbus.config.resolve import Explanation, Resolved, load
-from arqonbus.config.rooms import Action, RoomPolicy, SlowConsumer
+from arqonbus.config.rooms import Action, RoomSettings, SlowConsumer
 from arqonbus.config.settings import Settings
 
 __all__ = [
@@ -24,7 +24,7 @@ __all__ = [
     "Location",
     "Redactor",
     "Resolved",
-    "RoomPolicy",
+    "RoomSettings",
     "Settings",
     "SlowConsumer",
     "load",

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from arqonbus.config.field import Section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Switch
 
+ProjectorPhase = Literal["emit_only", "shadow", "read_only", "replay", "enforced"]
+PHASES: tuple[ProjectorPhase, ...] = get_args(ProjectorPhase)  # in the order of a rollout
+
 
 class Projector(Section):
     """The projection of Continuum's episodes into Postgres."""
 
-    phase: Literal["emit_only", "shadow", "read_only", "replay", "enforced"] = setting(
+    phase: ProjectorPhase = setting(
         "emit_only",
         "Stage of the rollout, from emit_only (nothing is projected) to enforced.",
         example="shadow",
@@ -60,4 +63,4 @@ class Features(Section):
     """Switches of features that are not for everybody yet. There are none in this version."""
 
 
-__all__ = ["Backup", "Features", "Preflight", "Projector"]
+__all__ = ["PHASES", "Backup", "Features", "Preflight", "Projector", "ProjectorPhase"]

@@ -1,6 +1,6 @@
-"""Settings of rooms: rules by pattern of name, and the policy that a room gets from them.
+"""Settings of rooms: rules by pattern of name, and what a room gets from them.
 
-Pure. A policy is plain values, so that what uses it need not know the settings tree.
+Pure. RoomSettings are plain values, so that what uses it need not know the settings tree.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pydantic import AfterValidator, model_validator
 from arqonbus.config.field import Section, setting
 from arqonbus.config.globs import Glob, name_pattern
 from arqonbus.config.schemas import SchemaName
-from arqonbus.config.stores import Durability, Storage, StorageMode
+from arqonbus.config.stores import Storage, StorageMode
 from arqonbus.config.units import Count, Seconds, Switch
+from arqonbus.protocol.durability import DurabilityName
 
 SlowConsumer = Literal["disconnect", "drop_oldest", "latest"]
 Action = Literal["publish", "subscribe", "history", "presence", "consume", "manage"]
@@ -52,7 +53,7 @@ class RoomRule(Section):
         example="drop_oldest",
         reload="hot",
     )
-    durability: Durability | None = setting(
+    durability: DurabilityName | None = setting(
         None, "Level that an ack promises here; without one, storage.durability.", example="durable"
     )
     mode: StorageMode | None = setting(
@@ -84,7 +85,7 @@ class RoomRule(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class RoomPolicy:
+class RoomSettings:
     """What holds for one room. `history` False: nothing is kept. Bounds of 0 mean no bound.
 
     `in_process`: a rule asks for durability memory, so the room is held by each bus process for itself. That
@@ -96,7 +97,7 @@ class RoomPolicy:
     max_messages: int
     max_age_us: int
     slow_consumer: SlowConsumer
-    durability: Durability
+    durability: DurabilityName
     in_process: bool
     mode: StorageMode
     durable_history: bool
@@ -104,13 +105,13 @@ class RoomPolicy:
     signature: bool
 
 
-def room_policy(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> RoomPolicy:
-    """The policy of a room by the first rule whose pattern matches it, else the defaults of storage."""
+def room_settings(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> RoomSettings:
+    """The settings of a room by the first rule whose pattern matches it, else the defaults of storage."""
     rule = next((rule for rule in rules if Glob(rule.match).matches(room)), RoomRule(match="*"))
     kept = rule.history or RoomHistory()
     messages = storage.history.max_messages if kept.max_messages is None else kept.max_messages
     age = storage.history.max_age if kept.max_age is None else kept.max_age
-    return RoomPolicy(
+    return RoomSettings(
         match=rule.match,
         history=kept.keep,
         max_messages=messages,
@@ -142,4 +143,4 @@ def unkeepable(rule: RoomRule, storage: Storage, *, has_postgres: bool) -> str:
     return ""
 
 
-__all__ = ["Action", "RoomHistory", "RoomPolicy", "RoomRule", "SlowConsumer", "room_policy", "unkeepable"]
+__all__ = ["Action", "RoomHistory", "RoomRule", "RoomSettings", "SlowConsumer", "room_settings", "unkeepable"]

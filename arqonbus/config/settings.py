@@ -17,7 +17,7 @@ from arqonbus.config.field import Section, section, setting
 from arqonbus.config.network import Protocol, Server, Telemetry
 from arqonbus.config.operations import Backup, Features, Preflight, Projector
 from arqonbus.config.policy import Policy
-from arqonbus.config.rooms import RoomPolicy, RoomRule, room_policy
+from arqonbus.config.rooms import RoomRule, RoomSettings, room_settings
 from arqonbus.config.schemas import MessageSchema
 from arqonbus.config.stores import Datastores, Storage
 from arqonbus.config.units import FilePath
@@ -115,9 +115,9 @@ class Settings(Section):
             raise ValueError("has bridge.mappings and no datastores.nats.url; say where NATS is")
         return self
 
-    def room_policy(self, room: str) -> RoomPolicy:
+    def room_settings(self, room: str) -> RoomSettings:
         """What holds for a room. Pure and cheap enough per room, not per message: keep the result."""
-        return room_policy(self.rooms, self.storage, room)
+        return room_settings(self.rooms, self.storage, room)
 
     @property
     def sqlite_path(self) -> Path:

@@ -10,10 +10,10 @@ from pydantic import Field, SecretStr, model_validator
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+from arqonbus.protocol.durability import DurabilityName
 
 _SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
 
-Durability = Literal["memory", "hot", "durable"]
 StorageMode = Literal["strict", "degraded"]
 
 
@@ -60,7 +60,7 @@ class Storage(Section):
         "Messages that are kept in memory while the engine is away; beyond it they are refused.",
         example="64MiB",
     )
-    durability: Durability = setting(
+    durability: DurabilityName = setting(
         "hot",
         "Level that an ack promises: memory, hot (in the engine) or durable (on disk).",
         example="durable",
@@ -253,7 +253,6 @@ def has_password(url: str) -> bool:
 __all__ = [
     "ClientTls",
     "Datastores",
-    "Durability",
     "History",
     "Nats",
     "Pool",

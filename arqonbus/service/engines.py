@@ -8,10 +8,11 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arqonbus.bus.policies import Policies
+from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.config import Settings
 from arqonbus.config.rooms import unkeepable
 from arqonbus.continuum.events import ROOM as EPISODES
+from arqonbus.protocol.durability import DurabilityName
 from arqonbus.shield.tokens import OWN_TENANT
 from arqonbus.storage.client_tls import client_context
 from arqonbus.storage.ports import Durability, EventLog
@@ -54,9 +55,9 @@ def event_log(
     from arqonbus.storage.memory.log import MemoryLog
 
     memory = MemoryLog(dedup_seconds=settings.storage.dedup_window)
-    policies = Policies(settings)
+    room_settings = RoomSettingsLookup(settings)
     return LocalRooms(
-        engine, memory, lambda key: key.tenant != OWN_TENANT and policies.of(key.room).in_process
+        engine, memory, lambda key: key.tenant != OWN_TENANT and room_settings.of(key.room).in_process
     )
 
 
@@ -73,10 +74,10 @@ def _may_degrade(settings: Settings) -> bool:
 def _degradable(settings: Settings, node: str, witness: WitnessStore | None) -> EventLog:
     from arqonbus.storage.layers.degraded import DegradedLog
 
-    policies = Policies(settings)
+    room_settings = RoomSettingsLookup(settings)
     return DegradedLog(
         lambda: _valkey_log(settings, node, witness),
-        may_degrade=lambda key: policies.of(key.room).mode == "degraded",
+        may_degrade=lambda key: room_settings.of(key.room).mode == "degraded",
         max_bytes=settings.storage.degraded_max_bytes,
         dedup_seconds=settings.storage.dedup_window,
     )
@@ -103,8 +104,8 @@ def _engine(settings: Settings, node: str, witness: WitnessStore | None) -> Even
     return _valkey_log(settings, node, witness)
 
 
-def _level(name: str | None) -> Durability:
-    return Durability[name.upper()] if name else Durability.MEMORY
+def _level(name: DurabilityName | None) -> Durability:
+    return Durability.named(name) if name else Durability.MEMORY
 
 
 def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> ValkeyLog:
@@ -116,7 +117,7 @@ def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> 
     rules = [rule for rule in settings.rooms if rule.durability is not None]
     tls = client_context(valkey.tls) if valkey.encrypted else None
     finder = Sentinels.of(valkey.sentinel, tls) if valkey.sentinel.nodes else None
-    policies = Policies(settings)
+    room_settings = RoomSettingsLookup(settings)
     if not valkey.configured:
         raise ValueError("storage.backend is valkey and neither datastores.valkey.url nor sentinel is set")
     return ValkeyLog(
@@ -124,7 +125,7 @@ def _valkey_log(settings: Settings, node: str, witness: WitnessStore | None) -> 
         node_id=node,
         witness=witness,
         history=_history_store(settings),
-        is_kept=lambda key: key.tenant != OWN_TENANT and policies.of(key.room).durable_history,
+        is_kept=lambda key: key.tenant != OWN_TENANT and room_settings.of(key.room).durable_history,
         durability=durability,
         mixed=any(_level(rule.durability) not in (durability, Durability.MEMORY) for rule in rules),
         cluster=valkey.cluster,

@@ -79,7 +79,7 @@ class ProfileGates:
     def _gate(self, room: str) -> Gate | None:
         """What is asked for in a room, in one chain. What has no room is judged by the policy alone."""
         inspector = self._policy.of(room)
-        signed = bool(room) and self._settings.room_policy(room).signature
+        signed = bool(room) and self._settings.room_settings(room).signature
         schemas = self._registry.of(room) if room else None
         # The boundary blocks keys whether or not a policy is on, and its redaction is the policy's.
         episodes = self._episodes if room == EPISODES else None

@@ -26,8 +26,8 @@ def reasons(identity: Identity, settings: Settings, room: str | None = None) -> 
     if room is None:
         rules = [(rule.match, frozenset(rule.grants)) for rule in settings.rooms]
     else:  # the first rule that matches is the room's only one
-        policy = settings.room_policy(room)
-        rules = [(policy.match, policy.grants)]
+        chosen = settings.room_settings(room)
+        rules = [(chosen.match, chosen.grants)]
     found += [
         Reason(match, allow, f"rooms: {match} grants it to everybody") for match, allow in rules if allow
     ]

@@ -9,16 +9,9 @@ stores bytes that are opaque to it and gives them back bit for bit.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-
-class Durability(IntEnum):
-    """How safe a stored message is; a greater value is a stronger promise. Same numbers as the wire enum."""
-
-    MEMORY = 1  # this process only
-    HOT = 2  # the engine has it and flushes it by its own policy; survives kill -9 of the bus
-    DURABLE = 3  # flushed to disk before the ack; survives a power cut
+from arqonbus.protocol.durability import Durability
 
 
 class RoomKey(NamedTuple):

@@ -15,9 +15,10 @@ from arqonbus.deploy.drift.judges import NOTHING, at_most, same_values, values
 from arqonbus.deploy.drift.model import Expectation, Judge, Machine
 from arqonbus.deploy.drift.processes import has_no_rights, status_of
 from arqonbus.deploy.units import PROJECTOR_FILES, bus_unit, projector_unit
+from arqonbus.preflight.model import Phase
 from arqonbus.preflight.receipt import FRESH_SECONDS
 
-PHASES = ["host", "online", "static"]
+PHASES = sorted(phase.value for phase in Phase)  # all of preflight, as a receipt lists them
 EXPOSURE = 1.5
 # What systemd can be told at run time, past the file.
 _LIMITS = ("LimitNOFILE", "LimitCORE", "TasksMax", "MemoryHigh", "MemoryMax")

@@ -96,14 +96,14 @@ def port_is_its_own(context: Context) -> Outcome:
 def events_wait(context: Context) -> Outcome:
     if not _projects(context):
         return skipped(_NONE)
-    policy = context.settings.room_policy(ROOM)
+    room = context.settings.room_settings(ROOM)
     place = context.resolved.location("rooms")
     remarks = []
-    if not policy.history:
-        remarks.append(Remark(f'rooms "{policy.match}" keep nothing', (), place))
-    elif policy.max_messages:
-        remarks.append(Remark(f"{ROOM} keeps {policy.max_messages} messages only", (), place))
-    elif 0 < policy.max_age_us < LEAST_AGE_US:
+    if not room.history:
+        remarks.append(Remark(f'rooms "{room.match}" keep nothing', (), place))
+    elif room.max_messages:
+        remarks.append(Remark(f"{ROOM} keeps {room.max_messages} messages only", (), place))
+    elif 0 < room.max_age_us < LEAST_AGE_US:
         remarks.append(Remark(f"{ROOM} keeps events for less than a day", (), place))
     return verdict(remarks, expected="every event, for a day or more")
 
@@ -121,7 +121,7 @@ def events_outlive_the_log(context: Context) -> Outcome:
     if not _projects(context):
         return skipped(_NONE)
     kept = context.settings.projector.retention
-    age = context.settings.room_policy(ROOM).max_age_us / 1_000_000
+    age = context.settings.room_settings(ROOM).max_age_us / 1_000_000
     short = 0 < kept < age
     text = f"events are dropped after {kept:g} s, and the log keeps them for {age:g} s"
     return verdict(

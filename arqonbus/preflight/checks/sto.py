@@ -274,8 +274,8 @@ def history_is_bounded(context: Context) -> Outcome:
     if not history.max_messages and not history.max_age:
         remarks.append(Remark("neither max_messages nor max_age is set", ("storage.history.max_messages",)))
     for rule in context.settings.rooms:
-        policy = context.settings.room_policy(rule.match.replace("*", "x"))
-        if rule.history and policy.history and not policy.max_messages and not policy.max_age_us:
+        room = context.settings.room_settings(rule.match.replace("*", "x"))
+        if rule.history and room.history and not room.max_messages and not room.max_age_us:
             text = f'rooms "{rule.match}" keep everything for ever'
             remarks.append(Remark(text, (), context.resolved.location("rooms")))
     return verdict(remarks, expected="a number of messages, or an age")
@@ -412,7 +412,7 @@ def memory_is_not_shared(context: Context) -> Outcome:
         for rule in settings.rooms
         if shared and rule.durability == "memory"
     ]
-    if not remarks and settings.room_policy(_EPISODES).in_process:
+    if not remarks and settings.room_settings(_EPISODES).in_process:
         remarks = [Remark(f"{_EPISODES} is in memory, and is never projected", (), place)]
     return verdict(remarks, expected="hot or durable, where others are to see a room")
 

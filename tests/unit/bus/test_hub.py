@@ -7,7 +7,7 @@ import json
 from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer
 from arqonbus.bus.wire import JSON, PROTOBUF, Wire
-from arqonbus.config import RoomPolicy, load
+from arqonbus.config import RoomSettings, load
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.storage.ports import Entry, Head, Page, RoomKey
@@ -15,7 +15,7 @@ from tests.unit.bus.people import message, payload_of, peer
 from tests.unit.bus.test_upgrade import REPOSITORY
 
 KEY = RoomKey("acme", "orders")
-POLICY: RoomPolicy = load("dev", root=REPOSITORY, environ={}).settings.room_policy("orders")
+SETTINGS: RoomSettings = load("dev", root=REPOSITORY, environ={}).settings.room_settings("orders")
 
 
 class House:
@@ -25,7 +25,7 @@ class House:
         self.ready: list[Peer] = []
         self.repairs: list[Room] = []
         self.hub = Hub(ready=self.ready.append, repair=self.repairs.append)
-        self.room = self.hub.rooms[KEY] = Room(KEY, POLICY)
+        self.room = self.hub.rooms[KEY] = Room(KEY, SETTINGS)
         if started:
             self.hub.start(self.room, Head("E", 1, 0))
 

@@ -70,9 +70,9 @@ def test_the_first_rule_that_matches_is_a_rooms_only_one(
             "schemas": [{"name": "order", "content_type": "application/json", "file": "order.json"}],
         }
     )
-    policy = settings.room_policy(room)
-    assert (policy.history, policy.max_messages, policy.max_age_us) == (kept, messages, age)
-    assert (policy.slow_consumer, policy.durability) == (slow, durability)
+    found = settings.room_settings(room)
+    assert (found.history, found.max_messages, found.max_age_us) == (kept, messages, age)
+    assert (found.slow_consumer, found.durability) == (slow, durability)
 
 
 def test_a_postgres_address_is_built_from_parts_without_a_password() -> None:
