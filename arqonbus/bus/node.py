@@ -33,7 +33,7 @@ from arqonbus.bus.quotas import Quotas
 from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.bus.sendqueue import SendQueue
 from arqonbus.bus.session import Gates, Intake, NoGates, Session, SessionLimits
-from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request, refused
+from arqonbus.bus.upgrade import Accepted, Handshake, Refused, Request, refused
 from arqonbus.bus.upkeep import Timeouts, Upkeep
 from arqonbus.bus.welcome import welcome
 from arqonbus.config import Settings
@@ -100,7 +100,7 @@ class Node:
         self.counters = Counters()
         self.clients: dict[str, Peer] = {}
         self.room_settings = RoomSettingsLookup(settings)
-        self.gatekeeper = Gatekeeper(settings, verify)
+        self.handshake = Handshake(settings, verify)
         self.gates = gates or NoGates()
         self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
         # Revokes tokens on all nodes, and gives what ends their connections on this one.
@@ -177,7 +177,7 @@ class Node:
         self.settings = settings
         self.verify = verify
         self.room_settings.reload(settings)
-        self.gatekeeper = Gatekeeper(settings, verify)
+        self.handshake = Handshake(settings, verify)
         self.upkeep.timeouts = Timeouts.of(settings)
         now = self._loop.time()
         self.quotas = _quotas(settings)
@@ -196,8 +196,8 @@ class Node:
 
     def decide(self, request: Request) -> Accepted | Refused:
         """Judge an upgrade request."""
-        address, now = self.gatekeeper.address(request), self._loop.time()
-        decision = self.gatekeeper.decide(request, self._obstacle() or self.quotas.arrival(address, now))
+        address, now = self.handshake.address(request), self._loop.time()
+        decision = self.handshake.decide(request, self._obstacle() or self.quotas.arrival(address, now))
         if isinstance(decision, Accepted):
             who = decision.identity
             obstacle = self.quotas.identity_arrival(who.tenant, who.subject, now)

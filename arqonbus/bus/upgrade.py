@@ -91,8 +91,8 @@ def local_url(server: Server) -> str:
     return f"{scheme}://{host}:{server.port}{ENDPOINT}"
 
 
-class Gatekeeper:
-    """Decides on upgrades under one profile."""
+class Handshake:
+    """Decide on upgrade requests under one profile."""
 
     def __init__(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
         """`verify` gives the identity of a token or raises BusError."""
@@ -209,4 +209,4 @@ def _token(request: Request, query: str, offered: Sequence[str]) -> str:
     return found[0]
 
 
-__all__ = ["BEARER", "ENDPOINT", "Accepted", "Gatekeeper", "Refused", "Request", "local_url", "refused"]
+__all__ = ["BEARER", "ENDPOINT", "Accepted", "Handshake", "Refused", "Request", "local_url", "refused"]

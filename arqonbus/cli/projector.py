@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from arqonbus.cli import Failure
 from arqonbus.cli.actions import actions_of
 from arqonbus.cli.backfill import add_backfill_options, run_backfill
-from arqonbus.cli.gate import add_gate_options, pass_gate
 from arqonbus.cli.profile_options import add_profile_options, load_profile
+from arqonbus.cli.start_check import add_start_check_options, require_start_check
 from arqonbus.cli.store_options import Opened, add_store_options, positive, run_on_store
 from arqonbus.cli.table import print_table, printable, styled
 
@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     action = actions_of(parser, EPILOG)
     run_ = action("run", "Project until it is told to stop.")
     run_.add_argument("--json", action="store_true", help="say in JSON where its health is, and log in JSON")
-    add_gate_options(run_)
+    add_start_check_options(run_)
     add_profile_options(run_)
     add_store_options(action("status", "Show how much is there, and the books."), every_tenant=True)
     get = action("get", "Show one episode.")
@@ -73,7 +73,7 @@ def _run(args: argparse.Namespace) -> int:
     settings = resolved.settings
     logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
     try:
-        pass_gate(resolved, args, "projector")
+        require_start_check(resolved, args, "projector")
         asyncio.run(run_projector(resolved, lambda up: _announce(up, as_json=args.json)))
     except (PortTaken, StorageError, ValueError) as error:
         raise Failure(f"the projector did not start: {error}") from error

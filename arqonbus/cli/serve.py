@@ -9,8 +9,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure
-from arqonbus.cli.gate import add_gate_options, pass_gate
 from arqonbus.cli.profile_options import add_profile_options, load_profile, read_profile
+from arqonbus.cli.start_check import add_start_check_options, require_start_check
 from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreada
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="say in JSON where the bus is, and log in JSON")
-    add_gate_options(parser)
+    add_start_check_options(parser)
     add_profile_options(parser)
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     settings = resolved.settings
     logs.configure(settings.telemetry.log_level, "json" if args.json else settings.telemetry.log_format)
     try:
-        bypassed = pass_gate(resolved, args, "bus")
+        bypassed = require_start_check(resolved, args, "bus")
         asyncio.run(
             service.run(
                 resolved,
@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _acceptable(resolved: Resolved) -> Resolved:
     """A profile that is to be taken over while the bus runs. Raises ValueError when preflight objects."""
-    from arqonbus.preflight import gate
+    from arqonbus.preflight import start_check
 
     if resolved.settings.environment != "dev":
-        decision = gate(resolved, online=False)
+        decision = start_check(resolved, online=False)
         if not decision.allowed:
             assert decision.report is not None
             failed = ", ".join(result.check.id for result in decision.report.failures)

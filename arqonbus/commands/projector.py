@@ -26,6 +26,8 @@ from arqonbus.protocol.names import is_name
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore, Selection, Subject
 
+_Handler = Callable[..., Awaitable[Any]]  # of caller, store and arguments
+
 MAX_PAGE_BYTES = 256 * 1024
 READ_AT_ONCE = 50  # rows; each may be as large as an event
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
@@ -99,12 +101,10 @@ class BackfillArguments(msgspec.Struct, forbid_unknown_fields=True):
     cursor: Cursor = ""
 
 
-def _from(
-    phase: ProjectorPhase,
-) -> Callable[[Callable[..., Awaitable[Any]]], Callable[[Caller, Any], Awaitable[Any]]]:
+def _from(phase: ProjectorPhase) -> Callable[[_Handler], Callable[[Caller, Any], Awaitable[Any]]]:
     """Let a handler run from a phase on, give it the store, and say what fails in the bus's words."""
 
-    def of_phase(handler: Callable[..., Awaitable[Any]]) -> Callable[[Caller, Any], Awaitable[Any]]:
+    def of_phase(handler: _Handler) -> Callable[[Caller, Any], Awaitable[Any]]:
         @wraps(handler)
         async def run(caller: Caller, arguments: Any) -> Any:
             now = caller.node.settings.projector.phase

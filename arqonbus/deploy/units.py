@@ -1,4 +1,4 @@
-"""The units of systemd: what runs on a host, gated by preflight, with next to no rights. Pure."""
+"""The units of systemd: what runs on a host, started only after preflight, with next to no rights. Pure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATE = Path("/var/lib")
 
 
 def bus_unit(resolved: Resolved) -> str:
-    """The unit arqonbus@.service: one instance per worker, gated by preflight, with next to no rights."""
+    """The unit arqonbus@.service: one instance per worker, started after preflight, with minimal rights."""
     settings = resolved.settings
     state = _state(settings, "%i")
     options = f"--profile {word(resolved.profile)} --receipt {state}/receipt.json"
@@ -55,7 +55,7 @@ def bus_unit(resolved: Resolved) -> str:
 
 
 def projector_unit(resolved: Resolved) -> str:
-    """The unit arqonbus-projector.service: the same gate, and no port but that of its telemetry."""
+    """The unit arqonbus-projector.service: the same start check, and no port but that of its telemetry."""
     settings = resolved.settings
     state = _state(settings, "projector")
     options = f"--profile {word(resolved.profile)} --receipt {state}/receipt.json"

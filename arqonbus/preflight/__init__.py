@@ -6,6 +6,6 @@ server, but for one key and one temporary table that end by themselves.
 
 from __future__ import annotations
 
-from arqonbus.preflight.decision import GateDecision, gate, online_subset
+from arqonbus.preflight.decision import StartDecision, online_subset, start_check
 
-__all__ = ["GateDecision", "gate", "online_subset"]
+__all__ = ["StartDecision", "online_subset", "start_check"]

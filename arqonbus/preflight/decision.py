@@ -1,4 +1,4 @@
-"""May this profile run here? The whole preflight as one call, for the command line and the gate of a start.
+"""May this profile run here? The whole preflight as one call, for the command line and the start check.
 
 The edge of this room: it looks at the clock, gathers facts and asks the servers, and hands all of it to the
 checks.
@@ -27,7 +27,7 @@ ALL_PHASES = tuple(Phase)
 
 
 @dataclass(frozen=True, slots=True)
-class GateDecision:
+class StartDecision:
     """Whether the bus may start, and why. There is no report where a fresh receipt spoke for the start;
     `refusal` says why a receipt that was given did not count."""
 
@@ -36,14 +36,14 @@ class GateDecision:
     refusal: str = ""
 
 
-def gate(
+def start_check(
     resolved: Resolved,
     *,
     online: bool = True,
     receipt: Path | None = None,
     root: Path | None = None,
     process: Process = "bus",
-) -> GateDecision:
+) -> StartDecision:
     """Decide about a start. With a fresh receipt that stands for it nothing else is done.
 
     Not to be called where an event loop runs: it asks the servers in one of its own.
@@ -53,7 +53,7 @@ def gate(
     if receipt is not None:
         try:
             verify_receipt(receipt, resolved, root, time.time())
-            return GateDecision(True, None)
+            return StartDecision(True, None)
         except ReceiptRefused as error:
             refusal = str(error)
     intake = Intake(resolved, root)
@@ -61,7 +61,7 @@ def gate(
     report = judge(intake, gathered(intake, phases, process), phases=phases)
     strict = resolved.settings.preflight.strict
     allowed = not report.failures and not (strict and report.warnings)
-    return GateDecision(allowed, report, refusal)
+    return StartDecision(allowed, report, refusal)
 
 
 async def online_subset(resolved: Resolved) -> Report:
@@ -129,4 +129,4 @@ def _shown(intake: Intake, path: Path) -> str:
     return str(path.relative_to(intake.root) if path.is_relative_to(intake.root) else path)
 
 
-__all__ = ["GateDecision", "checks", "gate", "gathered", "judge", "online_subset"]
+__all__ = ["StartDecision", "checks", "gathered", "judge", "online_subset", "start_check"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arqonbus.bus.upgrade import Accepted, Gatekeeper, Refused, Request, refused
+from arqonbus.bus.upgrade import Accepted, Handshake, Refused, Request, refused
 from arqonbus.config import Settings, load
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.shield.tokens import Identity
@@ -59,7 +59,7 @@ def request(
 def decide(
     asked: Request, settings: Settings = SETTINGS, obstacle: BusError | None = None
 ) -> Accepted | Refused:
-    return Gatekeeper(settings, verify).decide(asked, obstacle)
+    return Handshake(settings, verify).decide(asked, obstacle)
 
 
 ACCEPTED: dict[str, tuple[Request, Settings, str | None, bool]] = {

@@ -10,7 +10,7 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config import Location
-from arqonbus.preflight import gate, receipt, runner
+from arqonbus.preflight import receipt, runner, start_check
 from arqonbus.preflight.facts import FactsUnreadable, facts_text, read_facts
 from arqonbus.preflight.model import OUTSIDE_DEV, Check, Context, Outcome, Phase, Status, passed
 from arqonbus.preflight.registry import UnknownCheck, add, checks, select
@@ -263,9 +263,9 @@ def test_the_gate_opens_for_a_receipt_and_else_judges(passing: Any, monkeypatch:
     """With a fresh receipt nothing is gathered; a stale one is named and the checks run."""
     resolved, path, root = passing
     monkeypatch.setattr("arqonbus.preflight.decision.time.time", lambda: NOW + 5)
-    assert gate(resolved, online=False, receipt=path, root=root).report is None
+    assert start_check(resolved, online=False, receipt=path, root=root).report is None
     monkeypatch.setattr("arqonbus.preflight.decision.time.time", lambda: NOW + 5000)
-    decision = gate(resolved, online=False, receipt=path, root=root)
+    decision = start_check(resolved, online=False, receipt=path, root=root)
     assert "older than 900 s" in decision.refusal
     assert decision.report is not None
     assert not decision.allowed

@@ -1,4 +1,4 @@
-"""The gate before every process that serves: outside dev, preflight passed or a fresh receipt says so."""
+"""Start check: outside dev a process binds no socket before preflight passed or a fresh receipt proves it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def add_gate_options(parser: argparse.ArgumentParser) -> None:
+def add_start_check_options(parser: argparse.ArgumentParser) -> None:
     """Add --receipt and --break-glass."""
     parser.add_argument(
         "--receipt",
@@ -30,13 +30,13 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def pass_gate(resolved: Resolved, args: argparse.Namespace, process: Process) -> bool:
+def require_start_check(resolved: Resolved, args: argparse.Namespace, process: Process) -> bool:
     """Outside dev no socket is bound before preflight passed. True if the glass was broken instead."""
-    from arqonbus.preflight import gate
+    from arqonbus.preflight import start_check
 
     if resolved.settings.environment == "dev":
         return False
-    decision = gate(resolved, receipt=args.receipt, process=process)
+    decision = start_check(resolved, receipt=args.receipt, process=process)
     if decision.refusal:
         logger.warning("the receipt did not count", extra={"reason": decision.refusal})
     if decision.allowed:
@@ -57,4 +57,4 @@ def pass_gate(resolved: Resolved, args: argparse.Namespace, process: Process) ->
     )
 
 
-__all__ = ["add_gate_options", "pass_gate"]
+__all__ = ["add_start_check_options", "require_start_check"]
