@@ -57,7 +57,7 @@ async def replay(log: EventLog, form: str) -> list[bytes]:
     caller: Any = SimpleNamespace(node=SimpleNamespace(event_log=log), peer=SimpleNamespace(session=session))
     cursor, encoded = None, []
     while True:
-        arguments = history.ReplayArguments(
+        arguments = history.HistoryReplayArguments(
             ROOM.room, limit=1000, cursor=cursor, form=form, strict_sequence=True
         )  # type: ignore[arg-type]
         result = await history.replay(caller, arguments)

@@ -22,7 +22,7 @@ from nats.js.errors import NotFoundError
 
 from arqonbus.bridge.inbound import Inbound
 from arqonbus.bridge.outbound import SENDER, Outbound, describe
-from arqonbus.bridge.state import State
+from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.loopback import Loopback
 from arqonbus.bus.node import Node
 from arqonbus.config import Settings
@@ -51,7 +51,7 @@ class NatsBridge:
         grants = [parse_grant(text) for text in settings.bridge.grants]
         everything = settings.environment == "dev" and not grants
         self._grants = EVERYTHING if everything else Grants(tuple(grants))
-        self.state = State()
+        self.state = BridgeTotals()
         self._ins: Sequence[Inbound] = ()
         self._out = Outbound(node, settings.bridge, self._may_consume, self.state)
         self._stopping = asyncio.Event()

@@ -20,7 +20,7 @@ from nats.js.errors import Error as JetStreamError
 
 from arqonbus.bridge import messages
 from arqonbus.bridge.ending import is_cancelled
-from arqonbus.bridge.state import State
+from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.loopback import Loopback, LoopbackClosed
 from arqonbus.config.bridge import Bridge, Mapping
 from arqonbus.protocol.envelope import Envelope
@@ -51,7 +51,7 @@ class Inbound:
         settings: Bridge,
         mapping: Mapping,
         join: Callable[[str], Loopback],
-        state: State,
+        state: BridgeTotals,
     ) -> None:
         self._jetstream = jetstream
         self._settings = settings

@@ -19,7 +19,7 @@ from nats.js.errors import Error as JetStreamError
 
 from arqonbus.bridge import messages
 from arqonbus.bridge.ending import is_cancelled
-from arqonbus.bridge.state import State
+from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.groups import dead_letter_room
 from arqonbus.bus.node import Node
 from arqonbus.config.bridge import Bridge
@@ -27,7 +27,7 @@ from arqonbus.config.subjects import Address, Route
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.names import is_name
-from arqonbus.storage.ports import FROM_BEGIN, GroupKey, GroupRead, Job, RoomKey, StorageError
+from arqonbus.storage.ports import FROM_BEGIN, GroupJob, GroupKey, GroupRead, RoomKey, StorageError
 
 GROUP = "arqonbus.bridge"  # clients may look at groups of this prefix, and no more
 SENDER = "nats-bridge"  # how the client ids of the bridge begin
@@ -47,7 +47,9 @@ logger = logging.getLogger(__name__)
 class Outbound:
     """All ways out of one node. It knows each room that a mapping names, from within a second on."""
 
-    def __init__(self, node: Node, settings: Bridge, may: Callable[[Address], bool], state: State) -> None:
+    def __init__(
+        self, node: Node, settings: Bridge, may: Callable[[Address], bool], state: BridgeTotals
+    ) -> None:
         """`may`: whether the bridge may consume the room."""
         self._node = node
         self._settings = settings
@@ -193,7 +195,7 @@ class Outbound:
 
     async def _pass_on(self, jetstream: JetStreamContext, group: GroupKey, given: GroupRead) -> None:
         done: list[int] = []
-        waiting: list[tuple[Job, asyncio.Future[PubAck]]] = []
+        waiting: list[tuple[GroupJob, asyncio.Future[PubAck]]] = []
         failure: NatsError | None = None
         for job in given.jobs:
             envelope = _read(job)
@@ -234,7 +236,7 @@ class Outbound:
         if failure is not None and not isinstance(failure, JetStreamError):
             raise failure
 
-    async def _bury(self, group: GroupKey, epoch: str, job: Job, reason: str) -> None:
+    async def _bury(self, group: GroupKey, epoch: str, job: GroupJob, reason: str) -> None:
         await self._node.groups.give_up(group, epoch, job, reason)
         self._state.count("out", Code.TOO_LARGE)
         self._state.say(
@@ -242,7 +244,7 @@ class Outbound:
             tenant=group.room.tenant, room=group.room.room, sequence=job.entry.sequence,
         )  # fmt: skip
 
-    async def _give_back(self, group: GroupKey, epoch: str, job: Job, error: NatsError) -> None:
+    async def _give_back(self, group: GroupKey, epoch: str, job: GroupJob, error: NatsError) -> None:
         self._state.count("out", Code.STORAGE_UNAVAILABLE)
         self._state.say("out", "NATS did not take a message; it is tried again", reason=describe(error))
         groups = self._node.groups.store
@@ -258,7 +260,7 @@ def describe(error: BaseException) -> str:
     return messages.one_line(str(error) or type(error).__name__)
 
 
-def _read(job: Job) -> Envelope | None:
+def _read(job: GroupJob) -> Envelope | None:
     try:
         return Envelope.FromString(job.entry.data)
     except DecodeError:

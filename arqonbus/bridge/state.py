@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class State:
+class BridgeTotals:
     """Totals since the start. `messages`: by direction and outcome, a code or `own` for what came from here.
 
     `reason` says why the bridge is not connected; empty while it is. `max_payload` is the server's, in bytes.
@@ -39,4 +39,4 @@ class State:
             logger.warning(text, extra=facts)
 
 
-__all__ = ["State"]
+__all__ = ["BridgeTotals"]

@@ -28,7 +28,7 @@ _SERVER_TIME_TAG = wire_protobuf.varint(Envelope.SERVER_TIME_US_FIELD_NUMBER << 
 logger = logging.getLogger(__name__)
 
 
-class _Hand(msgspec.Struct, tag="hand", array_like=True):
+class _HandedMessage(msgspec.Struct, tag="hand", array_like=True):
     """A message handed to another node."""
 
     ticket: str
@@ -46,7 +46,7 @@ class _Answer(msgspec.Struct, tag="answer", array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Hand | _Answer).decode
+_decode = msgspec.msgpack.Decoder(_HandedMessage | _Answer).decode
 
 
 def client_id(node: str) -> str:
@@ -124,7 +124,7 @@ class Directory:
         ticket = new_ulid()
         waiting = self._waiting[ticket] = asyncio.get_running_loop().create_future()
         try:
-            note = _Hand(ticket, self._node, tenant, message.recipient, message.data)
+            note = _HandedMessage(ticket, self._node, tenant, message.recipient, message.data)
             if not await self._event_log.direct(node, _encode(note)):
                 self._settle(peer, message, "absent")
                 return

@@ -22,10 +22,10 @@ from arqonbus.storage.ports import (
     ConsumerGroups,
     Entry,
     EventLog,
+    GroupJob,
     GroupKey,
     GroupRead,
     Item,
-    Job,
     Retention,
     RoomKey,
     StorageError,
@@ -140,11 +140,11 @@ class Groups:
             await self._bury(group, epoch, most, claimed.jobs)
         return deliveries
 
-    async def give_up(self, group: GroupKey, epoch: str, job: Job, reason: str) -> None:
+    async def give_up(self, group: GroupKey, epoch: str, job: GroupJob, reason: str) -> None:
         """Nobody can ever do this job: it becomes a dead letter now, or when its lease has ended."""
         await self._bury(group, epoch, 1, [job._replace(deliveries=job.deliveries + 1, reason=reason)])
 
-    async def _bury(self, group: GroupKey, epoch: str, most: int, jobs: Sequence[Job]) -> None:
+    async def _bury(self, group: GroupKey, epoch: str, most: int, jobs: Sequence[GroupJob]) -> None:
         """Store the dead letters, then ack. What cannot be stored stays leased and is tried again later."""
         room = RoomKey(group.room.tenant, dead_letter_room(group))
         items = [_dead_letter(group, room.room, epoch, most, job) for job in jobs]
@@ -194,7 +194,7 @@ class Groups:
             before = entries[-1].sequence
 
 
-def _dead_letter(group: GroupKey, room: str, epoch: str, most: int, job: Job) -> Item:
+def _dead_letter(group: GroupKey, room: str, epoch: str, most: int, job: GroupJob) -> Item:
     entry = job.entry
     letter = Envelope.FromString(entry.data)
     letter.id = derived_ulid(entry.time_us // 1000, *group.room, group.name, epoch, entry.sequence)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from arqonbus.bus.fanout import Fanout
-from arqonbus.bus.order import Order, Ready
+from arqonbus.bus.order import Ready, RoomOrder
 from arqonbus.bus.peer import Peer
 from arqonbus.config.rooms import RoomSettings
 from arqonbus.protocol import replies
@@ -27,7 +27,7 @@ class Room:
     def __init__(self, key: RoomKey, settings: RoomSettings) -> None:
         self.key = key
         self.settings = settings
-        self.order = Order()
+        self.order = RoomOrder()
         self.repairing = False
         self.known: set[str] = set()  # ids that the log will show and the members have had
         self.channels: dict[str, dict[Peer, None]] = {}

@@ -32,7 +32,7 @@ from arqonbus.bus.presence import Presence
 from arqonbus.bus.quotas import Quotas
 from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.bus.sendqueue import SendQueue
-from arqonbus.bus.session import Gates, Intake, NoGates, Session, SessionLimits
+from arqonbus.bus.session import Gates, NoGates, ReceivedFrames, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Handshake, Refused, Request, refused
 from arqonbus.bus.upkeep import Timeouts, Upkeep
 from arqonbus.bus.welcome import welcome
@@ -52,7 +52,7 @@ _NOT_UTF8 = BusError(Code.DECODE_ERROR, "a text frame is not UTF-8")
 logger = logging.getLogger(__name__)
 
 
-class State(Enum):
+class NodeState(Enum):
     """A node's life."""
 
     STARTING = "starting"
@@ -65,7 +65,7 @@ CommandRunner = Callable[["Node", Peer, Envelope], Awaitable[Reply | Later]]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class NodeLoad:
     """A glance at a node: how many are connected and how much waits."""
 
     connections: int
@@ -94,7 +94,7 @@ class Node:
         self.event_log = event_log
         self.name = name
         self.verify = verify
-        self.state = State.STARTING
+        self.state = NodeState.STARTING
         self.degraded = False  # the storage engine is away, and the bus goes on without it
         self.started_at = time.time()
         self.counters = Counters()
@@ -147,21 +147,21 @@ class Node:
         """Open the log and begin. Raises StorageError with a sentence."""
         await self.event_log.open(self)
         self._background.run(self._sweep())
-        self.state = State.READY
+        self.state = NodeState.READY
 
     async def drain(self) -> None:
         """Send everybody elsewhere within the drain window; what was acked is stored."""
-        if self.state is not State.READY:
+        if self.state is not NodeState.READY:
             return
-        self.state = State.DRAINING
+        self.state = NodeState.DRAINING
         await send_away(list(self.clients.values()), self.settings.server.drain_seconds, self._empty)
         await self.committer.drain()
 
     async def close(self) -> None:
         """Drop what is left and release the log."""
-        if self.state is State.CLOSED:
+        if self.state is NodeState.CLOSED:
             return
-        self.state = State.CLOSED
+        self.state = NodeState.CLOSED
         await self.committer.drain()
         self._flush()
         for peer in list(self.clients.values()):
@@ -188,9 +188,9 @@ class Node:
         for key, room in self.hub.rooms.items():
             room.settings = self.room_settings.of(key.room)
 
-    def load(self) -> Load:
+    def load(self) -> NodeLoad:
         queued = sum(peer.queue.size + peer.transport.buffered() for peer in self.clients.values())
-        return Load(len(self.clients), len(self.hub.rooms), queued)
+        return NodeLoad(len(self.clients), len(self.hub.rooms), queued)
 
     # -- connections, called by the server adapters
 
@@ -429,7 +429,7 @@ class Node:
 
     # -- the rest of a frame
 
-    def _take(self, peer: Peer, intake: Intake) -> None:
+    def _take(self, peer: Peer, intake: ReceivedFrames) -> None:
         for answer in intake.answers:
             peer.answer(answer)
         for direct in intake.directs:
@@ -443,7 +443,7 @@ class Node:
     # -- small decisions
 
     def _obstacle(self) -> BusError | None:
-        if self.state is not State.READY:
+        if self.state is not NodeState.READY:
             return BusError(Code.DRAINING, "this node takes no new connections; connect to another one")
         if len(self.clients) >= self.settings.server.max_connections:
             return BusError(Code.TOO_MANY_CONNECTIONS, "this node holds as many connections as it may")
@@ -469,4 +469,4 @@ def _quotas(settings: Settings) -> Quotas:
     return Quotas(settings.limits, settings.protocol.max_frame_bytes)
 
 
-__all__ = ["CommandRunner", "Load", "Node", "State"]
+__all__ = ["CommandRunner", "Node", "NodeLoad", "NodeState"]

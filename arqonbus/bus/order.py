@@ -30,7 +30,7 @@ class Ready(NamedTuple):
 NOTHING = Ready(())
 
 
-class Order:
+class RoomOrder:
     """Where the room stands. Until `start`, all entries wait: the log's head is not known yet."""
 
     __slots__ = ("_before_start", "_behind", "_early", "_entered", "_former", "epoch", "position", "started")
@@ -143,4 +143,4 @@ class Order:
         return ready
 
 
-__all__ = ["MAX_EARLY", "NOTHING", "Order", "Ready"]
+__all__ = ["MAX_EARLY", "NOTHING", "Ready", "RoomOrder"]

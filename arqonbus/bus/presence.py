@@ -18,7 +18,7 @@ from arqonbus.bus.hub import Hub, Room
 from arqonbus.bus.peer import Peer
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
-from arqonbus.storage.ports import EventLog, Member, RoomKey, StorageError
+from arqonbus.storage.ports import EventLog, RoomKey, RoomMember, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Presence:
             "since": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
         try:
-            await self._event_log.enter(room.key, Member(peer.client, msgspec.json.encode(facts)))
+            await self._event_log.enter(room.key, RoomMember(peer.client, msgspec.json.encode(facts)))
         except StorageError as failure:
             raise unavailable(failure) from failure
         await self._announce("presence.join", room.key, peer, facts)

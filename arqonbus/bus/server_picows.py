@@ -30,7 +30,7 @@ CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
 
 
-class _Connection(WSListener):
+class _PicowsConnection(WSListener):
     """One connection, as picows calls it and as the peer writes to it."""
 
     def __init__(self, node: Node, accepted: Accepted) -> None:
@@ -192,7 +192,7 @@ def _answer(node: Node, request: Request) -> WSUpgradeResponseWithListener:
         return WSUpgradeResponseWithListener(response, None)
     names = [("Sec-WebSocket-Protocol", decision.subprotocol)] if decision.subprotocol else []
     response = WSUpgradeResponse.create_101_response(names)
-    return WSUpgradeResponseWithListener(response, _Connection(node, decision))
+    return WSUpgradeResponseWithListener(response, _PicowsConnection(node, decision))
 
 
 def _request_of(request: WSUpgradeRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:

@@ -22,7 +22,7 @@ ABNORMAL = 1006
 MAX_PONGS = 2**20  # bytes of answers to pings, beside the client's budget, that may wait for it
 
 
-class _Connection(asyncio.Protocol):
+class _WebsocketsConnection(asyncio.Protocol):
     """One connection, as asyncio calls it and as the peer writes to it."""
 
     def __init__(self, node: Node, named: str | None) -> None:
@@ -154,7 +154,7 @@ class _Connection(asyncio.Protocol):
 
 def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
     """What makes the protocol of one connection; `named`: where a proxy says that its other end is."""
-    return lambda named: _Connection(node, named)
+    return lambda named: _WebsocketsConnection(node, named)
 
 
 def _request_of(request: HttpRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:

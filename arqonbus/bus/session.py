@@ -70,7 +70,7 @@ class Direct(NamedTuple):
 
 
 @dataclass(slots=True)
-class Intake:
+class ReceivedFrames:
     """What some frames held. `close` is set when the connection has to end after the answers.
 
     `publications`: accepted messages by room, in order. `silent`: ids of those whose producer wants no ack.
@@ -173,9 +173,9 @@ class Session:
         self._bytes = TokenBucket(limits.bytes_per_second, limits.bytes_burst, now)
         self._publish_to = {}
 
-    def receive(self, frames: Sequence[bytes | str], now: float) -> Intake:
+    def receive(self, frames: Sequence[bytes | str], now: float) -> ReceivedFrames:
         """Sort frames that came together. Nothing in them can raise: what is wrong becomes an answer."""
-        intake = Intake()
+        intake = ReceivedFrames()
         if self.wire.json:
             self._receive_json(frames, now, intake)
         else:
@@ -194,7 +194,7 @@ class Session:
             raise BusError(Code.AUTHORIZATION_ERROR, f"the token does not grant {action} in room {room}")
         return RoomKey(self.identity.tenant, room)
 
-    def _receive_protobuf(self, frames: Sequence[bytes | str], now: float, intake: Intake) -> None:
+    def _receive_protobuf(self, frames: Sequence[bytes | str], now: float, intake: ReceivedFrames) -> None:
         decoded: wire_protobuf.Decoded = []
         size = 0
         for frame in frames:
@@ -233,8 +233,8 @@ class Session:
             intake.publications = {key: items for key, items in publications.items() if items}
         self.received += granted
 
-    def _receive_json(self, frames: Sequence[bytes | str], now: float, intake: Intake) -> None:
-        lines: list[wire_json.Line] = []
+    def _receive_json(self, frames: Sequence[bytes | str], now: float, intake: ReceivedFrames) -> None:
+        lines: list[wire_json.JsonLine] = []
         size = 0
         for frame in frames:
             if not isinstance(frame, str):
@@ -258,7 +258,7 @@ class Session:
             rest = [line.id for line in lines[granted:]]
             self._refuse_rest(rest, size * len(rest) // len(lines), intake)
 
-    def _sort(self, envelope: Envelope, raw: bytes, intake: Intake) -> None:
+    def _sort(self, envelope: Envelope, raw: bytes, intake: ReceivedFrames) -> None:
         ack = envelope.kind == COMMAND or envelope.headers.get(ACK_HEADER) != "none"
         try:
             check(envelope)
@@ -305,7 +305,7 @@ class Session:
             self._publish_to[room] = key
         return key
 
-    def _refuse(self, message_id: str, error: BusError, intake: Intake, *, ack: bool = True) -> None:
+    def _refuse(self, message_id: str, error: BusError, intake: ReceivedFrames, *, ack: bool = True) -> None:
         self.rejected[error.code] += 1
         if is_message_id(message_id):
             answer = replies.refusal(error, message_id) if ack else replies.error_signal(error, message_id)
@@ -322,7 +322,7 @@ class Session:
             granted = account.grant(granted, size, now)
         return granted
 
-    def _refuse_rest(self, ids: Sequence[str], size: int, intake: Intake) -> None:
+    def _refuse_rest(self, ids: Sequence[str], size: int, intake: ReceivedFrames) -> None:
         """Refuse what is beyond the rates; after the hint all of it would be granted."""
         buckets = [(self._messages, self._bytes), *((each.messages, each.bytes) for each in self.accounts)]
         wait = max(max(messages.wait_ms(len(ids)), sizes.wait_ms(size)) for messages, sizes in buckets)
@@ -330,14 +330,14 @@ class Session:
         for message_id in ids:
             self._refuse(message_id, error, intake)
 
-    def _wrong_type(self, code: Code, spoken: str, intake: Intake) -> None:
+    def _wrong_type(self, code: Code, spoken: str, intake: ReceivedFrames) -> None:
         """A frame of the other wire's type: one error, then the end."""
         error = BusError(code, f"this connection speaks {spoken}")
         self.rejected[code] += 1
         intake.answers.append(replies.error_signal(error))
         intake.close = (Close.WRONG_TYPE, error.message)
 
-    def _bad_frame(self, error: DecodeError, intake: Intake) -> None:
+    def _bad_frame(self, error: DecodeError, intake: ReceivedFrames) -> None:
         self.rejected[error.code] += 1
         self.bad_frames += 1
         intake.answers.append(replies.error_signal(error))
@@ -345,4 +345,4 @@ class Session:
             intake.close = (Close.POLICY, "too many frames that could not be read")
 
 
-__all__ = ["Direct", "Gate", "Gates", "Intake", "NoGates", "Session", "SessionLimits"]
+__all__ = ["Direct", "Gate", "Gates", "NoGates", "ReceivedFrames", "Session", "SessionLimits"]

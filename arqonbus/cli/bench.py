@@ -12,7 +12,7 @@ from arqonbus.cli.connect_options import add_connect_options, client_of
 from arqonbus.cli.table import print_table
 
 if TYPE_CHECKING:
-    from arqonbus.measure.load import Measured, Plan
+    from arqonbus.measure.load import LoadPlan, Measured
 
 SUMMARY = "Measure a running bus."
 
@@ -44,15 +44,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from arqonbus.client import ClientError
-    from arqonbus.measure.load import Load, Plan
+    from arqonbus.measure.load import LoadPlan, LoadRun
 
     if min(args.publishers, args.in_flight) < 1 or args.subscribers < 0 or args.seconds <= 0:
         raise Failure("publishers, in-flight and seconds are at least 1; subscribers at least 0", 2)
-    plan = Plan(
+    plan = LoadPlan(
         args.room, args.publishers, args.subscribers, args.size, args.in_flight, args.rate, args.seconds
     )
     try:
-        measured = asyncio.run(Load(plan, lambda: client_of(args)).run(_progress))
+        measured = asyncio.run(LoadRun(plan, lambda: client_of(args)).run(_progress))
     except ClientError as error:
         raise Failure(str(error)) from error
     _clear()
@@ -89,7 +89,7 @@ def _print(measured: Measured) -> None:
     print(f"\n{measured.seconds:.1f} s, acks at durability {measured.durability}")
 
 
-def _facts(plan: Plan, measured: Measured) -> dict[str, object]:
+def _facts(plan: LoadPlan, measured: Measured) -> dict[str, object]:
     from dataclasses import asdict
 
     from arqonbus.measure.load import percentile

@@ -15,7 +15,7 @@ from arqonbus.cli.table import print_table
 
 if TYPE_CHECKING:
     from arqonbus.config import Settings
-    from arqonbus.config.capacity import Bill, Figures, Load
+    from arqonbus.config.capacity import Bill, ExpectedLoad, Figures
     from arqonbus.measure.load import Measured
 
 SUMMARY = "Compute what a profile needs: memory, files, stores, processors."
@@ -55,10 +55,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arqonbus.config.capacity import Load, bill
+    from arqonbus.config.capacity import ExpectedLoad, bill
 
     settings = load_profile(args, secrets_of=()).settings
-    load = Load(
+    load = ExpectedLoad(
         args.connections or settings.server.max_connections,
         args.publishes,
         args.members,
@@ -97,7 +97,7 @@ def _progress(share: float, measured: Measured) -> None:
         print(f"\rmeasuring {share:4.0%}", end="", file=sys.stderr, flush=True)
 
 
-def _print(settings: Settings, load: Load, figures: Figures, needed: Bill) -> None:
+def _print(settings: Settings, load: ExpectedLoad, figures: Figures, needed: Bill) -> None:
     from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
 
     server, history = settings.server, settings.storage.history

@@ -16,7 +16,7 @@ from arqonbus.cli.table import print_table
 if TYPE_CHECKING:
     from arqonbus.config.stores import Postgres
     from arqonbus.storage.postgres.migrate import Done
-    from arqonbus.storage.postgres.migrations.steps import Position, Step
+    from arqonbus.storage.postgres.migrations.steps import Step, StepPosition
 
 SUMMARY = "Bring the durable store to the schema of this version."
 
@@ -128,7 +128,7 @@ def _verify(store: Postgres, args: argparse.Namespace) -> int:
     return 1 if steps else 0
 
 
-def _print_positions(positions: Sequence[Position]) -> None:
+def _print_positions(positions: Sequence[StepPosition]) -> None:
     rows = [
         (
             f"{position.number:04}",
@@ -147,7 +147,7 @@ def _cells(step: Step) -> tuple[str, str, str]:
     return f"{step.number:04}", step.name, step.phase or ""
 
 
-def _plain(position: Position) -> dict[str, Any]:
+def _plain(position: StepPosition) -> dict[str, Any]:
     applied = position.applied
     return {
         "number": position.number,

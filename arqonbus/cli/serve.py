@@ -15,7 +15,7 @@ from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
     from arqonbus.config import Resolved, Settings
-    from arqonbus.service import Service
+    from arqonbus.service import BusService
 
 SUMMARY = "Run the bus."
 
@@ -76,7 +76,7 @@ def _acceptable(resolved: Resolved) -> Resolved:
     return resolved
 
 
-def _announce(up: Service, *, as_json: bool) -> None:
+def _announce(up: BusService, *, as_json: bool) -> None:
     settings = up.settings
     facts = {
         "bus": up.url,

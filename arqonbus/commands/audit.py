@@ -13,14 +13,14 @@ from arqonbus.continuum.view import audit_view
 from arqonbus.storage.ports import StorageError
 
 
-class ListArguments(msgspec.Struct, forbid_unknown_fields=True):
+class AuditListArguments(msgspec.Struct, forbid_unknown_fields=True):
     """`cursor`: the previous page's, which is the number of its last row."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=500)] = 100
     cursor: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] = 0
 
 
-async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
+async def list_(caller: Caller, arguments: AuditListArguments) -> dict[str, Any]:
     tenant = caller.peer.session.identity.tenant
     store = store_of(caller)
     try:
@@ -34,6 +34,8 @@ async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
     return result
 
 
-COMMANDS = (Command("op.audit.list", "What admins did in the tenant.", ListArguments, list_, who="admin"),)
+COMMANDS = (
+    Command("op.audit.list", "What admins did in the tenant.", AuditListArguments, list_, who="admin"),
+)
 
 __all__ = ["COMMANDS"]

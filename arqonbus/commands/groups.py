@@ -14,6 +14,7 @@ import msgspec
 
 from arqonbus.bus.follow import unavailable
 from arqonbus.bus.groups import MAX_WAIT, RESERVED, dead_letter_room
+from arqonbus.commands.rooms import RoomArguments
 from arqonbus.commands.table import Caller, Command, Waiting
 from arqonbus.config.rooms import Action
 from arqonbus.protocol import wire_json
@@ -52,12 +53,6 @@ class GroupArguments(msgspec.Struct, forbid_unknown_fields=True):
 
     room: str
     group: str
-
-
-class RoomArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """A room."""
-
-    room: str
 
 
 class EnsureArguments(msgspec.Struct, forbid_unknown_fields=True):

@@ -28,7 +28,7 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Form = Literal["json", "protobuf"]
 
 
-class GetArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
+class HistoryArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
     """Newest first. `from` and `to` are RFC 3339; `cursor` is the previous page's.
 
     `form`: of the messages, either JSON in the result, or a frame of envelopes, which costs a tenth.
@@ -43,7 +43,7 @@ class GetArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": 
     form: Form = "json"
 
 
-class ReplayArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
+class HistoryReplayArguments(msgspec.Struct, forbid_unknown_fields=True, rename={"from_": "from"}):
     """Oldest first. `strict_sequence` refuses a page in which a sequence is missing or repeated."""
 
     room: str
@@ -64,7 +64,7 @@ class _Window(NamedTuple):
     last: int
 
 
-async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any] | Frame:
+async def get(caller: Caller, arguments: HistoryArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
     event_log = caller.node.event_log
     try:
@@ -95,7 +95,7 @@ async def get(caller: Caller, arguments: GetArguments) -> dict[str, Any] | Frame
     return _result(arguments, window, found, before if before > window.first else None)
 
 
-async def replay(caller: Caller, arguments: ReplayArguments) -> dict[str, Any] | Frame:
+async def replay(caller: Caller, arguments: HistoryReplayArguments) -> dict[str, Any] | Frame:
     key = caller.peer.session.demand("history", arguments.room)
     event_log = caller.node.event_log
     try:
@@ -151,7 +151,9 @@ def check_sequence(after: int, entries: Sequence[Entry]) -> None:
         previous = entry.sequence
 
 
-async def _window(event_log: EventLog, key: RoomKey, arguments: GetArguments | ReplayArguments) -> _Window:
+async def _window(
+    event_log: EventLog, key: RoomKey, arguments: HistoryArguments | HistoryReplayArguments
+) -> _Window:
     head = await event_log.head(key)
     if not head.epoch:
         raise BusError(Code.NOT_FOUND, "there is no such room in this tenant")
@@ -176,7 +178,10 @@ def _position(cursor: str | None, head: Head, default: int) -> int:
 
 
 def _result(
-    arguments: GetArguments | ReplayArguments, window: _Window, entries: Sequence[Entry], position: int | None
+    arguments: HistoryArguments | HistoryReplayArguments,
+    window: _Window,
+    entries: Sequence[Entry],
+    position: int | None,
 ) -> dict[str, Any] | Frame:
     epoch = window.head.epoch
     facts = {"room": arguments.room, "epoch": epoch}
@@ -192,8 +197,8 @@ def _result(
 
 
 COMMANDS = (
-    Command("op.history.get", "A room's messages, newest first.", GetArguments, get),
-    Command("op.history.replay", "A room's messages, oldest first.", ReplayArguments, replay),
+    Command("op.history.get", "A room's messages, newest first.", HistoryArguments, get),
+    Command("op.history.replay", "A room's messages, oldest first.", HistoryReplayArguments, replay),
 )
 
 __all__ = ["COMMANDS", "check_sequence"]

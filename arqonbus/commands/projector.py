@@ -37,14 +37,14 @@ Time = Annotated[str, msgspec.Meta(max_length=64)]
 Cursor = Annotated[str, msgspec.Meta(max_length=300)]
 
 
-class GetArguments(msgspec.Struct, forbid_unknown_fields=True):
+class EpisodeArguments(msgspec.Struct, forbid_unknown_fields=True):
     """An episode of an agent."""
 
     agent_id: Name
     episode_id: Id
 
 
-class ListArguments(msgspec.Struct, forbid_unknown_fields=True):
+class EpisodeListArguments(msgspec.Struct, forbid_unknown_fields=True):
     """`agent_id`: only this one's. `deleted`: with tombstones. `cursor`: the previous page's."""
 
     agent_id: Name | None = None
@@ -73,7 +73,7 @@ class LetterArguments(msgspec.Struct, forbid_unknown_fields=True):
     id: Id
 
 
-class ReplayArguments(msgspec.Struct, forbid_unknown_fields=True):
+class DeadLetterReplayArguments(msgspec.Struct, forbid_unknown_fields=True):
     """`event`: what goes in instead of what arrived; it keeps the ids that are known."""
 
     id: Id
@@ -153,7 +153,7 @@ async def project_event(caller: Caller, store: ProjectionStore, arguments: Event
 
 
 @_from("read_only")
-async def get(caller: Caller, store: ProjectionStore, arguments: GetArguments) -> dict[str, Any]:
+async def get(caller: Caller, store: ProjectionStore, arguments: EpisodeArguments) -> dict[str, Any]:
     _check_agent(arguments.agent_id)
     if not is_ulid(arguments.episode_id):
         raise Invalid("episode_id", "episode_id is no ULID in its canonical form")
@@ -164,7 +164,7 @@ async def get(caller: Caller, store: ProjectionStore, arguments: GetArguments) -
 
 
 @_from("read_only")
-async def list_(caller: Caller, store: ProjectionStore, arguments: ListArguments) -> dict[str, Any]:
+async def list_(caller: Caller, store: ProjectionStore, arguments: EpisodeListArguments) -> dict[str, Any]:
     if arguments.agent_id is not None:
         _check_agent(arguments.agent_id)
     tenant, after = _tenant(caller), parse_cursor(arguments.cursor)
@@ -212,7 +212,9 @@ async def dlq_show(caller: Caller, store: ProjectionStore, arguments: LetterArgu
 
 
 @_from("replay")
-async def dlq_replay(caller: Caller, store: ProjectionStore, arguments: ReplayArguments) -> dict[str, Any]:
+async def dlq_replay(
+    caller: Caller, store: ProjectionStore, arguments: DeadLetterReplayArguments
+) -> dict[str, Any]:
     payload = None if arguments.event is None else _encoded(arguments.event)
     return {"id": arguments.id, "outcome": await _control(caller, store).replay(arguments.id, payload)}
 
@@ -296,11 +298,16 @@ COMMANDS = tuple(
     for name, summary, arguments, handler in (
         ("status", "What the projection of the tenant holds, and its books.", NoArguments, status),
         ("project_event", "Project one event by hand.", EventArguments, project_event),
-        ("get", "One episode.", GetArguments, get),
-        ("list", "Episodes, by agent and id.", ListArguments, list_),
+        ("get", "One episode.", EpisodeArguments, get),
+        ("list", "Episodes, by agent and id.", EpisodeListArguments, list_),
         ("dlq.list", "Records that could not be projected, oldest first.", LettersArguments, dlq_list),
         ("dlq.show", "One of them, with its payload.", LetterArguments, dlq_show),
-        ("dlq.replay", "Project one of them, as it arrived or corrected.", ReplayArguments, dlq_replay),
+        (
+            "dlq.replay",
+            "Project one of them, as it arrived or corrected.",
+            DeadLetterReplayArguments,
+            dlq_replay,
+        ),
         ("dlq.discard", "Give one of them up.", DiscardArguments, dlq_discard),
         ("backfill", "Project a window of events again; older never wins.", BackfillArguments, backfill),
         ("rebuild", "Make episodes anew from all of their events.", BackfillArguments, rebuild),

@@ -57,7 +57,7 @@ class PresenceArguments(msgspec.Struct, forbid_unknown_fields=True):
     limit: Limit = 100
 
 
-class ListArguments(msgspec.Struct, forbid_unknown_fields=True):
+class RoomListArguments(msgspec.Struct, forbid_unknown_fields=True):
     """`after`: the last name of the previous page."""
 
     after: str = ""
@@ -153,7 +153,7 @@ async def leave(caller: Caller, arguments: PlaceArguments) -> dict[str, Any]:
     return {"room": arguments.room}
 
 
-async def list_(caller: Caller, arguments: ListArguments) -> dict[str, Any]:
+async def list_(caller: Caller, arguments: RoomListArguments) -> dict[str, Any]:
     session = caller.peer.session
     try:
         page = await caller.node.event_log.rooms(session.identity.tenant, arguments.after, arguments.limit)
@@ -225,7 +225,7 @@ def _number(sequence: int | str) -> int:
 COMMANDS = (
     Command("op.rooms.join", "Receive a room's messages, from now or since a position.", JoinArguments, join),
     Command("op.rooms.leave", "Receive them no more.", PlaceArguments, leave),
-    Command("op.rooms.list", "Names of the tenant's rooms, in order.", ListArguments, list_),
+    Command("op.rooms.list", "Names of the tenant's rooms, in order.", RoomListArguments, list_),
     Command("op.rooms.info", "Where a room's log stands and how it is kept.", RoomArguments, info),
     Command("op.rooms.create", "Create an empty room.", RoomArguments, create),
     Command("op.rooms.delete", "Delete a room with all its messages.", RoomArguments, delete),

@@ -10,14 +10,13 @@ from arqonbus.config.findings import ConfigError, Fault, Finding, Location
 from arqonbus.config.globs import Glob
 from arqonbus.config.profile_files import profile_name
 from arqonbus.config.redaction import Redactor
-from arqonbus.config.resolve import Explanation, Resolved, load
+from arqonbus.config.resolve import Resolved, SettingExplanation, load
 from arqonbus.config.rooms import Action, RoomSettings, SlowConsumer
 from arqonbus.config.settings import Settings
 
 __all__ = [
     "Action",
     "ConfigError",
-    "Explanation",
     "Fault",
     "Finding",
     "Glob",
@@ -25,6 +24,7 @@ __all__ = [
     "Redactor",
     "Resolved",
     "RoomSettings",
+    "SettingExplanation",
     "Settings",
     "SlowConsumer",
     "load",

@@ -57,7 +57,7 @@ class PublicKey(Section):
         return self
 
 
-class Signer(Section):
+class TrustedSigner(Section):
     """A producer whose messages are signed: who, and the public half of the key."""
 
     tenant: Text = setting(..., "Tenant of the producer's token.", example="shop", reload="hot")
@@ -73,7 +73,7 @@ class Signer(Section):
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> Signer:
+    def _one_place(self) -> TrustedSigner:
         if (self.pem is None) == (self.file is None):
             raise ValueError("needs exactly one of pem and file")
         return self
@@ -183,7 +183,7 @@ class Auth(Section):
         example="60s",
         reload="hot",
     )
-    signers: tuple[Signer, ...] = setting(
+    signers: tuple[TrustedSigner, ...] = setting(
         (),
         "Whose signatures count in rooms that take signed messages only; a producer may have several keys.",
         example=[{"tenant": "shop", "subject": "billing", "file": "/etc/arqonbus/signers/billing.pem"}],
@@ -292,5 +292,5 @@ __all__ = [
     "RoleGrant",
     "ServiceIdentity",
     "Share",
-    "Signer",
+    "TrustedSigner",
 ]

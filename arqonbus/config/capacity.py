@@ -41,7 +41,7 @@ DOCUMENTED = Figures()
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ExpectedLoad:
     """What is expected of all nodes together."""
 
     connections: int
@@ -104,7 +104,7 @@ def open_files(settings: Settings) -> int:
     return -(-settings.server.max_connections * 6 // 5)
 
 
-def bill(settings: Settings, load: Load, figures: Figures = DOCUMENTED) -> Bill:
+def bill(settings: Settings, load: ExpectedLoad, figures: Figures = DOCUMENTED) -> Bill:
     """What such a load takes."""
     deliveries = load.publishes * load.members
     per_core = MICRO / figures.delivery_us
@@ -122,7 +122,7 @@ def bill(settings: Settings, load: Load, figures: Figures = DOCUMENTED) -> Bill:
     )
 
 
-def _valkey_bytes(settings: Settings, load: Load, figures: Figures) -> int | None:
+def _valkey_bytes(settings: Settings, load: ExpectedLoad, figures: Figures) -> int | None:
     """What the rooms hold once they are full; None where Valkey holds none, or no profile bounds it."""
     if settings.storage.backend != "valkey":
         return None
@@ -143,8 +143,8 @@ __all__ = [
     "PROJECTOR_BATCHES",
     "PROJECTOR_BATCH_BYTES",
     "Bill",
+    "ExpectedLoad",
     "Figures",
-    "Load",
     "bill",
     "memory_bill",
     "memory_limit",

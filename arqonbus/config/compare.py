@@ -36,7 +36,7 @@ _MIGRATION = {
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class SettingChange:
     """One setting with two values, as they may be shown, and where each stands."""
 
     key: str
@@ -50,13 +50,13 @@ class Difference:
 class Change:
     """One setting that changes, what that takes, and a sentence on the consequence."""
 
-    difference: Difference
+    difference: SettingChange
     effort: Effort
     consequence: str
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChangePlan:
     """Everything that changes between two profiles of one deployment."""
 
     changes: Sequence[Change]
@@ -67,23 +67,25 @@ class Plan:
         return max((change.effort for change in self.changes), key=EFFORTS.index, default=None)
 
 
-def differences(left: Resolved, right: Resolved) -> list[Difference]:
+def differences(left: Resolved, right: Resolved) -> list[SettingChange]:
     """The settings that differ, in the order of declaration."""
     ours, theirs = left.redacted(), right.redacted()
     found = []
     for path, leaf in leaves().items():
         one, other = _shown(left, ours, path), _shown(right, theirs, path)
         if one != other:
-            found.append(Difference(leaf.key, one, other, left.location(leaf.key), right.location(leaf.key)))
+            found.append(
+                SettingChange(leaf.key, one, other, left.location(leaf.key), right.location(leaf.key))
+            )
     return found
 
 
-def plan(old: Resolved, new: Resolved) -> Plan:
+def plan(old: Resolved, new: Resolved) -> ChangePlan:
     """What it takes to go from the old profile to the new one."""
-    return Plan([_change(difference, old) for difference in differences(old, new)])
+    return ChangePlan([_change(difference, old) for difference in differences(old, new)])
 
 
-def _change(difference: Difference, old: Resolved) -> Change:
+def _change(difference: SettingChange, old: Resolved) -> Change:
     key = difference.key
     if key in _FORBIDDEN:
         return Change(difference, "forbidden", _FORBIDDEN[key])
@@ -114,4 +116,4 @@ def _shown(resolved: Resolved, redacted: dict[str, Any], path: tuple[str, ...]) 
     return value
 
 
-__all__ = ["EFFORTS", "Change", "Difference", "Effort", "Plan", "differences", "plan"]
+__all__ = ["EFFORTS", "Change", "ChangePlan", "Effort", "SettingChange", "differences", "plan"]

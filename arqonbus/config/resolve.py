@@ -42,7 +42,7 @@ _DEFAULTS = Location("defaults", "the defaults")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExplanationStep:
     """One layer's word on a setting, ready to be shown."""
 
     value: Any
@@ -50,13 +50,13 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class SettingExplanation:
     """Why a setting has its value: the word that holds, and those that it overrides, nearest first."""
 
     key: str
     value: Any
     location: Location
-    overridden: tuple[Step, ...]
+    overridden: tuple[ExplanationStep, ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Resolved:
         given = self.provenance.given(tuple(key.split(".")))
         return given[0].location if given else _DEFAULTS
 
-    def explain(self, key: str) -> Explanation:
+    def explain(self, key: str) -> SettingExplanation:
         """One setting by its dotted key. Raises KeyError for a key that is no setting."""
         path = tuple(key.split("."))
         leaf = leaves()[path]
@@ -89,10 +89,12 @@ class Resolved:
         for part in path:
             value, default = value[part], default[part]
         given = self.provenance.given(path)
-        steps = [Step(redaction.redact_at(path, each.value), each.location) for each in given]
+        steps = [ExplanationStep(redaction.redact_at(path, each.value), each.location) for each in given]
         if not steps:
-            return Explanation(leaf.key, value, _DEFAULTS, ())
-        return Explanation(leaf.key, value, steps[0].location, (*steps[1:], Step(default, _DEFAULTS)))
+            return SettingExplanation(leaf.key, value, _DEFAULTS, ())
+        return SettingExplanation(
+            leaf.key, value, steps[0].location, (*steps[1:], ExplanationStep(default, _DEFAULTS))
+        )
 
 
 def load(
@@ -280,4 +282,4 @@ def _replaced(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[s
     return {**data, head: inner}
 
 
-__all__ = ["Explanation", "Resolved", "Step", "load"]
+__all__ = ["ExplanationStep", "Resolved", "SettingExplanation", "load"]

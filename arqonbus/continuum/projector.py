@@ -29,10 +29,10 @@ from arqonbus.storage.ports import (
     Batch,
     ConsumerGroups,
     EventLog,
+    GroupJob,
     GroupKey,
     GroupRead,
     Item,
-    Job,
     Retention,
     RoomKey,
     StorageError,
@@ -79,14 +79,14 @@ class ProjectorCounters:
     lag_seconds: list[float] = field(default_factory=list)
 
 
-class _Hand(NamedTuple):
+class _LeasedJobs(NamedTuple):
     """Jobs of one tenant, held under one epoch."""
 
     tenant: str
     read: GroupRead
 
 
-class Projector:
+class EpisodeProjector:
     """One consumer of the group. Any number of them share the work, in one process or in many.
 
     `watch` tells of new entries; `clock_us` gives the wall clock, for the lag. `consumer` is a name that no
@@ -196,9 +196,9 @@ class Projector:
             if hands:
                 await self._project(hands)
 
-    async def _read(self) -> Sequence[_Hand]:
+    async def _read(self) -> Sequence[_LeasedJobs]:
         """A batch, of as many tenants as it takes; each that has more is asked again after all others."""
-        hands: list[_Hand] = []
+        hands: list[_LeasedJobs] = []
         left, room = self._batch, PROJECTOR_BATCH_BYTES
         while self._awake and left > 0 and room > 0:
             tenant = next(iter(self._awake))
@@ -213,13 +213,13 @@ class Projector:
             if read.missed:
                 self._on_missed(tenant, read.missed)
             if read.jobs:
-                hands.append(_Hand(tenant, read))
+                hands.append(_LeasedJobs(tenant, read))
                 left -= len(read.jobs)
                 room -= sum(len(job.entry.data) for job in read.jobs)
                 self._awake[tenant] = None
         return hands
 
-    async def _project(self, hands: Sequence[_Hand]) -> None:
+    async def _project(self, hands: Sequence[_LeasedJobs]) -> None:
         arrivals: list[Arrival] = []
         dead: list[DeadLetter] = []
         for tenant, read in hands:
@@ -234,7 +234,7 @@ class Projector:
             await self._patiently(done)
         self._count(hands, outcome)
 
-    def _record(self, tenant: str, epoch: str, job: Job) -> Arrival | DeadLetter:
+    def _record(self, tenant: str, epoch: str, job: GroupJob) -> Arrival | DeadLetter:
         entry = job.entry
         origin = Origin(ROOM, epoch, entry.sequence, entry.time_us)
         try:
@@ -297,7 +297,7 @@ class Projector:
 
     # -- patience
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]], holding: Sequence[_Hand] = ()) -> T:
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]], holding: Sequence[_LeasedJobs] = ()) -> T:
         """Try until the store can do it, ever more slowly; what is held meanwhile stays ours."""
         pause = 0.05
         waits = False
@@ -325,7 +325,7 @@ class Projector:
                     logger.info("the projector goes on")
                 return result
 
-    async def _keep(self, hands: Sequence[_Hand]) -> None:
+    async def _keep(self, hands: Sequence[_LeasedJobs]) -> None:
         for tenant, read in hands:
             sequences = [job.entry.sequence for job in read.jobs]
             try:
@@ -335,7 +335,7 @@ class Projector:
 
     # -- counting
 
-    def _count(self, hands: Sequence[_Hand], outcome: Projected) -> None:
+    def _count(self, hands: Sequence[_LeasedJobs], outcome: Projected) -> None:
         counters, now = self.counters, self._clock_us()
         counters.batches += 1
         for tally in outcome.tallies.values():
@@ -449,4 +449,4 @@ def _notice(letter: DeadLetter, now_us: int) -> bytes:
     return envelope.SerializeToString()
 
 
-__all__ = ["BATCH", "GROUP", "Projector", "ProjectorCounters", "Watch"]
+__all__ = ["BATCH", "GROUP", "EpisodeProjector", "ProjectorCounters", "Watch"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from arqonbus.client import Client, ClientError
 from arqonbus.config import Settings, load, with_dev_key
 from arqonbus.config.capacity import DOCUMENTED, MICRO, Figures
-from arqonbus.measure.load import Load, Measured, Plan
+from arqonbus.measure.load import LoadPlan, LoadRun, Measured
 from arqonbus.shield.tokens import Claims, mint
 
 IDLE = 400
@@ -130,9 +130,9 @@ async def _measure(bus: Process, seconds: float, on_progress: Callable[[float, M
             await asyncio.gather(*(stack.enter_async_context(client) for client in clients))
         connection = (bus.resident_bytes() - memory) / IDLE
         connect_us = (bus.cpu_seconds() - cpu) / IDLE * MICRO
-    plan = Plan("calibration", 4, MEMBERS, 200, 4, 0, seconds)
+    plan = LoadPlan("calibration", 4, MEMBERS, 200, 4, 0, seconds)
     before = bus.cpu_seconds()
-    measured = await Load(plan, bus.connect).run(on_progress)
+    measured = await LoadRun(plan, bus.connect).run(on_progress)
     if measured.delivered == 0:
         raise CalibrationFailed("nothing was delivered")
     connecting = (plan.publishers + plan.subscribers) * connect_us

@@ -19,7 +19,7 @@ WARM_UP = 0.1  # share of the time whose samples are left out
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class LoadPlan:
     """What to do. `rate` in messages a second over all publishers; 0: as fast as acks come."""
 
     room: str
@@ -50,10 +50,10 @@ def percentile(ascending: list[float], share: float) -> float:
     return ascending[min(len(ascending) - 1, int(share * len(ascending)))]
 
 
-class Load:
+class LoadRun:
     """One run of a plan."""
 
-    def __init__(self, plan: Plan, connect: Callable[[], Client]) -> None:
+    def __init__(self, plan: LoadPlan, connect: Callable[[], Client]) -> None:
         self._plan = plan
         self._connect = connect
         self.measured = Measured()
@@ -134,4 +134,4 @@ class Load:
                 measured.delivery_latencies.append((time.time_ns() - int(message.payload)) / 1e9)
 
 
-__all__ = ["Load", "Measured", "Plan", "percentile"]
+__all__ = ["LoadPlan", "LoadRun", "Measured", "percentile"]

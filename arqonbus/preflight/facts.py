@@ -181,7 +181,7 @@ FailureKind = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failure:
+class ProbeFailure:
     """Why a server could not be used: the kind, a sentence without its end, and what to type."""
 
     kind: FailureKind
@@ -204,7 +204,7 @@ class SentinelAnswers:
     """What one sentinel said of our primary: where it is, its flags, and why it could not be replaced."""
 
     where: str
-    failure: Failure | None = None
+    failure: ProbeFailure | None = None
     primary: str = ""
     replicas: int = 0
     flags: str = "master"
@@ -220,7 +220,7 @@ class ValkeyAnswers:
     """
 
     where: str
-    failure: Failure | None = None
+    failure: ProbeFailure | None = None
     version: str = ""
     user: str = ""
     anonymous: bool = False
@@ -244,7 +244,7 @@ class PostgresAnswers:
     """What Postgres said."""
 
     where: str
-    failure: Failure | None = None
+    failure: ProbeFailure | None = None
     version: int = 0
     encrypted: bool = False
     role: str = ""
@@ -270,7 +270,7 @@ class NatsAnswers:
     """
 
     where: str
-    failure: Failure | None = None
+    failure: ProbeFailure | None = None
     version: str = ""
     encrypted: bool = False
     auth_required: bool = False
@@ -334,7 +334,6 @@ __all__ = [
     "DiskFact",
     "Facts",
     "FactsUnreadable",
-    "Failure",
     "FailureKind",
     "FileFact",
     "HostFacts",
@@ -342,6 +341,7 @@ __all__ = [
     "NatsAnswers",
     "PortFact",
     "PostgresAnswers",
+    "ProbeFailure",
     "RequirementFact",
     "ValkeyAnswers",
     "facts_text",

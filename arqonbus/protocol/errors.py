@@ -42,7 +42,7 @@ class Code(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Explanation:
+class ErrorExplanation:
     """What a code means and what its receiver should do, one sentence each."""
 
     meaning: str
@@ -50,85 +50,89 @@ class Explanation:
     retry: bool = False
 
 
-EXPLANATIONS: Mapping[Code, Explanation] = {
-    Code.OK: Explanation("The request was carried out.", "Nothing to do."),
-    Code.DECODE_ERROR: Explanation(
+EXPLANATIONS: Mapping[Code, ErrorExplanation] = {
+    Code.OK: ErrorExplanation("The request was carried out.", "Nothing to do."),
+    Code.DECODE_ERROR: ErrorExplanation(
         "The frame is not a sequence of envelopes in the negotiated wire format.",
         "Check the subprotocol and the framing; the offset names the first byte that could not be read.",
     ),
-    Code.VALIDATION_ERROR: Explanation(
+    Code.VALIDATION_ERROR: ErrorExplanation(
         "A field or an argument has the wrong type, form or value.",
         "Correct the field that the message names.",
     ),
-    Code.UNAUTHENTICATED: Explanation(
+    Code.UNAUTHENTICATED: ErrorExplanation(
         "The token is missing, malformed, expired or not signed by a key that this bus trusts.",
         "Send a valid token in the Authorization header or as a bearer subprotocol.",
     ),
-    Code.TENANT_MISMATCH: Explanation(
+    Code.TENANT_MISMATCH: ErrorExplanation(
         "The envelope names another tenant than the token.",
         "Leave the tenant out; the bus sets it from the token.",
     ),
-    Code.AUTHORIZATION_ERROR: Explanation(
+    Code.AUTHORIZATION_ERROR: ErrorExplanation(
         "The token does not grant this operation here.",
         "Ask for a token whose grants cover the room and the operation.",
     ),
-    Code.ORIGIN_REFUSED: Explanation(
+    Code.ORIGIN_REFUSED: ErrorExplanation(
         "The page's origin is not one that this bus serves.",
         "Add the origin to server.origins of the profile.",
     ),
-    Code.INFRA_PROTOCOL_REQUIRED: Explanation(
+    Code.INFRA_PROTOCOL_REQUIRED: ErrorExplanation(
         "Services speak protobuf on this bus.",
         "Connect with the subprotocol arqonbus.v1.protobuf and send binary frames.",
     ),
-    Code.SUBPROTOCOL_UNSUPPORTED: Explanation(
+    Code.SUBPROTOCOL_UNSUPPORTED: ErrorExplanation(
         "None of the offered subprotocols is spoken here.",
         "Offer arqonbus.v1.protobuf or arqonbus.v1.json.",
     ),
-    Code.NOT_FOUND: Explanation("What was asked for does not exist in this tenant.", "Check the name."),
-    Code.CONFLICT: Explanation(
+    Code.NOT_FOUND: ErrorExplanation("What was asked for does not exist in this tenant.", "Check the name."),
+    Code.CONFLICT: ErrorExplanation(
         "The thing exists already, or changed meanwhile.", "Read it again and decide."
     ),
-    Code.DUPLICATE: Explanation("The id was used already.", "Nothing to do if it was a retry."),
-    Code.RATE_LIMITED: Explanation(
+    Code.DUPLICATE: ErrorExplanation("The id was used already.", "Nothing to do if it was a retry."),
+    Code.RATE_LIMITED: ErrorExplanation(
         "More was sent than the limits of this identity allow.",
         "Wait for retry_after_ms and send more slowly.",
         retry=True,
     ),
-    Code.TOO_LARGE: Explanation("The frame, payload or header set exceeds its limit.", "Send less at once."),
-    Code.TOO_MANY_CONNECTIONS: Explanation(
+    Code.TOO_LARGE: ErrorExplanation(
+        "The frame, payload or header set exceeds its limit.", "Send less at once."
+    ),
+    Code.TOO_MANY_CONNECTIONS: ErrorExplanation(
         "This node holds as many connections as its profile allows.",
         "Connect again after Retry-After, or to another node.",
         retry=True,
     ),
-    Code.DRAINING: Explanation(
+    Code.DRAINING: ErrorExplanation(
         "This node is going away and takes no new work.",
         "Connect again; another node will answer.",
         retry=True,
     ),
-    Code.STORAGE_UNAVAILABLE: Explanation(
+    Code.STORAGE_UNAVAILABLE: ErrorExplanation(
         "The message could not be stored at the level that the profile declares.",
         "Publish again with the same id; a message that was stored after all is not stored twice.",
         retry=True,
     ),
-    Code.CAPABILITY_UNAVAILABLE: Explanation(
+    Code.CAPABILITY_UNAVAILABLE: ErrorExplanation(
         "The storage engine of this bus cannot do that.", "Use a backend that has the capability."
     ),
-    Code.FEATURE_DISABLED: Explanation("The profile has this feature switched off.", "Ask its operator."),
-    Code.POLICY_BLOCKED: Explanation(
+    Code.FEATURE_DISABLED: ErrorExplanation(
+        "The profile has this feature switched off.", "Ask its operator."
+    ),
+    Code.POLICY_BLOCKED: ErrorExplanation(
         "The content policy does not let this pass.", "Remove what the message names."
     ),
-    Code.SEQUENCE_GAP: Explanation(
+    Code.SEQUENCE_GAP: ErrorExplanation(
         "The log has a hole between the two sequences that are named.", "Treat the range as lost."
     ),
-    Code.SEQUENCE_REGRESSION: Explanation(
+    Code.SEQUENCE_REGRESSION: ErrorExplanation(
         "The log repeats or goes back at the two sequences that are named.", "Report it: this is a defect."
     ),
-    Code.POSITION_LOST: Explanation(
+    Code.POSITION_LOST: ErrorExplanation(
         "The log no longer holds the position, or counts in another epoch.",
         "Read the state again from its source, then join without since.",
     ),
-    Code.EXPIRED: Explanation("The token or the cursor is past its time.", "Get a new one."),
-    Code.INTERNAL_ERROR: Explanation(
+    Code.EXPIRED: ErrorExplanation("The token or the cursor is past its time.", "Get a new one."),
+    Code.INTERNAL_ERROR: ErrorExplanation(
         "The bus failed in a way that it did not foresee.",
         "Give the incident id to the operator; it stands in the log.",
     ),
@@ -169,4 +173,4 @@ class Invalid(BusError):
         self.field_name = field_name
 
 
-__all__ = ["EXPLANATIONS", "BusError", "Code", "DecodeError", "Explanation", "Invalid"]
+__all__ = ["EXPLANATIONS", "BusError", "Code", "DecodeError", "ErrorExplanation", "Invalid"]

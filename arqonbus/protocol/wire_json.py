@@ -88,7 +88,7 @@ _KINDS: Final[dict[int, str]] = {number: name if number else "" for name, number
 _DURABILITIES: Final[dict[int, str]] = {number: name.lower() for name, number in pb.Durability.items()}
 
 
-class Line(NamedTuple):
+class JsonLine(NamedTuple):
     """One line of a frame: an envelope or what is wrong with it, and how many unknown keys it had.
 
     `id` is what the line claimed as its id, so that a refusal can be sent as a reply to it.
@@ -100,12 +100,12 @@ class Line(NamedTuple):
     unknown_keys: int
 
 
-def decode(frame: str, most: int = MAX_ENVELOPES) -> list[Line]:
+def decode(frame: str, most: int = MAX_ENVELOPES) -> list[JsonLine]:
     """The lines of a frame in order. DecodeError if a line is not a JSON object as it must be.
 
     `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only.
     """
-    lines: list[Line] = []
+    lines: list[JsonLine] = []
     offset = 0
     for text in frame.split("\n"):
         if text and not text.isspace():
@@ -118,17 +118,17 @@ def decode(frame: str, most: int = MAX_ENVELOPES) -> list[Line]:
     return lines
 
 
-def _decode_line(text: str, offset: int) -> Line:
+def _decode_line(text: str, offset: int) -> JsonLine:
     members = read_object(text, offset, _read_digits)
     claimed = members.get("id", "")
     claimed = claimed if isinstance(claimed, str) else ""
     unknown = sum(1 for key in members if key not in KNOWN_KEYS)
     try:
-        return Line(_envelope(_read_fields(text.encode())), None, claimed, unknown)
+        return JsonLine(_envelope(_read_fields(text.encode())), None, claimed, unknown)
     except Invalid as error:
-        return Line(None, error, claimed, unknown)
+        return JsonLine(None, error, claimed, unknown)
     except msgspec.ValidationError as error:
-        return Line(None, _mistyped(str(error)), claimed, unknown)
+        return JsonLine(None, _mistyped(str(error)), claimed, unknown)
     except (msgspec.DecodeError, UnicodeError):
         raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
 
@@ -417,7 +417,7 @@ def frame_of(envelopes: Iterable[Envelope]) -> bytes:
 __all__ = [
     "MAX_DEPTH",
     "MAX_ENVELOPES",
-    "Line",
+    "JsonLine",
     "decode",
     "encode",
     "format_time",

@@ -25,7 +25,7 @@ from arqonbus.bus.upgrade import local_url
 from arqonbus.commands.dispatch import run_command
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
-from arqonbus.continuum.projector import Projector
+from arqonbus.continuum.projector import EpisodeProjector
 from arqonbus.preflight import online_subset
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.admission import Admission
@@ -57,7 +57,7 @@ def refuse_unavailable(settings: Settings) -> None:
         raise ValueError(f"this version does not have {', '.join(found)} yet; leave out what names it")
 
 
-class Service:
+class BusService:
     """A running bus."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Service:
         self._telemetry: TelemetryServer
         self._store: ProjectionStore | None = None
         self._projecting: asyncio.Task[None] | None = None
-        self.projector: Projector | None = None
+        self.projector: EpisodeProjector | None = None
         self.bridge: NatsBridge | None = None
 
     async def start(self) -> None:
@@ -214,7 +214,7 @@ def _calm_garbage_collector() -> None:
 async def run(
     resolved: Resolved,
     load_again: Callable[[], Resolved],
-    on_up: Callable[[Service], None],
+    on_up: Callable[[BusService], None],
     *,
     preflight_bypassed: bool = False,
 ) -> None:
@@ -223,7 +223,7 @@ async def run(
     `load_again` gives the profile as it is now, or raises ConfigError or ValueError.
     """
     resolved = replace(resolved, settings=with_dev_key(resolved.settings))
-    service = Service(resolved.settings, online_checks=lambda: online_subset(running))
+    service = BusService(resolved.settings, online_checks=lambda: online_subset(running))
     running = resolved
 
     def on_reload() -> Sequence[str]:
@@ -257,7 +257,7 @@ async def run(
 
 
 def reload(
-    service: Service, running: Resolved, load_again: Callable[[], Resolved]
+    service: BusService, running: Resolved, load_again: Callable[[], Resolved]
 ) -> tuple[Resolved, Sequence[str]]:
     """Take over a changed profile if all that changed is hot, secrets included; it, and what changed.
 
@@ -290,4 +290,4 @@ def _not_taken_over(reason: str) -> BusError:
     return BusError(Code.CONFLICT, f"the profile was not taken over: {reason}; the log has them")
 
 
-__all__ = ["Service", "reload", "run"]
+__all__ = ["BusService", "reload", "run"]

@@ -24,7 +24,7 @@ from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.projector import boundary
 from arqonbus.shield.policy import ContentPolicy, Inspector
-from arqonbus.shield.schemas import Registry
+from arqonbus.shield.schemas import SchemaRegistry
 from arqonbus.shield.signatures import SignatureBook
 from arqonbus.shield.tokens import Identity
 from arqonbus.storage.ports import StorageError
@@ -51,11 +51,11 @@ class ProfileGates:
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
         """Read another profile's schemas, keys and policy; what takes them over. Raises ValueError."""
-        policy, registry = ContentPolicy(settings.policy), Registry(settings)
+        policy, registry = ContentPolicy(settings.policy), SchemaRegistry(settings)
         return partial(self._take_over, settings, policy, registry, SignatureBook(settings.auth.signers))
 
     def _take_over(
-        self, settings: Settings, policy: ContentPolicy, registry: Registry, signers: SignatureBook
+        self, settings: Settings, policy: ContentPolicy, registry: SchemaRegistry, signers: SignatureBook
     ) -> None:
         self._settings, self._policy, self._registry, self._signers = settings, policy, registry, signers
         self._episodes = EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))

@@ -20,7 +20,7 @@ from arqonbus import __version__
 from arqonbus.bus.server import take_port
 from arqonbus.config import Resolved, Settings
 from arqonbus.continuum.events import ROOM
-from arqonbus.continuum.projector import Projector, Watch
+from arqonbus.continuum.projector import EpisodeProjector, Watch
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.stopping import stop_signal
@@ -39,9 +39,9 @@ logger = logging.getLogger(__name__)
 
 def make_projector(
     settings: Settings, events: EventLog, store: ProjectionStore, consumer: str, watch: Watch
-) -> Projector:
+) -> EpisodeProjector:
     """A projector as the profile describes it. Raises StorageError for an engine without groups."""
-    return Projector(
+    return EpisodeProjector(
         events,
         store,
         consumer=consumer,
@@ -137,7 +137,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
     logger.info("the projector is down")
 
 
-def _app(projector: Projector, events: EventLog, store: ProjectionStore, name: str) -> Starlette:
+def _app(projector: EpisodeProjector, events: EventLog, store: ProjectionStore, name: str) -> Starlette:
     registry = CollectorRegistry(auto_describe=False)
     metrics = ProjectionMetrics(projector, store, registry)
 

@@ -30,7 +30,7 @@ MAX_NAMES = 4_096  # of messages that were clean; they come again
 MAX_TEXTS = 20_000  # keys and values that are looked at one by one; what has more is blocked
 
 
-class Finding(NamedTuple):
+class PolicyFinding(NamedTuple):
     """What was found, what is done about it, and where: a path of keys, a header, or the name."""
 
     rule: str
@@ -41,12 +41,12 @@ class Finding(NamedTuple):
 class Judgement(NamedTuple):
     """What a policy says about one message. `payload`, `headers`: what is published instead, if anything."""
 
-    findings: Sequence[Finding]
+    findings: Sequence[PolicyFinding]
     payload: bytes | None = None
     headers: Mapping[str, str] | None = None
 
     @property
-    def blocked(self) -> Finding | None:
+    def blocked(self) -> PolicyFinding | None:
         """The first finding for which the message may not be published."""
         return next((finding for finding in self.findings if finding.action == "block"), None)
 
@@ -137,8 +137,8 @@ class Inspector:
         """What is found in the payload, the headers and the name of a message or command."""
         payload = envelope.payload
         if len(payload) > self._max_bytes:
-            return Judgement((Finding("size", "block", "payload"),))
-        findings: list[Finding] = []
+            return Judgement((PolicyFinding("size", "block", "payload"),))
+        findings: list[PolicyFinding] = []
         if envelope.name not in self._clean_names:
             self._judge_name(envelope.name, findings)
         headers = self._judge_headers(envelope.headers, findings) if envelope.headers else None
@@ -153,26 +153,28 @@ class Inspector:
             return False
         return not self._bits or random_text(payload.decode("latin-1"), self._bits) is None
 
-    def _judge_name(self, name: str, findings: list[Finding]) -> None:
+    def _judge_name(self, name: str, findings: list[PolicyFinding]) -> None:
         self.whole(name, "name", findings)
         if not findings:
             if len(self._clean_names) == MAX_NAMES:
                 self._clean_names.clear()
             self._clean_names.add(name)
 
-    def _judge_headers(self, headers: Mapping[str, str], findings: list[Finding]) -> Mapping[str, str] | None:
+    def _judge_headers(
+        self, headers: Mapping[str, str], findings: list[PolicyFinding]
+    ) -> Mapping[str, str] | None:
         kept: dict[str, str] = {}
         for name, value in headers.items():
             self.whole(name, "a header's name", findings)
             kept[name] = self.text(value, f"header {shown(name)}", findings)
             if name in self._blocked:
-                findings.append(Finding("blocked-key", "block", f"header {shown(name)}"))
+                findings.append(PolicyFinding("blocked-key", "block", f"header {shown(name)}"))
             elif name in self._redacted and value != REDACTED:
-                findings.append(Finding("redacted-key", "redact", f"header {shown(name)}"))
+                findings.append(PolicyFinding("redacted-key", "redact", f"header {shown(name)}"))
                 kept[name] = REDACTED
         return kept if kept != dict(headers) else None
 
-    def _judge_payload(self, envelope: Envelope, findings: list[Finding]) -> bytes | None:
+    def _judge_payload(self, envelope: Envelope, findings: list[PolicyFinding]) -> bytes | None:
         """The payload that is published instead, if something in it is redacted."""
         payload = envelope.payload
         declared = is_json(envelope.content_type)
@@ -187,7 +189,7 @@ class Inspector:
                 published = self._judge_json(text, findings)
             except ValueError:  # no JSON, or JSON that two readers may read in two ways
                 if declared:
-                    findings.append(Finding("unreadable", "block", "payload"))
+                    findings.append(PolicyFinding("unreadable", "block", "payload"))
                     return None
             else:
                 # An escape is one thing to a reader of JSON and another to a reader of text.
@@ -200,18 +202,18 @@ class Inspector:
         self.whole(text, "payload", findings)
         return None
 
-    def _judge_json(self, text: str, findings: list[Finding]) -> bytes | None:
+    def _judge_json(self, text: str, findings: list[PolicyFinding]) -> bytes | None:
         """Raises ValueError for what cannot be read, half a surrogate pair in a text included."""
         if nesting_exceeds(text, MAX_DEPTH):
-            findings.append(Finding("depth", "block", "payload"))
+            findings.append(PolicyFinding("depth", "block", "payload"))
             return None
         value = _read(text)
         texts = _texts(value)
         look = self._holds_something(texts)
         if look and len(texts) > MAX_TEXTS:
-            findings.append(Finding("values", "block", "payload"))
+            findings.append(PolicyFinding("values", "block", "payload"))
             return None
-        found: list[Finding] = []
+        found: list[PolicyFinding] = []
         walk = _Walk(self, found, look=look)
         value = walk.value(value, ())
         findings += found
@@ -242,23 +244,23 @@ class Inspector:
         if self._bits and random_text(text, self._bits) is not None:
             yield _Rule("random-text", self._random, "", None, anchored=False)
 
-    def whole(self, text: str, where: str, findings: list[Finding]) -> None:
+    def whole(self, text: str, where: str, findings: list[PolicyFinding]) -> None:
         """A text of which no part can be replaced without harm: what would be redacted is blocked."""
         findings += [
-            Finding(rule.name, "block" if rule.action == "redact" else rule.action, where)
+            PolicyFinding(rule.name, "block" if rule.action == "redact" else rule.action, where)
             for rule in self._found(text)
         ]
 
-    def text(self, text: str, where: str, findings: list[Finding]) -> str:
+    def text(self, text: str, where: str, findings: list[PolicyFinding]) -> str:
         """The text with what has to be redacted in it replaced."""
         if self._is_long(text):
-            findings.append(Finding("value-size", "block", where))
+            findings.append(PolicyFinding("value-size", "block", where))
         for rule in self._found(text):
             action = rule.action
             if action == "redact" and rule.pattern is not None:
                 changed = redacted(rule.pattern, text, REDACTED)
                 action, text = ("block", text) if changed is None else (action, changed)
-            findings.append(Finding(rule.name, action, where))
+            findings.append(PolicyFinding(rule.name, action, where))
         if self._random == "redact" and self._bits:
             while (token := random_text(text, self._bits)) is not None:
                 text = text.replace(token, REDACTED)
@@ -279,7 +281,7 @@ class _Walk:
     `look`: texts are looked at too, and not only where they stand and how long they are.
     """
 
-    def __init__(self, inspector: Inspector, findings: list[Finding], *, look: bool) -> None:
+    def __init__(self, inspector: Inspector, findings: list[PolicyFinding], *, look: bool) -> None:
         self._inspector = inspector
         self._findings = findings
         self._look = look
@@ -288,7 +290,7 @@ class _Walk:
 
     def value(self, value: Any, path: tuple[str, ...]) -> Any:
         if path and self._inspector.is_blocked_path(path):
-            self._findings.append(Finding("blocked-path", "block", place_in_payload(path)))
+            self._findings.append(PolicyFinding("blocked-path", "block", place_in_payload(path)))
         if isinstance(value, str):
             return self._judged(value, path)
         if isinstance(value, msgspec.Raw):  # a number, as its digits
@@ -304,9 +306,9 @@ class _Walk:
 
     def _member(self, key: str, inner: Any, path: tuple[str, ...]) -> Any:
         if key in self._blocked:
-            self._findings.append(Finding("blocked-key", "block", place_in_payload(path)))
+            self._findings.append(PolicyFinding("blocked-key", "block", place_in_payload(path)))
         elif key in self._redacted and inner != REDACTED:
-            self._findings.append(Finding("redacted-key", "redact", place_in_payload(path)))
+            self._findings.append(PolicyFinding("redacted-key", "redact", place_in_payload(path)))
             self.changed = True
             return REDACTED
         if not self._inspector.is_clean(key, look=self._look):
@@ -353,4 +355,4 @@ def _path_matches(pattern: Sequence[str], path: Sequence[str]) -> bool:
     )
 
 
-__all__ = ["CLEAN", "REDACTED", "Action", "ContentPolicy", "Finding", "Inspector", "Judgement"]
+__all__ = ["CLEAN", "REDACTED", "Action", "ContentPolicy", "Inspector", "Judgement", "PolicyFinding"]

@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 1 << 20
 Check = Callable[[bytes], None]  # raises Invalid
 
 
-class Registry:
+class SchemaRegistry:
     """The schemas of a profile, compiled. Raises ValueError with a sentence for one that cannot be used."""
 
     def __init__(self, settings: Settings, *, root: Path | None = None) -> None:
@@ -201,8 +201,8 @@ def _has_unknown(message: Any) -> bool:
 
 __all__ = [
     "Check",
-    "Registry",
     "RoomSchemas",
+    "SchemaRegistry",
     "compile_schema",
     "media_type",
     "message_class",

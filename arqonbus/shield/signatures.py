@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from arqonbus.config.access import Signer
+from arqonbus.config.access import TrustedSigner
 from arqonbus.config.regular_file import NotRegular, read_regular
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import Invalid
@@ -18,7 +18,7 @@ MAX_PEM = 4096
 class SignatureBook:
     """Whose signatures are good: the keys of a profile. Raises ValueError for one that cannot be used."""
 
-    def __init__(self, signers: Sequence[Signer]) -> None:
+    def __init__(self, signers: Sequence[TrustedSigner]) -> None:
         self._keys: dict[tuple[str, str], list[Ed25519PublicKey]] = {}
         for number, signer in enumerate(signers):
             key = public_key(_pem(signer, number), f"auth.signers[{number}]")
@@ -37,7 +37,7 @@ class SignatureBook:
             raise Invalid("signature", "the signature is not yours over this message")
 
 
-def _pem(signer: Signer, number: int) -> str:
+def _pem(signer: TrustedSigner, number: int) -> str:
     if signer.file is None:
         return signer.pem or ""
     try:

@@ -44,7 +44,7 @@ class TrustedKey:
         object.__setattr__(self, "mark", hashlib.sha256(raw).hexdigest())
 
 
-class Registry(jws.JWSRegistry):
+class AlgorithmRegistry(jws.JWSRegistry):
     """Only the algorithms given; joserfc's own would warn on every EdDSA token (RFC 9864 renames it)."""
 
     def get_alg(self, name: str) -> Any:
@@ -152,7 +152,7 @@ def algorithm_of(key: object) -> str:
     raise ValueError("the key is of a kind that is not used here")
 
 
-def is_signed_by(token: str, key: Key, registry: Registry) -> bool:
+def is_signed_by(token: str, key: Key, registry: AlgorithmRegistry) -> bool:
     registry.max_header_length = registry.max_payload_length = MAX_TOKEN_BYTES
     try:
         jws.deserialize_compact(token, key, registry=registry)
@@ -165,8 +165,8 @@ def is_signed_by(token: str, key: Key, registry: Registry) -> bool:
 __all__ = [
     "MAX_TOKEN_BYTES",
     "MIN_SECRET_BYTES",
+    "AlgorithmRegistry",
     "Key",
-    "Registry",
     "TrustedKey",
     "algorithm_of",
     "fetched_keys",

@@ -26,8 +26,8 @@ from arqonbus.shield.grants import EVERYTHING, NOTHING, Grant, Grants, grants_cl
 from arqonbus.shield.token_keys import (
     MAX_TOKEN_BYTES,
     MIN_SECRET_BYTES,
+    AlgorithmRegistry,
     Key,
-    Registry,
     TrustedKey,
     algorithm_of,
     fetched_keys,
@@ -171,7 +171,7 @@ class Verifier:
             candidates = named or [key for key in candidates if key.key_id is None]
         if not candidates:
             raise _refused("no key that this bus trusts fits the token")
-        registry = Registry(algorithms=[str(algorithm)])
+        registry = AlgorithmRegistry(algorithms=[str(algorithm)])
         for key in candidates:
             if is_signed_by(token, key.key, registry):
                 return key
@@ -286,7 +286,7 @@ def mint(
             payload[name] = value
     body = json.dumps(payload, separators=(",", ":"), ensure_ascii=False).encode()
     token = jws.serialize_compact(
-        {"alg": algorithm, "typ": "JWT"}, body, key, registry=Registry(algorithms=[algorithm])
+        {"alg": algorithm, "typ": "JWT"}, body, key, registry=AlgorithmRegistry(algorithms=[algorithm])
     )
     if len(token) > MAX_TOKEN_BYTES:
         raise ValueError(f"the token would be longer than {MAX_TOKEN_BYTES} bytes; give it fewer grants")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import nsmallest
 
-from arqonbus.storage.ports import Member, RoomKey
+from arqonbus.storage.ports import RoomKey, RoomMember
 
 
 class LocalPresence:
@@ -17,7 +17,7 @@ class LocalPresence:
     def __init__(self) -> None:
         self._rooms: dict[RoomKey, dict[str, bytes]] = {}
 
-    def enter(self, room: RoomKey, member: Member) -> None:
+    def enter(self, room: RoomKey, member: RoomMember) -> None:
         """List the client, or replace what is said about it."""
         self._rooms.setdefault(room, {})[member.client] = member.info
 
@@ -27,10 +27,10 @@ class LocalPresence:
         if members is not None and members.pop(client, None) is not None and not members:
             del self._rooms[room]
 
-    def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """At most `limit` members, by client id."""
         members = self._rooms.get(room, {})
-        return [Member(client, members[client]) for client in nsmallest(max(limit, 0), members)]
+        return [RoomMember(client, members[client]) for client in nsmallest(max(limit, 0), members)]
 
 
 __all__ = ["LocalPresence"]

@@ -101,7 +101,7 @@ class Page(NamedTuple):
     base: int = 0
 
 
-class Member(NamedTuple):
+class RoomMember(NamedTuple):
     """A client in a room, as other nodes see it. `info` is opaque to the store (JSON of the bus)."""
 
     client: str
@@ -128,7 +128,7 @@ MAX_GROUPS = 256  # of one room
 MAX_PENDING = 100_000  # jobs of one group
 
 
-class Job(NamedTuple):
+class GroupJob(NamedTuple):
     """One entry in a consumer's hands.
 
     `deliveries` counts how often it was handed out, this time included. The others are of the time before:
@@ -152,7 +152,7 @@ class GroupRead(NamedTuple):
     """
 
     epoch: str
-    jobs: Sequence[Job]
+    jobs: Sequence[GroupJob]
     missed: int
     max_deliveries: int
     due_in_us: int = 0
@@ -214,7 +214,7 @@ class TooManyGroupsError(StorageError):
 Outcome = Appended | StorageError  # of one batch
 
 
-class Listener(Protocol):
+class LogListener(Protocol):
     """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently."""
 
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
@@ -253,7 +253,7 @@ class EventLog(Protocol):
     def groups(self) -> ConsumerGroups | None:
         """The consumer groups of this log; None where the backend has none. Usable once the log is open."""
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """Connect, prepare the engine, start listening. Raises StorageError with a sentence."""
 
     async def close(self) -> None:
@@ -310,12 +310,12 @@ class EventLog(Protocol):
     async def direct(self, node: str, data: bytes) -> bool:
         """Send bytes to another node. False when no such node listens."""
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """List the client as present until leave, or until this node stops renewing it (30 s)."""
 
     async def leave(self, room: RoomKey, client: str) -> None: ...
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """The clients in the room on all nodes, by client id, at most limit."""
 
     async def probe(self) -> float:
@@ -397,14 +397,13 @@ __all__ = [
     "Durability",
     "Entry",
     "EventLog",
+    "GroupJob",
     "GroupKey",
     "GroupRead",
     "GroupState",
     "Head",
     "Item",
-    "Job",
-    "Listener",
-    "Member",
+    "LogListener",
     "NoSuchGroupError",
     "NotCapableError",
     "Outcome",
@@ -412,6 +411,7 @@ __all__ = [
     "PendingJob",
     "Retention",
     "RoomKey",
+    "RoomMember",
     "RoomPage",
     "StorageError",
     "TooManyGroupsError",

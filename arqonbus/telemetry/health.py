@@ -6,7 +6,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-from arqonbus.bus.node import Node, State
+from arqonbus.bus.node import Node, NodeState
 from arqonbus.storage.ports import StorageError
 
 PROBE_TIMEOUT = 2.0
@@ -36,9 +36,9 @@ class Health:
 
     async def readiness(self) -> Readiness:
         state = self._node.state
-        if state is State.DRAINING:
+        if state is NodeState.DRAINING:
             return Readiness(("the node is draining",), None)
-        if state is not State.READY:
+        if state is not NodeState.READY:
             return Readiness((f"the node is {state.value}",), None)
         async with self._lock:
             if self._storage is None or time.monotonic() - self._asked_at > KEEP_SECONDS:

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from arqonbus import __version__
-from arqonbus.bridge.state import State
+from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.node import Node
 from arqonbus.telemetry.projection import ProjectionMetrics
 
@@ -90,7 +90,7 @@ class _NodeCollector(Collector):
 
 
 class _BridgeCollector(Collector):
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: BridgeTotals) -> None:
         self._state = state
 
     def collect(self) -> Iterable[Metric]:
@@ -129,7 +129,7 @@ class Metrics:
         self,
         node: Node,
         projection: Callable[[CollectorRegistry], ProjectionMetrics] | None = None,
-        bridge: State | None = None,
+        bridge: BridgeTotals | None = None,
     ) -> None:
         """`projection` adds the metrics of the projector, where it runs in this process, `bridge` its own."""
         self._node = node

@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from arqonbus.continuum.projector import Projector
+from arqonbus.continuum.projector import EpisodeProjector
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore, Tally
 
@@ -27,7 +27,9 @@ logger = logging.getLogger(__name__)
 class ProjectionMetrics(Collector):
     """Registers itself; `watch` keeps the store's figures fresh until it is cancelled."""
 
-    def __init__(self, projector: Projector, store: ProjectionStore, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, projector: EpisodeProjector, store: ProjectionStore, registry: CollectorRegistry
+    ) -> None:
         self._projector = projector
         self._store = store
         self._books = Tally()

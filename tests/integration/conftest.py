@@ -10,7 +10,7 @@ import pytest
 
 from arqonbus.client import Client
 from arqonbus.config import Settings, load, with_dev_key
-from arqonbus.service import Service
+from arqonbus.service import BusService
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.raw import Raw
@@ -40,7 +40,7 @@ def settings_of(state_dir: Path, *overrides: str) -> Settings:
 class Bus:
     """A running bus and what tests ask of it."""
 
-    def __init__(self, service: Service, stack: AsyncExitStack) -> None:
+    def __init__(self, service: BusService, stack: AsyncExitStack) -> None:
         self.service = service
         self.settings = service.settings
         self.url = service.url
@@ -82,7 +82,7 @@ async def start_bus(tmp_path: Path) -> AsyncIterator[StartBus]:
     async with AsyncExitStack() as stack:
 
         async def start(*overrides: str) -> Bus:
-            service = Service(settings_of(tmp_path / "state", *overrides))
+            service = BusService(settings_of(tmp_path / "state", *overrides))
             await service.start()
             stack.push_async_callback(service.stop)
             return Bus(service, stack)

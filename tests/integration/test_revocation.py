@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arqonbus.client import Rejected
-from arqonbus.service import Service
+from arqonbus.service import BusService
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.raw import Raw
@@ -135,7 +135,7 @@ async def test_a_restart_forgets_nothing(start_bus: StartBus) -> None:
     await admin.command("op.auth.revoke", {"jti": "m"})
     await admin.close()
     await first.service.stop()
-    again = Service(first.settings)
+    again = BusService(first.settings)
     await again.start()
     try:
         await until_refused(first, token)

@@ -9,7 +9,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from arqonbus.bus.server import PortTaken, take_port
-from arqonbus.service import Service
+from arqonbus.service import BusService
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import Bus, StartBus, settings_of
 from tests.integration.raw import Raw
@@ -215,7 +215,7 @@ async def test_a_handshake_that_never_comes_is_cut_off(start_bus: StartBus) -> N
 async def test_a_taken_port_is_a_sentence(bus: Bus, tmp_path, section: str) -> None:
     """A second bus on the same port does not start and says which port it is and what to do."""
     port = getattr(bus.settings, section).port
-    second = Service(settings_of(tmp_path / "second", f"{section}.port={port}"))
+    second = BusService(settings_of(tmp_path / "second", f"{section}.port={port}"))
     with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken.*set {section}\.port"):
         await second.start()
 
@@ -225,5 +225,5 @@ async def test_one_port_for_both_is_a_sentence(tmp_path) -> None:
     port = free_port()
     settings = settings_of(tmp_path / "state", f"server.port={port}", f"telemetry.port={port}")
     with pytest.raises(PortTaken, match=rf"port {port} on 127\.0\.0\.1 is taken.*set server\.port"):
-        await Service(settings).start()
+        await BusService(settings).start()
     take_port("127.0.0.1", port, "telemetry").close()

@@ -25,7 +25,7 @@ _LIMITS = ("LimitNOFILE", "LimitCORE", "TasksMax", "MemoryHigh", "MemoryMax")
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class SystemdService:
     """A unit that runs, the file that it comes from, and what its process may have open."""
 
     unit: str
@@ -35,17 +35,17 @@ class Service:
     open_files: int
 
 
-def services(resolved: Resolved) -> tuple[Service, Service]:
+def services(resolved: Resolved) -> tuple[SystemdService, SystemdService]:
     """The bus and the projector of a host."""
     return (
-        Service(
+        SystemdService(
             "arqonbus@1.service",
             f"{UNITS}/arqonbus@.service",
             bus_unit(resolved),
             "/var/lib/arqonbus/1",
             open_files(resolved.settings),
         ),
-        Service(
+        SystemdService(
             "arqonbus-projector.service",
             f"{UNITS}/arqonbus-projector.service",
             projector_unit(resolved),
@@ -55,13 +55,15 @@ def services(resolved: Resolved) -> tuple[Service, Service]:
     )
 
 
-def is_written(service: Service, site: str) -> Iterator[Expectation]:
+def is_written(service: SystemdService, site: str) -> Iterator[Expectation]:
     """Its file is as it was rendered."""
     yield content(service.file, service.text, site)
     yield belongs(service.file, "root", "root", "0644", site)
 
 
-def runs_as_written(service: Service, deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
+def runs_as_written(
+    service: SystemdService, deployment: Deployment, machine: Machine
+) -> Iterator[Expectation]:
     """It runs with the limits and the rights of its file, after a preflight that passed."""
     unit, receipt = service.unit, f"{service.state}/receipt.json"
     asked = f"systemctl show --value {unit} --property"
@@ -98,7 +100,7 @@ def _restart(deployment: Deployment, machine: Machine) -> str:
     return f"{machine.type_on('rm -f /opt/arqonbus/good.fingerprint')} && {deployment.rollout('deploy')}"
 
 
-def _as_systemd_has_it(service: Service, machine: Machine) -> Expectation:
+def _as_systemd_has_it(service: SystemdService, machine: Machine) -> Expectation:
     """What systemd was told by drop-ins or at run time stands in no file of ours."""
     lines = [line.partition("=") for line in service.text.splitlines()]
     declared = {name: value for name, _, value in lines if name in _LIMITS}
@@ -152,4 +154,4 @@ def passed_preflight(answer: str) -> Iterator[tuple[str, str]]:
         )
 
 
-__all__ = ["Service", "is_written", "passed_preflight", "runs_as_written", "services"]
+__all__ = ["SystemdService", "is_written", "passed_preflight", "runs_as_written", "services"]

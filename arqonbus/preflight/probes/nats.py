@@ -17,7 +17,7 @@ from arqonbus.config.bridge import Bridge
 from arqonbus.config.stores import Nats, login
 from arqonbus.preflight.facts import NatsAnswers
 from arqonbus.preflight.probes.reach import (
-    Server,
+    ProbedServer,
     Unusable,
     Way,
     failure_of,
@@ -33,8 +33,8 @@ _SECTION = "datastores.nats"
 async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) -> NatsAnswers:
     """The answers of the profile's server. Never raises for what the server does."""
     parts = urlsplit(store.url or "")
-    server = Server("NATS", _SECTION, parts.hostname or "localhost", parts.port or 4222)
-    asking = _Asking(store, server, bridge)
+    server = ProbedServer("NATS", _SECTION, parts.hostname or "localhost", parts.port or 4222)
+    asking = _NatsProbe(store, server, bridge)
     try:
         async with asyncio.timeout(seconds):
             return await asking.answers()
@@ -44,10 +44,10 @@ async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) ->
         return NatsAnswers(where=server.where, failure=failure_of(error, server, asking.way))
 
 
-class _Asking:
+class _NatsProbe:
     """One round of questions."""
 
-    def __init__(self, store: Nats, server: Server, bridge: Bridge | None) -> None:
+    def __init__(self, store: Nats, server: ProbedServer, bridge: Bridge | None) -> None:
         self._bridge = bridge if bridge is not None and bridge.mappings else None
         self._store = store
         self._server = server

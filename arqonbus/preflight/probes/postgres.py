@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from arqonbus.config.stores import Postgres
-from arqonbus.preflight.facts import Failure, FailureKind, PostgresAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, opened, wrong_protocol
+from arqonbus.preflight.facts import FailureKind, PostgresAnswers, ProbeFailure
+from arqonbus.preflight.probes.reach import ProbedServer, Unusable, Way, failure_of, opened, wrong_protocol
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.postgres import migrate
 from arqonbus.storage.postgres.access import Connection, PostgresUnavailable, connect
@@ -37,8 +37,8 @@ SELECT current_user::text AS role,
 async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
     """The answers of the profile's server. Never raises for what the server does."""
     parts = urlsplit(store.dsn() or "")
-    server = Server("Postgres", _SECTION, parts.hostname or "localhost", parts.port or 5432)
-    asking = _Asking(store, server, seconds)
+    server = ProbedServer("Postgres", _SECTION, parts.hostname or "localhost", parts.port or 5432)
+    asking = _PostgresProbe(store, server, seconds)
     try:
         async with asyncio.timeout(seconds):
             return await asking.answers()
@@ -49,10 +49,10 @@ async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
         return PostgresAnswers(where=server.where, failure=failure)
 
 
-class _Asking:
+class _PostgresProbe:
     """One round of questions."""
 
-    def __init__(self, store: Postgres, server: Server, seconds: float) -> None:
+    def __init__(self, store: Postgres, server: ProbedServer, seconds: float) -> None:
         self._store = store
         self._server = server
         self._seconds = seconds
@@ -90,7 +90,7 @@ class _Asking:
                 )
             )
 
-    def _refusal(self, error: PostgresUnavailable) -> Failure:
+    def _refusal(self, error: PostgresUnavailable) -> ProbeFailure:
         cause = error.__cause__
         if isinstance(cause, (ssl.SSLError, TimeoutError)):
             return failure_of(cause, self._server, self.way)
@@ -103,7 +103,7 @@ class _Asking:
         )
         found: list[FailureKind] = [kind for each, kind in kinds if isinstance(cause, each)]
         kind: FailureKind = found[0] if found else "other"
-        return Failure(kind=kind, text=str(error).rstrip("."), fix=_REFUSALS.get(kind, ()))
+        return ProbeFailure(kind=kind, text=str(error).rstrip("."), fix=_REFUSALS.get(kind, ()))
 
     async def _questions(self, connection: Connection) -> PostgresAnswers:
         before = time.time()

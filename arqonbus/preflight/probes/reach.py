@@ -13,13 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from arqonbus.preflight.facts import Failure, FailureKind
+from arqonbus.preflight.facts import FailureKind, ProbeFailure
 
 _EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ProbedServer:
     """Whom we talk to: `name` for sentences, `section` for what to type."""
 
     name: str
@@ -32,9 +32,9 @@ class Server:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.name} at {host}:{self.port}"
 
-    def failure(self, kind: FailureKind, text: str, *fix: str) -> Failure:
+    def failure(self, kind: FailureKind, text: str, *fix: str) -> ProbeFailure:
         """A failure of this server; `text` goes on after the server's name."""
-        return Failure(kind=kind, text=f"{self.where} {text}", fix=fix)
+        return ProbeFailure(kind=kind, text=f"{self.where} {text}", fix=fix)
 
 
 class Way:
@@ -46,14 +46,14 @@ class Way:
 class Unusable(Exception):
     """A step did not succeed."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: ProbeFailure) -> None:
         super().__init__(failure.text)
         self.failure = failure
 
 
 @asynccontextmanager
 async def opened(
-    server: Server, tls: ssl.SSLContext | None = None, way: Way | None = None
+    server: ProbedServer, tls: ssl.SSLContext | None = None, way: Way | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """An open connection. Raises Unusable, in the body as well: a timeout there means a silent server."""
     writer: asyncio.StreamWriter | None = None
@@ -73,7 +73,7 @@ async def opened(
             writer.transport.abort()
 
 
-def failure_of(error: BaseException, server: Server, way: Way) -> Failure:
+def failure_of(error: BaseException, server: ProbedServer, way: Way) -> ProbeFailure:
     """The name of what went wrong."""
     host, port, section = server.host, server.port, server.section
     see = (f"ss -ltn 'sport = :{port}'   # on {host}: does it run, and on this port?",)
@@ -126,7 +126,7 @@ def failure_of(error: BaseException, server: Server, way: Way) -> Failure:
             return server.failure("other", f"cannot be used ({type(error).__name__}: {error})")
 
 
-def _certificate_failure(error: ssl.SSLCertVerificationError, server: Server) -> Failure:
+def _certificate_failure(error: ssl.SSLCertVerificationError, server: ProbedServer) -> ProbeFailure:
     look = f"openssl s_client -connect {server.host}:{server.port} </dev/null | openssl x509 -noout -text"
     match error.verify_code:
         case code if code in (_EXPIRED, _NOT_YET):
@@ -148,7 +148,7 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, server: Server) ->
             )
 
 
-def _tls_failure(error: ssl.SSLError, server: Server) -> Failure:
+def _tls_failure(error: ssl.SSLError, server: ProbedServer) -> ProbeFailure:
     reason = (error.reason or "").upper()
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         return server.failure(
@@ -164,7 +164,7 @@ def _tls_failure(error: ssl.SSLError, server: Server) -> Failure:
     )
 
 
-async def speaks_tls(server: Server, seconds: float) -> bool:
+async def speaks_tls(server: ProbedServer, seconds: float) -> bool:
     """Whether the port answers a TLS handshake. Nothing is sent over it, so nobody needs to be verified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -176,13 +176,13 @@ async def speaks_tls(server: Server, seconds: float) -> bool:
         return False
 
 
-def unusable_files(server: Server, error: OSError) -> Failure:
+def unusable_files(server: ProbedServer, error: OSError) -> ProbeFailure:
     """For TLS files of ours that cannot be read, or are none."""
     text = f"cannot be asked: the TLS files of {server.section}.tls cannot be used ({error})"
     return server.failure("other", text, "ls -l FILE")
 
 
-def wrong_protocol(server: Server, first: bytes) -> Failure:
+def wrong_protocol(server: ProbedServer, first: bytes) -> ProbeFailure:
     """For a server that said something that no server of its kind says."""
     guess = "an HTTP server" if first.startswith(b"HTTP/") else "something else"
     guess = "an SSH server" if first.startswith(b"SSH-") else guess
@@ -195,7 +195,7 @@ def wrong_protocol(server: Server, first: bytes) -> Failure:
 
 
 __all__ = [
-    "Server",
+    "ProbedServer",
     "Unusable",
     "Way",
     "failure_of",

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from arqonbus.config.stores import Valkey
-from arqonbus.preflight.facts import Failure, SentinelAnswers
-from arqonbus.preflight.probes.reach import Server, Unusable, Way, failure_of, unusable_files
+from arqonbus.preflight.facts import ProbeFailure, SentinelAnswers
+from arqonbus.preflight.probes.reach import ProbedServer, Unusable, Way, failure_of, unusable_files
 from arqonbus.storage.client_tls import client_context
-from arqonbus.storage.valkey.link import Access, Endpoint, Link, LinkLost, ReplyError
+from arqonbus.storage.valkey.link import Access, Endpoint, LinkLost, ReplyError, ValkeyLink
 from arqonbus.storage.valkey.sentinel import endpoint_of_node, facts_of
 
 _SECTION = "datastores.valkey.sentinel"
@@ -24,7 +24,7 @@ async def ask_sentinels(store: Valkey, deadline: float) -> Sequence[SentinelAnsw
 
 async def _ask(store: Valkey, node: str, deadline: float) -> SentinelAnswers:
     host, port = endpoint_of_node(node)
-    server = Server("the sentinel", _SECTION, host, port)
+    server = ProbedServer("the sentinel", _SECTION, host, port)
     try:
         async with asyncio.timeout_at(deadline):
             return await _questions(store, server)
@@ -34,13 +34,13 @@ async def _ask(store: Valkey, node: str, deadline: float) -> SentinelAnswers:
         return SentinelAnswers(where=server.where, failure=failure_of(error, server, Way()))
 
 
-async def _questions(store: Valkey, server: Server) -> SentinelAnswers:
+async def _questions(store: Valkey, server: ProbedServer) -> SentinelAnswers:
     service = store.sentinel.service or ""
     password = store.sentinel.password.get_secret_value() if store.sentinel.password else ""
     access = Access(password=password, tls=_tls(store, server))
     link = None
     try:
-        link = await Link.connect(Endpoint(server.host, server.port), access)
+        link = await ValkeyLink.connect(Endpoint(server.host, server.port), access)
         replies = await link.flight([("SENTINEL", "MASTER", service), ("SENTINEL", "CKQUORUM", service)])
         return _answers(server, service, replies)
     except ReplyError as error:
@@ -53,7 +53,7 @@ async def _questions(store: Valkey, server: Server) -> SentinelAnswers:
             link.abort("it was asked")
 
 
-def _answers(server: Server, service: str, replies: Sequence[Any]) -> SentinelAnswers:
+def _answers(server: ProbedServer, service: str, replies: Sequence[Any]) -> SentinelAnswers:
     primary, quorum = replies
     if isinstance(primary, Exception):
         raise Unusable(_refused(server, str(primary), service=service))
@@ -67,7 +67,7 @@ def _answers(server: Server, service: str, replies: Sequence[Any]) -> SentinelAn
     )
 
 
-def _tls(store: Valkey, server: Server) -> ssl.SSLContext | None:
+def _tls(store: Valkey, server: ProbedServer) -> ssl.SSLContext | None:
     if not store.encrypted:
         return None
     try:
@@ -76,7 +76,9 @@ def _tls(store: Valkey, server: Server) -> ssl.SSLContext | None:
         raise Unusable(unusable_files(server, error)) from error
 
 
-def _refused(server: Server, text: str, *, service: str = "", with_password: bool = False) -> Failure:
+def _refused(
+    server: ProbedServer, text: str, *, service: str = "", with_password: bool = False
+) -> ProbeFailure:
     if "No such master" in text:
         return server.failure(
             "other",

@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
 from arqonbus.config.stores import Valkey, login
-from arqonbus.preflight.facts import Failure, SlotRange, ValkeyAnswers
+from arqonbus.preflight.facts import ProbeFailure, SlotRange, ValkeyAnswers
 from arqonbus.preflight.probes.reach import (
-    Server,
+    ProbedServer,
     Unusable,
     Way,
     failure_of,
@@ -50,9 +50,9 @@ async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
     if store.sentinel.nodes:
         return await _ask_watched(store, deadline)
     parts = urlsplit(store.url or "")
-    seed = Server("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
+    seed = ProbedServer("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
     said = await _ask(store, seed, deadline)
-    others = [Server("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
+    others = [ProbedServer("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
     asked = await asyncio.gather(*(_ask(store, server, deadline) for server in others))
     return replace(said, nodes=tuple(asked))
 
@@ -68,12 +68,12 @@ async def _ask_watched(store: Valkey, deadline: float) -> ValkeyAnswers:
             where=f"{store.sentinel.service} of the sentinels", failure=failures[0], sentinels=sentinels
         )
     host, port = endpoint_of_node(named[0][0])
-    said = await _ask(store, Server("Valkey", _SECTION, host, port), deadline)
+    said = await _ask(store, ProbedServer("Valkey", _SECTION, host, port), deadline)
     return replace(said, sentinels=sentinels)
 
 
-async def _ask(store: Valkey, server: Server, deadline: float) -> ValkeyAnswers:
-    asking = _Asking(store, server, max(0.0, deadline - asyncio.get_running_loop().time()))
+async def _ask(store: Valkey, server: ProbedServer, deadline: float) -> ValkeyAnswers:
+    asking = _ValkeyProbe(store, server, max(0.0, deadline - asyncio.get_running_loop().time()))
     try:
         async with asyncio.timeout_at(deadline):
             return await asking.answers()
@@ -84,16 +84,16 @@ async def _ask(store: Valkey, server: Server, deadline: float) -> ValkeyAnswers:
         return ValkeyAnswers(where=server.where, failure=failure)
 
 
-def _primaries(ranges: Sequence[SlotRange], seed: Server) -> Sequence[tuple[str, int]]:
+def _primaries(ranges: Sequence[SlotRange], seed: ProbedServer) -> Sequence[tuple[str, int]]:
     """Where the primaries are that were not asked yet. One that does not know its own host is the seed's."""
     found = {(each.host or seed.host, each.port) for each in ranges}
     return sorted(found - {(seed.host, seed.port)})
 
 
-class _Asking:
+class _ValkeyProbe:
     """One round of questions."""
 
-    def __init__(self, store: Valkey, server: Server, seconds: float) -> None:
+    def __init__(self, store: Valkey, server: ProbedServer, seconds: float) -> None:
         self._store = store
         self._server = server
         self._seconds = seconds
@@ -142,7 +142,7 @@ class _Asking:
             raise Unusable(wrong_protocol(self._server, line))
         return line.startswith(b"+PONG")
 
-    async def _why_closed(self, failure: Failure, tls: ssl.SSLContext | None) -> Failure:
+    async def _why_closed(self, failure: ProbeFailure, tls: ssl.SSLContext | None) -> ProbeFailure:
         if failure.kind != "closed" or tls is not None or not await speaks_tls(self._server, 1.0):
             return failure
         return self._server.failure(
@@ -266,7 +266,7 @@ class _Asking:
             return ("" if back == value else "it gave back something else than was written"), milliseconds
         return "this node of the cluster serves no slot", None
 
-    def _not_let_in(self, text: str) -> Failure:
+    def _not_let_in(self, text: str) -> ProbeFailure:
         user = self._user or "default"
         if (
             "NOAUTH" in text
@@ -285,7 +285,7 @@ class _Asking:
             f"$EDITOR FILE   # {_SECTION}: user, and the secret that password refers to",
         )
 
-    def _broken(self, error: Exception) -> Failure:
+    def _broken(self, error: Exception) -> ProbeFailure:
         text = str(error)
         if text.startswith(("NOAUTH", "Authentication required")):
             return self._not_let_in("NOAUTH")

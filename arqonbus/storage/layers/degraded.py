@@ -28,11 +28,11 @@ from arqonbus.storage.ports import (
     EventLog,
     Head,
     Item,
-    Listener,
-    Member,
+    LogListener,
     NotCapableError,
     Outcome,
     RoomKey,
+    RoomMember,
     RoomPage,
     StorageError,
 )
@@ -48,7 +48,7 @@ Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
 logger = logging.getLogger(__name__)
 
 
-class DegradedListener(Listener, Protocol):
+class DegradedListener(LogListener, Protocol):
     """A listener that also wants to know of the log's state."""
 
     def on_degraded(self, active: bool) -> None:
@@ -105,7 +105,7 @@ class DegradedLog(RoomReads):
         self._heads: dict[RoomKey, tuple[str, int]] = {}
         self._ids: dict[RoomKey, RecentIds] = {}
         self._rotations = Rotations(int(dedup_seconds * 1_000_000))
-        self._absent: dict[tuple[RoomKey, str], Member] = {}  # clients that the engine does not list
+        self._absent: dict[tuple[RoomKey, str], RoomMember] = {}  # clients that the engine does not list
         self._followed: dict[RoomKey, None] = {}  # since the engine is away
         self._bytes = 0
         self._opened = False
@@ -148,7 +148,7 @@ class DegradedLog(RoomReads):
 
     # -- life
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """See EventLog.open. An engine that is away is waited for, and meant to come."""
         self._listener = listener  # type: ignore[assignment]
         try:
@@ -393,7 +393,7 @@ class DegradedLog(RoomReads):
         """See EventLog.direct."""
         return False if self.away else await self._engine.direct(node, data)
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """See EventLog.enter. Without the engine other nodes see the client when it is back."""
         await self._presence.enter(room, member)
         if self.away:
@@ -407,7 +407,7 @@ class DegradedLog(RoomReads):
         if self._absent.pop((room, client), None) is None and not self.away:
             await self._engine.leave(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """See EventLog.present. Without the engine, the clients of this node."""
         return await (self._presence if self.away else self._engine).present(room, limit)
 
@@ -420,22 +420,22 @@ class DegradedLog(RoomReads):
     # -- what the engine hears
 
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
-        """See Listener. What comes for a room that is in memory is read when it has moved."""
+        """See LogListener. What comes for a room that is in memory is read when it has moved."""
         if room not in self._rooms:
             if entries:
                 self._saw(room, epoch, entries[-1].sequence)
             self._listener.on_entries(room, epoch, entries)
 
     def on_signal(self, room: RoomKey, data: bytes) -> None:
-        """See Listener."""
+        """See LogListener."""
         self._listener.on_signal(room, data)
 
     def on_direct(self, data: bytes) -> None:
-        """See Listener."""
+        """See LogListener."""
         self._listener.on_direct(data)
 
     def on_resync(self, rooms: Sequence[RoomKey]) -> None:
-        """See Listener."""
+        """See LogListener."""
         self._listener.on_resync([room for room in rooms if room not in self._rooms])
 
 

@@ -97,7 +97,7 @@ class HistoryStore(Protocol):
         """Know the room no longer. Its entries were removed before."""
 
 
-class Rooms(Protocol):
+class EngineRooms(Protocol):
     """What the history asks of the engine."""
 
     async def head(self, room: RoomKey) -> Head: ...
@@ -123,7 +123,7 @@ class DurableHistory:
         self.keeps = keeps
         self._store = store
         self._on_unknown = on_unknown
-        self._rooms: Rooms
+        self._rooms: EngineRooms
         self._life = ""
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
@@ -132,7 +132,7 @@ class DurableHistory:
         self._calls: set[asyncio.Task[Sequence[Outcome]]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def open(self, rooms: Rooms) -> None:
+    def open(self, rooms: EngineRooms) -> None:
         """Begin. The store is connected to when a room first needs it."""
         self._rooms = rooms
         self._tasks = [

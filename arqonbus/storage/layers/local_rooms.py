@@ -17,11 +17,11 @@ from arqonbus.storage.ports import (
     Durability,
     EventLog,
     Head,
-    Listener,
-    Member,
+    LogListener,
     NotCapableError,
     Outcome,
     RoomKey,
+    RoomMember,
     RoomPage,
 )
 
@@ -59,7 +59,7 @@ class LocalRooms(RoomReads):
         if self._is_local(room):
             raise NotCapableError("this room is held in memory only, and such rooms have no consumer groups")
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """See EventLog.open."""
         await self._engine.open(listener)
 
@@ -119,7 +119,7 @@ class LocalRooms(RoomReads):
         """See EventLog.direct."""
         return await self._engine.direct(node, data)
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """See EventLog.enter."""
         await self._of(room).enter(room, member)
 
@@ -127,7 +127,7 @@ class LocalRooms(RoomReads):
         """See EventLog.leave."""
         await self._of(room).leave(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """See EventLog.present."""
         return await self._of(room).present(room, limit)
 

@@ -23,11 +23,11 @@ from arqonbus.storage.ports import (
     Durability,
     Entry,
     Head,
-    Listener,
-    Member,
+    LogListener,
     Outcome,
     Page,
     RoomKey,
+    RoomMember,
     RoomPage,
     StorageError,
 )
@@ -41,7 +41,7 @@ _id_of = itemgetter(0)
 _time_of = attrgetter("time_us")
 
 
-class _Room:
+class _MemoryRoom:
     __slots__ = ("epoch", "ids", "last", "log", "time_us")
 
     def __init__(self) -> None:
@@ -80,11 +80,11 @@ class MemoryLog:
         self._clock_us = clock_us
         self._generation_max = max(dedup_max // 2, 1)
         self._rotations = Rotations(int(dedup_seconds * 1_000_000))
-        self._rooms: dict[RoomKey, _Room] = {}
+        self._rooms: dict[RoomKey, _MemoryRoom] = {}
         self._names: dict[str, list[str]] = {}
         self._presence = LocalPresence()
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """Nothing to connect; nobody else ever speaks, so the listener is not called."""
 
     async def close(self) -> None:
@@ -101,12 +101,12 @@ class MemoryLog:
             key = batch.room
             room = rooms.get(key)
             if room is None:
-                room = rooms[key] = _Room()
+                room = rooms[key] = _MemoryRoom()
                 self._list(key)
             outcomes.append(self._append(room, batch, now))
         return outcomes
 
-    def _append(self, room: _Room, batch: Batch, now: int) -> Appended:
+    def _append(self, room: _MemoryRoom, batch: Batch, now: int) -> Appended:
         _, items, (most, max_age_us), _ = batch
         if now > room.time_us:
             room.time_us = now
@@ -142,7 +142,7 @@ class MemoryLog:
         return _appended_of((room.epoch, now, sequences, duplicates, Durability.MEMORY))
 
     @staticmethod
-    def _append_some(room: _Room, batch: Batch, now: int) -> tuple[Sequence[int], frozenset[int]]:
+    def _append_some(room: _MemoryRoom, batch: Batch, now: int) -> tuple[Sequence[int], frozenset[int]]:
         young, old = room.ids.young, room.ids.old
         keep = batch.retention.max_messages != KEEP_NOTHING
         sequences: list[int] = []
@@ -162,7 +162,7 @@ class MemoryLog:
 
     def begin(self, room: RoomKey, epoch: str, last: int, ids: RecentIds | None = None) -> None:
         """Let a new room go on from elsewhere: in this epoch, behind this number, knowing these ids."""
-        held = self._rooms[room] = _Room()
+        held = self._rooms[room] = _MemoryRoom()
         held.epoch, held.last = epoch, last
         if ids is not None:
             held.ids = ids
@@ -212,7 +212,7 @@ class MemoryLog:
 
     async def create_room(self, room: RoomKey) -> bool:
         """See EventLog.create_room."""
-        self._rooms.setdefault(room, _Room())
+        self._rooms.setdefault(room, _MemoryRoom())
         return self._list(room)
 
     def _list(self, room: RoomKey) -> bool:
@@ -261,7 +261,7 @@ class MemoryLog:
         """False: there is no other node."""
         return False
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """See EventLog.enter."""
         self._presence.enter(room, member)
 
@@ -269,7 +269,7 @@ class MemoryLog:
         """See EventLog.leave."""
         self._presence.leave(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """See EventLog.present."""
         return self._presence.present(room, limit)
 
@@ -303,7 +303,7 @@ def _trim(log: deque[Entry], most: int, max_age_us: int, now: int) -> None:
             log.popleft()
 
 
-def _slice(room: _Room, begin: int, end: int) -> list[Entry]:
+def _slice(room: _MemoryRoom, begin: int, end: int) -> list[Entry]:
     """Entries begin..end, both included and both within what is held. Walks from the nearer end."""
     log = room.log
     if not log or begin > end:

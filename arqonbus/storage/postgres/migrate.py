@@ -23,8 +23,8 @@ from arqonbus.storage.postgres.access import Connection, connect, place
 from arqonbus.storage.postgres.migrations.steps import (
     Applied,
     MigrationRefused,
-    Position,
     Step,
+    StepPosition,
     compare,
     own_steps,
     pending,
@@ -69,7 +69,7 @@ class Done:
     seconds: float
 
 
-async def status(store: Postgres, steps: Sequence[Step] | None = None) -> Sequence[Position]:
+async def status(store: Postgres, steps: Sequence[Step] | None = None) -> Sequence[StepPosition]:
     """Where the database stands. Changes nothing, judges nothing. Raises StorageError."""
     async with _connection(store) as connection:
         return compare(_steps(steps), await _ledger(connection))

@@ -16,11 +16,11 @@ from arqonbus.storage.ports import (
     MAX_GROUPS,
     MAX_PENDING,
     Entry,
+    GroupJob,
     GroupKey,
     GroupRead,
     GroupState,
     Head,
-    Job,
     NoSuchGroupError,
     PendingJob,
     RoomKey,
@@ -52,7 +52,7 @@ _DROP_ALL = "DELETE FROM jobs WHERE number = ?"
 _DELAYED = "SELECT count(*) FROM jobs WHERE number = ? AND consumer = ''"
 
 
-class Writer(Protocol):
+class TransactionRunner(Protocol):
     """Runs work in the next transaction and gives its result once that is committed."""
 
     def submit(self, work: Callable[[], T]) -> Awaitable[T]: ...
@@ -88,7 +88,7 @@ class SqliteGroups:
     def __init__(
         self,
         connection: sqlite3.Connection,
-        writer: Writer,
+        writer: TransactionRunner,
         create_room: Callable[[RoomKey], bool],
         clock_us: Callable[[], int],
     ) -> None:
@@ -181,7 +181,7 @@ class SqliteGroups:
         now = self._clock_us()
         order = _Order(consumer, now, now + lease_us, max_bytes)
         pending = group.pending
-        jobs: list[Job] = []
+        jobs: list[GroupJob] = []
         size = 0
         if pending and limit > 0:
             due = [
@@ -203,7 +203,7 @@ class SqliteGroups:
         self, key: GroupKey, epoch: str, consumer: str, sequences: Sequence[int], idle_us: int, lease_us: int
     ) -> GroupRead:
         group = self._enter(key)
-        jobs: list[Job] = []
+        jobs: list[GroupJob] = []
         if epoch == group.epoch and group.head.epoch:
             now = self._clock_us()
             held = [self._job(group.number, sequence) for sequence in dict.fromkeys(sequences)]
@@ -213,7 +213,7 @@ class SqliteGroups:
         return GroupRead(group.epoch, jobs, group.missed - group.missed_before, group.most)
 
     def _hand_out_again(
-        self, group: _Group, due: Iterable[PendingJob], order: _Order, jobs: list[Job]
+        self, group: _Group, due: Iterable[PendingJob], order: _Order, jobs: list[GroupJob]
     ) -> int:
         """Adds to `jobs`; the bytes of their data. What the log no longer holds is missed."""
         size = 0
@@ -230,7 +230,7 @@ class SqliteGroups:
                 continue
             entry = Entry._make(found)
             size += len(entry.data)
-            jobs.append(Job(entry, job.deliveries + 1, job.consumer, job.reason))
+            jobs.append(GroupJob(entry, job.deliveries + 1, job.consumer, job.reason))
             rows.append(_row(group, job.sequence, order, job.deliveries + 1))
         self._execute_many(_HOLD, rows)
         self._execute_many(_DROP, gone)
@@ -238,10 +238,10 @@ class SqliteGroups:
         group.missed += len(gone)
         return size
 
-    def _hand_out_new(self, group: _Group, order: _Order, count: int, size: int) -> list[Job]:
+    def _hand_out_new(self, group: _Group, order: _Order, count: int, size: int) -> list[GroupJob]:
         head = group.head
         rows = []
-        jobs: list[Job] = []
+        jobs: list[GroupJob] = []
         while len(jobs) < count and size <= order.max_bytes:
             asked = min(_CHUNK, count - len(jobs))
             low = max(group.given + 1, head.first)
@@ -253,7 +253,7 @@ class SqliteGroups:
                 group.missed += entry.sequence - group.given - 1
                 group.given = entry.sequence
                 size += len(entry.data)
-                jobs.append(Job(entry, 1, "", ""))
+                jobs.append(GroupJob(entry, 1, "", ""))
                 rows.append(_row(group, entry.sequence, order, 1))
             else:
                 if len(found) < asked:

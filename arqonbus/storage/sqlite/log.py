@@ -26,18 +26,18 @@ from arqonbus.storage.ports import (
     Durability,
     Entry,
     Head,
-    Listener,
-    Member,
+    LogListener,
     Outcome,
     Page,
     Retention,
     RoomKey,
+    RoomMember,
     RoomPage,
     StorageError,
 )
 from arqonbus.storage.sqlite.checkpoint import write_checkpoint
 from arqonbus.storage.sqlite.groups import SqliteGroups
-from arqonbus.storage.sqlite.rooms import Rooms
+from arqonbus.storage.sqlite.rooms import SqliteRooms
 from arqonbus.storage.sqlite.schema import FileLock, open_reader, open_writer
 from arqonbus.storage.sqlite.seal import break_seal, seal
 from arqonbus.storage.sqlite.wal import WalCopier
@@ -94,7 +94,7 @@ class SqliteLog:
         self._reader: sqlite3.Connection | None = None
         self._read_thread: ThreadPoolExecutor | None = None
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """Lock, check and open the file. Nobody else ever writes it, so the listener is not called."""
         try:
             await asyncio.to_thread(self._open_file)
@@ -125,7 +125,7 @@ class SqliteLog:
             if isinstance(error, StorageError):
                 raise
             raise StorageError(f"The SQLite log {self._path} cannot be opened: {error}.") from error
-        self._rooms = Rooms(self._connection, self.durability, *self._dedup)
+        self._rooms = SqliteRooms(self._connection, self.durability, *self._dedup)
         self._read_thread = ThreadPoolExecutor(1, "arqonbus-sqlite-reader")
 
     async def close(self) -> None:
@@ -228,7 +228,7 @@ class SqliteLog:
         """False: there is no other node."""
         return False
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """See EventLog.enter."""
         self._presence.enter(room, member)
 
@@ -236,7 +236,7 @@ class SqliteLog:
         """See EventLog.leave."""
         self._presence.leave(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """See EventLog.present."""
         return self._presence.present(room, limit)
 

@@ -45,7 +45,7 @@ DELETE FROM ids WHERE number = ?1 AND sequence < ifnull(
 EntryRow = tuple[int, int, int, str, str, bytes]
 
 
-class _Room:
+class _SqliteRoom:
     """A room as the file has it, plus its recent ids. `floor` is the lowest row not yet deleted."""
 
     __slots__ = (
@@ -78,7 +78,7 @@ def _clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class Rooms:
+class SqliteRooms:
     """Appends batches; all of them become durable with the caller's commit, or none."""
 
     def __init__(
@@ -94,7 +94,7 @@ class Rooms:
         self._window_us = int(dedup_seconds * 1_000_000)
         self._generation_max = max(dedup_max // 2, 1)
         self._clock_us = clock_us or _clock_us
-        self._held: dict[RoomKey, _Room] = {}
+        self._held: dict[RoomKey, _SqliteRoom] = {}
         self._rotations = Rotations(self._window_us)
 
     def forget(self) -> None:
@@ -114,7 +114,7 @@ class Rooms:
         if now >= self._rotations.next_us:
             self._rotations.run(now)
         rows: list[EntryRow] = []
-        touched: dict[_Room, Retention] = {}
+        touched: dict[_SqliteRoom, Retention] = {}
         outcomes = []
         for batch in batches:
             room = self._held.get(batch.room) or self._load(batch.room, now)
@@ -129,16 +129,16 @@ class Rooms:
         )
         return outcomes
 
-    def _load(self, key: RoomKey, now: int) -> _Room:
+    def _load(self, key: RoomKey, now: int) -> _SqliteRoom:
         execute = self._connection.execute
         row = execute(_ROOM, key).fetchone()
         if row is None:
             number = execute(_NEW_ROOM, key).lastrowid
             assert number is not None
-            room = _Room(number, "", 1, 0, 0)
+            room = _SqliteRoom(number, "", 1, 0, 0)
             room.stored = False
         else:
-            room = _Room(*row)
+            room = _SqliteRoom(*row)
             room.floor = execute(_FLOOR, (room.number,)).fetchone()[0] or room.first
             newest = room.last - self._generation_max
             recent = execute(_RECENT, (room.number, now - self._window_us, newest))
@@ -147,7 +147,7 @@ class Rooms:
         self._held[key] = room
         return room
 
-    def _append(self, room: _Room, batch: Batch, now: int, rows: list[EntryRow]) -> Appended:
+    def _append(self, room: _SqliteRoom, batch: Batch, now: int, rows: list[EntryRow]) -> Appended:
         now = room.time_us = max(now, room.time_us)
         ids = room.ids
         if not ids.waiting:
@@ -179,7 +179,7 @@ class Rooms:
         marks = frozenset(duplicates) if duplicates else _NO_DUPLICATES
         return Appended(room.epoch, now, sequences, marks, batch.durability or self._durability)
 
-    def _trim(self, room: _Room, retention: Retention) -> None:
+    def _trim(self, room: _SqliteRoom, retention: Retention) -> None:
         most, max_age_us = retention
         if most == KEEP_NOTHING:
             room.first = room.last + 1
@@ -194,7 +194,7 @@ class Rooms:
         if room.kept_ids >= _TRIM_STEP:
             self._sweep_ids(room)
 
-    def _trim_by_age(self, room: _Room, cutoff_us: int) -> None:
+    def _trim_by_age(self, room: _SqliteRoom, cutoff_us: int) -> None:
         if room.oldest_us >= cutoff_us or room.first > room.last:
             return
         execute = self._connection.execute
@@ -203,7 +203,7 @@ class Rooms:
         row = execute(_TIME, (room.number, room.first)).fetchone()
         room.oldest_us = row[0] if row else room.time_us
 
-    def _delete(self, room: _Room) -> None:
+    def _delete(self, room: _SqliteRoom) -> None:
         """Delete the rows below `first`, but keep their ids as long as they count for dedup."""
         since = room.time_us - self._window_us
         newest = room.last - self._generation_max
@@ -213,11 +213,11 @@ class Rooms:
         room.stored = room.first <= room.last
         room.kept_ids += max(moved, 0)
 
-    def _sweep_ids(self, room: _Room) -> None:
+    def _sweep_ids(self, room: _SqliteRoom) -> None:
         newest = room.last - self._generation_max
         since = room.time_us - self._window_us
         self._connection.execute(_DELETE_OLD_IDS, (room.number, newest, since))
         room.kept_ids = 0
 
 
-__all__ = ["Rooms"]
+__all__ = ["SqliteRooms"]

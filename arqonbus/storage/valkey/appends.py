@@ -20,11 +20,11 @@ from arqonbus.storage.ports import (
     RoomKey,
     StorageError,
 )
-from arqonbus.storage.valkey.engine import Engine, is_redirect, is_unchecked, storage_error
+from arqonbus.storage.valkey.engine import ValkeyEngine, is_redirect, is_unchecked, storage_error
 from arqonbus.storage.valkey.fence import Fence
 from arqonbus.storage.valkey.flushing import FlushLines
 from arqonbus.storage.valkey.keys import RoomKeys, room_keys
-from arqonbus.storage.valkey.link import Command, Link, LinkLost
+from arqonbus.storage.valkey.link import Command, LinkLost, ValkeyLink
 
 _NO_DUPLICATES: frozenset[int] = frozenset()
 _PIPELINE_ITEMS = 128  # longer pipelines raise the latency of their first item more than they save
@@ -86,7 +86,7 @@ class Appends:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ValkeyEngine,
         writer: bytes,
         durability: Durability,
         *,
@@ -114,7 +114,7 @@ class Appends:
         self._on_stored = on_stored
         self._on_unknown = on_unknown
         self._number = 0
-        self._queues: dict[Link, _Queue] = {}
+        self._queues: dict[ValkeyLink, _Queue] = {}
         self._in_flight: dict[RoomKey, int] = {}
         self._held: dict[RoomKey, list[_Sent]] = {}
         self._calls: set[asyncio.Future[Sequence[Outcome]]] = set()
@@ -128,8 +128,8 @@ class Appends:
             return call.future
         self._calls.add(call.future)
         call.future.add_done_callback(self._calls.discard)
-        hot: dict[Link, list[_Sent]] = {}
-        durable: dict[Link, list[_Sent]] = {}
+        hot: dict[ValkeyLink, list[_Sent]] = {}
+        durable: dict[ValkeyLink, list[_Sent]] = {}
         for index, batch in enumerate(batches):
             self._number += 1
             flushed = (batch.durability or self._durability) is Durability.DURABLE
@@ -174,7 +174,7 @@ class Appends:
 
     # -- durable: a bounded number of pipelines, each ended by a flush
 
-    def _enqueue(self, link: Link, sents: list[_Sent]) -> None:
+    def _enqueue(self, link: ValkeyLink, sents: list[_Sent]) -> None:
         queue = self._queues.get(link)
         if queue is None:
             queue = self._queues[link] = _Queue()
@@ -189,7 +189,7 @@ class Appends:
         flush: Command = ("WAITAOF", 1, replicas, self._flush_ms)
         return [("WAIT", replicas, self._flush_ms), flush] if replicas else [flush]
 
-    def _pump(self, link: Link, queue: _Queue) -> None:
+    def _pump(self, link: ValkeyLink, queue: _Queue) -> None:
         while queue.waiting and queue.in_flight < _DURABLE_IN_FLIGHT:
             most = _PIPELINE_ITEMS if queue.seconds < _SLOW_SECONDS else _SLOW_ITEMS
             sents = [queue.waiting.popleft()]

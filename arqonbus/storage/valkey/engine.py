@@ -16,7 +16,7 @@ from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.valkey.keys import GENERATION_KEY, SLOTS
 from arqonbus.storage.valkey.line import Line
-from arqonbus.storage.valkey.link import Access, Command, Endpoint, Link, LinkLost, NotSent, ReplyError
+from arqonbus.storage.valkey.link import Access, Command, Endpoint, LinkLost, NotSent, ReplyError, ValkeyLink
 from arqonbus.storage.witness import Incarnation
 
 LIBRARY_VERSION = 4  # equal to VERSION in functions.lua; a test holds them together
@@ -54,7 +54,7 @@ def library() -> str:
     return "\n".join(sources.joinpath(name).read_text("utf-8") for name in names)
 
 
-class Engine:
+class ValkeyEngine:
     """Lines to the servers. `on_change` is called after a line came up or slots changed their owner."""
 
     def __init__(
@@ -114,7 +114,7 @@ class Engine:
         """All servers that take writes."""
         return tuple(self._lines)
 
-    def link(self, slot: int) -> Link:
+    def link(self, slot: int) -> ValkeyLink:
         """The connection that serves the slot. Raises StorageError (outcome known) while there is none."""
         line = (
             self._lines.get(self.endpoint(slot)) if self.cluster else next(iter(self._lines.values()), None)
@@ -134,7 +134,7 @@ class Engine:
             raise storage_error(failure) from failure
         return link.incarnation
 
-    def links(self) -> Sequence[Link]:
+    def links(self) -> Sequence[ValkeyLink]:
         """The connections that are up."""
         return [line.link for line in self._lines.values() if line.link is not None]
 
@@ -242,7 +242,7 @@ class Engine:
     def _only_line(self) -> Line:
         return next(iter(self._lines.values()))
 
-    async def prepare(self, link: Link) -> None:
+    async def prepare(self, link: ValkeyLink) -> None:
         """Refuse a server that cannot serve; give it the function library. Raises as `Link.call`."""
         role = (await link.call("ROLE"))[0]
         if role != b"master":
@@ -258,7 +258,7 @@ class Engine:
         if self._durable:
             await _require_aof(link)
 
-    async def identify(self, link: Link) -> None:
+    async def identify(self, link: ValkeyLink) -> None:
         """Ask the server again which one it is, and of which time its data are. Raises as `Link.call`."""
         found, former = await _incarnation(link)
         if not self.cluster:  # whose shards have no key in common
@@ -267,7 +267,7 @@ class Engine:
         link.incarnation = found
 
 
-async def _incarnation(link: Link) -> tuple[Incarnation, str]:
+async def _incarnation(link: ValkeyLink) -> tuple[Incarnation, str]:
     """What the server says of itself, and whom it took over from; both need the right to INFO."""
     text = (await link.call("INFO", "server")) + b"\r\n" + (await link.call("INFO", "replication"))
     facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
@@ -281,7 +281,7 @@ async def _incarnation(link: Link) -> tuple[Incarnation, str]:
     return Incarnation(facts[b"run_id"].decode(), flushes, former != ""), former
 
 
-async def load_library(link: Link, source: str) -> None:
+async def load_library(link: ValkeyLink, source: str) -> None:
     """Put our function library on the server, unless it has ours or a newer one. Raises as `Link.call`."""
     try:
         version = await link.call("FCALL", "arqonbus_version", 0)
@@ -293,7 +293,7 @@ async def load_library(link: Link, source: str) -> None:
         await link.call("FUNCTION", "LOAD", "REPLACE", source)
 
 
-async def _require_aof(link: Link) -> None:
+async def _require_aof(link: ValkeyLink) -> None:
     try:
         await link.call("WAITAOF", 1, 0, 1)
     except ReplyError as error:
@@ -349,7 +349,7 @@ def storage_error(failure: Exception) -> StorageError:
 
 __all__ = [
     "LIBRARY_VERSION",
-    "Engine",
+    "ValkeyEngine",
     "is_redirect",
     "is_unchecked",
     "library",

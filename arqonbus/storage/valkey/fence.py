@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from arqonbus.protocol.ids import ulid_after
 from arqonbus.storage.ports import Head, RoomKey, StorageError
-from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.engine import ValkeyEngine
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.valkey.refill import Refill
 from arqonbus.storage.witness import Evidence, Incarnation, Mark, Standing, WitnessStore, is_whole
@@ -32,7 +32,7 @@ class Fence:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ValkeyEngine,
         witness: WitnessStore | None,
         refill: Refill | None = None,
     ) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.engine import ValkeyEngine
 from arqonbus.storage.valkey.line import Line
-from arqonbus.storage.valkey.link import Endpoint, Link
+from arqonbus.storage.valkey.link import Endpoint, ValkeyLink
 
 
 class FlushLines:
     """One more line to each server that the engine writes to."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: ValkeyEngine) -> None:
         self._engine = engine
         self._lines: dict[Endpoint, Line] = {}
 
@@ -32,7 +32,7 @@ class FlushLines:
         lines, self._lines = self._lines, {}
         await asyncio.gather(*(line.close() for line in lines.values()))
 
-    def link(self, slot: int) -> Link:
+    def link(self, slot: int) -> ValkeyLink:
         """The connection for the slot. Raises StorageError (outcome known) while there is none."""
         line = self._lines.get(self._engine.endpoint(slot))
         if line is None:

@@ -14,26 +14,26 @@ from arqonbus.storage.ports import (
     MAX_GROUPS,
     MAX_PENDING,
     Entry,
+    GroupJob,
     GroupKey,
     GroupRead,
     GroupState,
-    Job,
     NoSuchGroupError,
     PendingJob,
     RoomKey,
     StorageError,
     TooManyGroupsError,
 )
-from arqonbus.storage.valkey.engine import Engine, storage_error
+from arqonbus.storage.valkey.engine import ValkeyEngine, storage_error
 from arqonbus.storage.valkey.keys import group_keys, room_groups
 from arqonbus.storage.valkey.link import Command, ReplyError
-from arqonbus.storage.valkey.registry import Registry
+from arqonbus.storage.valkey.registry import RoomRegistry
 
 
 class ValkeyGroups:
     """ConsumerGroups in Valkey."""
 
-    def __init__(self, engine: Engine, registry: Registry) -> None:
+    def __init__(self, engine: ValkeyEngine, registry: RoomRegistry) -> None:
         self._engine = engine
         self._registry = registry
 
@@ -170,10 +170,10 @@ def _entry(reply: Any) -> Entry:
 def _group_read(reply: Any) -> GroupRead:
     epoch, missed, max_deliveries, again, fresh, due_in_us = reply
     jobs = [
-        Job(_entry(entry), deliveries, consumer.decode(), reason.decode())
+        GroupJob(_entry(entry), deliveries, consumer.decode(), reason.decode())
         for entry, deliveries, consumer, reason in again
     ]
-    jobs += [Job(_entry(entry), 1, "", "") for entry in fresh]
+    jobs += [GroupJob(_entry(entry), 1, "", "") for entry in fresh]
     return GroupRead(epoch.decode(), jobs, missed, max_deliveries, due_in_us)
 
 

@@ -12,7 +12,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.valkey.link import Access, Endpoint, Link, LinkLost, OnPush, ReplyError
+from arqonbus.storage.valkey.link import Access, Endpoint, LinkLost, OnPush, ReplyError, ValkeyLink
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
@@ -28,13 +28,13 @@ class Line:
         endpoints: Sequence[Endpoint],
         access: Access,
         *,
-        prepare: Callable[[Link], Awaitable[None]],
+        prepare: Callable[[ValkeyLink], Awaitable[None]],
         on_up: Callable[[Line], None],
         on_down: Callable[[Line], None],
         on_push: OnPush | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
-        self.link: Link | None = None
+        self.link: ValkeyLink | None = None
         self.reason = "it was not tried yet"
         self._access = access
         self._prepare = prepare
@@ -54,13 +54,13 @@ class Line:
             self._access.finder.add(self._on_primary)
         self._task = asyncio.create_task(self._run(), name=f"valkey line {self}")
 
-    def usable(self) -> Link:
+    def usable(self) -> ValkeyLink:
         """The link. Raises StorageError, with a known outcome, while there is none."""
         if self.link is None:
             raise StorageError(f"Valkey at {self} cannot be reached: {self.reason}. Nothing was written.")
         return self.link
 
-    async def up(self, timeout: float) -> Link:
+    async def up(self, timeout: float) -> ValkeyLink:
         """The link, waiting up to `timeout` seconds for it. Raises StorageError."""
         try:
             async with asyncio.timeout(timeout):
@@ -108,12 +108,12 @@ class Line:
             logger.warning("%s Connecting again.", lost)
             self._on_down(self)
 
-    async def _try(self, endpoint: Endpoint) -> Link | None:
+    async def _try(self, endpoint: Endpoint) -> ValkeyLink | None:
         link = None
         try:
             if self._access.finder is not None:
                 endpoint = await self._access.finder.primary()
-            link = await Link.connect(endpoint, self._access, self._on_push)
+            link = await ValkeyLink.connect(endpoint, self._access, self._on_push)
             async with asyncio.timeout(self._access.connect_timeout):
                 await self._prepare(link)
         except (OSError, TimeoutError, LinkLost, ReplyError, StorageError) as error:

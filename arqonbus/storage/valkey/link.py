@@ -19,7 +19,7 @@ from arqonbus.storage.witness import Incarnation
 
 Command = tuple[str | int | float | bytes, ...]
 OnReplies = Callable[[list[Any]], None]
-OnPush = Callable[["Link", list[Any]], None]
+OnPush = Callable[["ValkeyLink", list[Any]], None]
 
 _NOTHING = object()
 _BEAT_SECONDS = 1.0
@@ -78,7 +78,7 @@ class NotSent(LinkLost):
     """The connection had ended before the command was written: it had no effect."""
 
 
-class Link(asyncio.Protocol):
+class ValkeyLink(asyncio.Protocol):
     """An open connection. Use `Link.connect`."""
 
     def __init__(self, endpoint: Endpoint, access: Access, on_push: OnPush | None) -> None:
@@ -97,7 +97,7 @@ class Link(asyncio.Protocol):
         self._cause = ""
 
     @classmethod
-    async def connect(cls, endpoint: Endpoint, access: Access, on_push: OnPush | None = None) -> Link:
+    async def connect(cls, endpoint: Endpoint, access: Access, on_push: OnPush | None = None) -> ValkeyLink:
         """Connect and authenticate. Raises OSError, TimeoutError, LinkLost or ReplyError."""
         loop = asyncio.get_running_loop()
         link = cls(endpoint, access, on_push)
@@ -237,4 +237,14 @@ class Link(asyncio.Protocol):
         self._beat = self._loop.call_later(_BEAT_SECONDS, self._on_beat)
 
 
-__all__ = ["Access", "Command", "Endpoint", "Finder", "Link", "LinkLost", "NotSent", "OnPush", "ReplyError"]
+__all__ = [
+    "Access",
+    "Command",
+    "Endpoint",
+    "Finder",
+    "LinkLost",
+    "NotSent",
+    "OnPush",
+    "ReplyError",
+    "ValkeyLink",
+]

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.engine import ValkeyEngine
 from arqonbus.storage.valkey.keys import Slotted
 from arqonbus.storage.valkey.line import Line
-from arqonbus.storage.valkey.link import Endpoint, Link, ReplyError
+from arqonbus.storage.valkey.link import Endpoint, ReplyError, ValkeyLink
 
 _RETRY_SECONDS = 0.2
 _CONFIRM_SECONDS = 5.0
@@ -30,8 +30,8 @@ class _Channel:
 
     def __init__(self, slot: int) -> None:
         self.slot = slot
-        self.link: Link | None = None
-        self.asked: Link | None = None
+        self.link: ValkeyLink | None = None
+        self.asked: ValkeyLink | None = None
         self.heard = False
         self.confirmed = asyncio.Event()
 
@@ -41,7 +41,7 @@ class Live:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ValkeyEngine,
         on_message: Callable[[str, bytes], None],
         on_gap: Callable[[Sequence[str]], None],
     ) -> None:
@@ -160,7 +160,7 @@ class Live:
             line.start()
         return line
 
-    async def _prepare(self, link: Link) -> None:
+    async def _prepare(self, link: ValkeyLink) -> None:
         if not self._engine.cluster:
             role = (await link.call("ROLE"))[0]
             if role != b"master":
@@ -184,7 +184,7 @@ class Live:
         logger.info("A live subscription was refused: %s", error)
         self._engine.suspect()
 
-    def _on_push(self, link: Link, push: list[Any]) -> None:
+    def _on_push(self, link: ValkeyLink, push: list[Any]) -> None:
         kind, name = push[0], push[1].decode()
         held = self._channels.get(name)
         if held is None:

@@ -21,17 +21,17 @@ from arqonbus.storage.ports import (
     Durability,
     Entry,
     Head,
-    Listener,
-    Member,
+    LogListener,
     Outcome,
     Page,
     Retention,
     RoomKey,
+    RoomMember,
     RoomPage,
     StorageError,
 )
 from arqonbus.storage.valkey.appends import Appends
-from arqonbus.storage.valkey.engine import Engine, is_unchecked, storage_error
+from arqonbus.storage.valkey.engine import ValkeyEngine, is_unchecked, storage_error
 from arqonbus.storage.valkey.fence import Fence
 from arqonbus.storage.valkey.flushing import FlushLines
 from arqonbus.storage.valkey.frames import (
@@ -49,7 +49,7 @@ from arqonbus.storage.valkey.link import Access, Command, Endpoint, Finder
 from arqonbus.storage.valkey.live import Live
 from arqonbus.storage.valkey.presence import SharedPresence
 from arqonbus.storage.valkey.refill import Refill
-from arqonbus.storage.valkey.registry import Registry
+from arqonbus.storage.valkey.registry import RoomRegistry
 from arqonbus.storage.witness import WitnessStore
 
 _DEFAULT_PORT = 6379
@@ -125,7 +125,7 @@ class ValkeyLog:
         self._followed: dict[str, RoomKey] = {}
         self._unknown: dict[RoomKey, None] = {}
         self._open = False
-        self._engine = Engine(
+        self._engine = ValkeyEngine(
             [endpoint_of(url) for url in urls],
             Access(username, password, tls, connect_timeout, reply_timeout + flush_timeout, finder),
             cluster=cluster,
@@ -139,7 +139,7 @@ class ValkeyLog:
         self._presence = SharedPresence(
             self._engine, expiry_seconds=presence_seconds, renew_seconds=renew_seconds
         )
-        self._registry = Registry(self._engine, indexed_rooms)
+        self._registry = RoomRegistry(self._engine, indexed_rooms)
         self.groups = ValkeyGroups(self._engine, self._registry)
         self._appends = Appends(
             self._engine,
@@ -156,7 +156,7 @@ class ValkeyLog:
             on_unknown=self._on_unknown,
         )
 
-    async def open(self, listener: Listener) -> None:
+    async def open(self, listener: LogListener) -> None:
         """See EventLog.open. Loads the function library where it is missing or older."""
         self._listener = listener
         try:
@@ -315,7 +315,7 @@ class ValkeyLog:
         channel = node_channel(node)
         return bool(await self._engine.call(channel.slot, "SPUBLISH", channel.key, data))
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """See EventLog.enter."""
         await self._presence.enter(room, member)
 
@@ -323,7 +323,7 @@ class ValkeyLog:
         """See EventLog.leave."""
         await self._presence.leave(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """See EventLog.present."""
         return await self._presence.present(room, limit)
 

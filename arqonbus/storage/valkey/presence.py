@@ -9,8 +9,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from arqonbus.storage.ports import Member, RoomKey, StorageError
-from arqonbus.storage.valkey.engine import Engine, storage_error
+from arqonbus.storage.ports import RoomKey, RoomMember, StorageError
+from arqonbus.storage.valkey.engine import ValkeyEngine, storage_error
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.valkey.link import Command
 
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 class SharedPresence:
     """Enters, renews and lists. `renew_seconds` must be well below `expiry_seconds`."""
 
-    def __init__(self, engine: Engine, *, expiry_seconds: float, renew_seconds: float) -> None:
+    def __init__(self, engine: ValkeyEngine, *, expiry_seconds: float, renew_seconds: float) -> None:
         self._engine = engine
         self._expiry_ms = int(expiry_seconds * 1000)
         self._renew_seconds = renew_seconds
-        self._own: dict[RoomKey, dict[str, Member]] = {}
+        self._own: dict[RoomKey, dict[str, RoomMember]] = {}
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -57,7 +57,7 @@ class SharedPresence:
         """The engine may have lost our members: enter them again now."""
         self._due.set()
 
-    async def enter(self, room: RoomKey, member: Member) -> None:
+    async def enter(self, room: RoomKey, member: RoomMember) -> None:
         """List the client and keep it listed."""
         slot = room_keys(room).slot
         self._own.setdefault(room, {})[member.client] = member
@@ -72,19 +72,19 @@ class SharedPresence:
                 del self._own[room]
         await self._remove(room, client)
 
-    async def present(self, room: RoomKey, limit: int) -> Sequence[Member]:
+    async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
         """At most `limit` members on all nodes, by client id."""
         keys = room_keys(room)
         command = ("FCALL", "arqonbus_present", 3, keys.expiry, keys.names, keys.info, max(limit, 0))
         flat = await self._engine.call(keys.slot, *command)
-        return [Member(client.decode(), info) for client, info in zip(flat[::2], flat[1::2], strict=True)]
+        return [RoomMember(client.decode(), info) for client, info in zip(flat[::2], flat[1::2], strict=True)]
 
     async def _remove(self, room: RoomKey, client: str) -> None:
         keys = room_keys(room)
         command = ("FCALL", "arqonbus_leave", 3, keys.expiry, keys.names, keys.info, client)
         await self._engine.call(keys.slot, *command)
 
-    def _command(self, room: RoomKey, members: Sequence[Member]) -> Command:
+    def _command(self, room: RoomKey, members: Sequence[RoomMember]) -> Command:
         keys = room_keys(room)
         parts: list[str | int | bytes] = ["FCALL", "arqonbus_enter", 3, keys.expiry, keys.names, keys.info]
         parts.append(self._expiry_ms)

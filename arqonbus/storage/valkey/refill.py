@@ -10,7 +10,7 @@ import logging
 from arqonbus.protocol.ids import ulid_after
 from arqonbus.storage.layers.durable_history import DurableHistory
 from arqonbus.storage.ports import RoomKey
-from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.engine import ValkeyEngine
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.witness import Standing
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class Refill:
     """Fills rooms of one engine."""
 
-    def __init__(self, engine: Engine, history: DurableHistory, dedup_seconds: float) -> None:
+    def __init__(self, engine: ValkeyEngine, history: DurableHistory, dedup_seconds: float) -> None:
         self._engine = engine
         self._history = history
         self._window_us = int(dedup_seconds * 1_000_000)

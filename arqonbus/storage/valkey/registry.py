@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from arqonbus.storage.ports import RoomKey, RoomPage, StorageError
-from arqonbus.storage.valkey.engine import Engine
+from arqonbus.storage.valkey.engine import ValkeyEngine
 from arqonbus.storage.valkey.keys import Slotted, tenant_rooms, tenants_with
 
 _MOST_CACHED = 100_000
@@ -20,10 +20,10 @@ _MOST_CACHED = 100_000
 logger = logging.getLogger(__name__)
 
 
-class Registry:
+class RoomRegistry:
     """Rooms by tenant and, for the `indexed` names, tenants by room, in ascending order."""
 
-    def __init__(self, engine: Engine, indexed: frozenset[str]) -> None:
+    def __init__(self, engine: ValkeyEngine, indexed: frozenset[str]) -> None:
         self._engine = engine
         self._indexed = indexed
         self._entered: dict[RoomKey, str] = {}
@@ -133,4 +133,4 @@ class Registry:
                     del self._owed[room]
 
 
-__all__ = ["Registry"]
+__all__ = ["RoomRegistry"]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from arqonbus.config.stores import Sentinel
 from arqonbus.storage.ports import StorageError
-from arqonbus.storage.valkey.link import Access, Endpoint, Link, LinkLost, ReplyError
+from arqonbus.storage.valkey.link import Access, Endpoint, LinkLost, ReplyError, ValkeyLink
 
 _OTHERS_SECONDS = 0.2  # how long the first answer waits for those of the other sentinels
 _ASK_SECONDS = 1.0
@@ -109,7 +109,7 @@ class Sentinels:
         link = None
         try:
             async with asyncio.timeout(self._access.connect_timeout):
-                link = await Link.connect(node, self._access)
+                link = await ValkeyLink.connect(node, self._access)
                 self._said[node] = said = await self._question(link)
         except ReplyError as error:
             unknown = "No such master" in str(error)
@@ -121,7 +121,7 @@ class Sentinels:
                 link.abort("it was asked")
         return said
 
-    async def _question(self, link: Link) -> _Said:
+    async def _question(self, link: ValkeyLink) -> _Said:
         primary, replicas = await link.pipeline(
             [("SENTINEL", "MASTER", self._service), ("SENTINEL", "REPLICAS", self._service)]
         )
@@ -136,7 +136,7 @@ class Sentinels:
         event = asyncio.Event()
         while True:
             try:
-                link = await Link.connect(node, self._access, lambda link, push: event.set())
+                link = await ValkeyLink.connect(node, self._access, lambda link, push: event.set())
                 try:
                     link.push("SUBSCRIBE", *_EVENTS)
                     while True:

@@ -16,7 +16,7 @@ from arqonbus.storage.ports import (
     Batch,
     Durability,
     GroupKey,
-    Member,
+    RoomMember,
     StorageError,
 )
 from arqonbus.storage.valkey.engine import LIBRARY_VERSION
@@ -154,7 +154,7 @@ async def test_own_unknown_append_is_resynced(bench: Bench, server: ValkeyServer
 async def test_presence_after_loss(bench: Bench, server: ValkeyServer) -> None:
     """An engine that lost everything gets this node's members again, without waiting for a renewal."""
     log, room = await bench.log(renew_seconds=60.0), bench.room()
-    await log.enter(room, Member("a", b"info"))
+    await log.enter(room, RoomMember("a", b"info"))
     server.ask("FLUSHALL")
     await asyncio.to_thread(server.restart)
     deadline = asyncio.get_running_loop().time() + 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from arqonbus.storage.ports import KEEP_NOTHING, Item, Member, Retention
+from arqonbus.storage.ports import KEEP_NOTHING, Item, Retention, RoomMember
 
 from .conftest import Bench, Ear, append, append_items
 
@@ -135,8 +135,8 @@ async def test_presence_of_all_nodes(shared_bench: Bench) -> None:
     """Clients of all nodes are listed together; those of a node that closes are gone."""
     here, there = await shared_bench.log(), await shared_bench.log()
     room = shared_bench.room()
-    await here.enter(room, Member("b", b"here"))
-    await there.enter(room, Member("a", b"there"))
+    await here.enter(room, RoomMember("b", b"here"))
+    await there.enter(room, RoomMember("a", b"there"))
     assert list(await here.present(room, 10)) == [("a", b"there"), ("b", b"here")]
     await there.close()
     assert list(await here.present(room, 10)) == [("b", b"here")]
@@ -147,8 +147,8 @@ async def test_presence_ends_by_itself(shared_bench: Bench) -> None:
     dead = await shared_bench.log(presence_seconds=0.3, renew_seconds=60.0)
     alive = await shared_bench.log(presence_seconds=0.3, renew_seconds=0.05)
     room = shared_bench.room()
-    await dead.enter(room, Member("dead", b""))
-    await alive.enter(room, Member("alive", b""))
+    await dead.enter(room, RoomMember("dead", b""))
+    await alive.enter(room, RoomMember("alive", b""))
     deadline = asyncio.get_running_loop().time() + 10
     while (listed := [member.client for member in await alive.present(room, 10)]) != ["alive"]:
         assert listed == ["alive", "dead"]

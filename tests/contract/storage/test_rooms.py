@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from arqonbus.storage.ports import EventLog, Member, RoomKey
+from arqonbus.storage.ports import EventLog, RoomKey, RoomMember
 
 from .conftest import INDEXED, Bench, append
 
@@ -82,8 +82,8 @@ async def test_presence(log: EventLog, room: RoomKey) -> None:
     """Clients are present from enter to leave, by id, with the info of their last enter."""
     assert list(await log.present(room, 10)) == []
     for client in ("c", "a", "b"):
-        await log.enter(room, Member(client, client.encode() * 2))
-    await log.enter(room, Member("a", b"\x00\xff"))
+        await log.enter(room, RoomMember(client, client.encode() * 2))
+    await log.enter(room, RoomMember("a", b"\x00\xff"))
     assert list(await log.present(room, 10)) == [("a", b"\x00\xff"), ("b", b"bb"), ("c", b"cc")]
     assert [member.client for member in await log.present(room, 2)] == ["a", "b"]
     assert list(await log.present(room, 0)) == []
@@ -94,7 +94,7 @@ async def test_presence(log: EventLog, room: RoomKey) -> None:
 
 async def test_presence_is_per_room(bench: Bench, log: EventLog) -> None:
     """A client in one room is not in another, nor in one of equal name under another tenant."""
-    await log.enter(bench.room("one"), Member("a", b""))
+    await log.enter(bench.room("one"), RoomMember("a", b""))
     assert list(await log.present(bench.room("two"), 10)) == []
     assert list(await log.present(RoomKey(bench.tenant + "-other", "one"), 10)) == []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from arqonbus.storage.ports import Appended, Batch, Durability, Member, RoomKey, StorageError
+from arqonbus.storage.ports import Appended, Batch, Durability, RoomKey, RoomMember, StorageError
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.valkey.link import Access, Endpoint
 from arqonbus.storage.valkey.log import ValkeyLog
@@ -91,7 +91,7 @@ async def test_live_and_presence_after_failover(bench: Bench, watched: WatchedVa
     ear = Ear()
     here, there, room = await bench.log(ear), await bench.log(), bench.room()
     await here.follow(room)
-    await here.enter(room, Member("a", b"info"))
+    await here.enter(room, RoomMember("a", b"info"))
     await append(there, room, "before")
     await heard(lambda: len(ear.entries) == 1, "an entry before the failover")
     old = watched.primary()

@@ -11,7 +11,7 @@ from nats.errors import TimeoutError as NatsTimeout
 
 from arqonbus.bridge.ending import is_cancelled
 from arqonbus.bridge.inbound import Inbound
-from arqonbus.bridge.state import State
+from arqonbus.bridge.state import BridgeTotals
 from arqonbus.config.bridge import Bridge, Mapping
 
 
@@ -39,7 +39,7 @@ class _Greedy(_Consumer):
 
 def _way_in(jetstream: Any) -> Inbound:
     mapping = Mapping(subject="in.>", room="in.*", tenant="demo", direction="in")
-    return Inbound(jetstream, Bridge(), mapping, lambda tenant: None, State())  # type: ignore[arg-type, return-value]
+    return Inbound(jetstream, Bridge(), mapping, lambda tenant: None, BridgeTotals())  # type: ignore[arg-type, return-value]
 
 
 async def test_a_way_in_ends_although_the_request_was_swallowed() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arqonbus.bus import order as order_module
-from arqonbus.bus.order import NOTHING, Order, Ready
+from arqonbus.bus.order import NOTHING, Ready, RoomOrder
 from arqonbus.storage.ports import Entry, Head, Page
 
 EPOCHS = ("A", "B", "C")
@@ -52,7 +52,7 @@ class Log:
 class Listener:
     """What a member of the room hears: entries and announcements."""
 
-    def __init__(self, order: Order, head: Head) -> None:
+    def __init__(self, order: RoomOrder, head: Head) -> None:
         self.order = order
         self.epoch, self.position = head.epoch, head.last
         self.lost: list[tuple[str, int, int]] = []
@@ -101,7 +101,7 @@ def test_every_sequence_comes_once_in_order_or_is_announced(
     """Batches are swapped, doubled and lost, pages late: nothing is missed silently or heard twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order_module, "MAX_EARLY", room_for_early)
-        log, order = Log(), Order()
+        log, order = Log(), RoomOrder()
         on_their_way: list[tuple[str, list[Entry]]] = []
         page: Page | None = None
         listener: Listener | None = None
@@ -160,7 +160,7 @@ def test_every_sequence_comes_once_in_order_or_is_announced(
 
 def test_what_is_next_passes_through() -> None:
     """Entries that are next are passed on as they came, in one piece."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 4)))
     batch = entries(5, 6)
     assert order.accept("A", batch).entries is batch
@@ -169,7 +169,7 @@ def test_what_is_next_passes_through() -> None:
 
 def test_swapped_neighbours() -> None:
     """An early entry waits for the one before it, and both leave in order."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 0)))
     assert order.accept("A", entries(2)) == NOTHING._replace(entries=[])
     assert order.missing()
@@ -180,7 +180,7 @@ def test_swapped_neighbours() -> None:
 def test_a_full_shelf_does_not_stop_a_repair(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that fills the hole is passed on even if as many entries wait as may wait."""
     monkeypatch.setattr(order_module, "MAX_EARLY", 3)
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 0)))
     for early in (3, 4, 5, 6):
         assert not order.accept("A", entries(early)).entries
@@ -193,7 +193,7 @@ def test_a_full_shelf_does_not_stop_a_repair(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_entries_that_came_are_not_announced_as_lost() -> None:
     """Where the log keeps nothing, only what did not come is announced; what came is delivered."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 0)))
     order.accept("A", entries(2, 3))
     order.accept("A", entries(5))
@@ -205,7 +205,7 @@ def test_entries_that_came_are_not_announced_as_lost() -> None:
 
 def test_a_hole_inside_the_log() -> None:
     """A hole that the log itself has is announced instead of being asked for again and again."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 0)))
     order.suspect()
     ready = order.repair(Page(Head("A", 1, 5), entries(3, 4, 5)))
@@ -217,7 +217,7 @@ def test_a_hole_inside_the_log() -> None:
 
 def test_a_page_of_the_epoch_before() -> None:
     """A page that was on its way while a new epoch began takes nothing of the new one away."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 3)))
     order.suspect()
     late = Page(Head("A", 1, 3), ())
@@ -229,7 +229,7 @@ def test_a_page_of_the_epoch_before() -> None:
 
 def test_a_page_that_was_read_after_a_position_of_the_epoch_before() -> None:
     """A page of the new epoch that begins behind the old position does not make what is before it lost."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 3)))
     order.suspect()
     late = Page(Head("B", 1, 5), entries(4, 5))
@@ -241,7 +241,7 @@ def test_a_page_that_was_read_after_a_position_of_the_epoch_before() -> None:
 
 def test_a_room_that_was_deleted() -> None:
     """A log that went away leaves nothing to wait for; its next epoch is announced."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 3)))
     order.accept("A", entries(5))
     assert order.repair(Page(Head("", 0, 0), ())) == NOTHING
@@ -252,7 +252,7 @@ def test_a_room_that_was_deleted() -> None:
 
 def test_before_the_start() -> None:
     """What comes before the head is known waits, and only what is newer than the head leaves."""
-    order = Order()
+    order = RoomOrder()
     assert order.accept("A", entries(3, 4)) == NOTHING
     assert order.accept("A", entries(5)) == NOTHING
     heard = [entry.sequence for ready in order.start(Head("A", 1, 3)) for entry in ready.entries]
@@ -261,7 +261,7 @@ def test_before_the_start() -> None:
 
 def test_many_entries_in_any_order() -> None:
     """Ten thousand entries in random order all leave in order."""
-    order = Order()
+    order = RoomOrder()
     list(order.start(Head("A", 1, 0)))
     every = entries(*range(1, 3001))
     random.Random(1).shuffle(every)

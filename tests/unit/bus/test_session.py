@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arqonbus.bus.frames import Close
-from arqonbus.bus.session import Intake, SessionLimits
+from arqonbus.bus.session import ReceivedFrames, SessionLimits
 from arqonbus.bus.wire import JSON, PROTOBUF, Wire
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, MESSAGE, REPLY, SIGNAL, Envelope
@@ -33,11 +33,11 @@ def limits(**changes: Any) -> SessionLimits:
     return dataclasses.replace(UNLIMITED, **changes)
 
 
-def accepted(intake: Intake) -> list[str]:
+def accepted(intake: ReceivedFrames) -> list[str]:
     return [item.id for items in intake.publications.values() for item in items]
 
 
-def codes(intake: Intake) -> list[str]:
+def codes(intake: ReceivedFrames) -> list[str]:
     return [answer.status.code for answer in intake.answers]
 
 

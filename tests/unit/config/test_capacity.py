@@ -9,11 +9,11 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config import Settings, load
-from arqonbus.config.capacity import Figures, Load, bill, memory_bill, memory_limit, projector_bill
+from arqonbus.config.capacity import ExpectedLoad, Figures, bill, memory_bill, memory_limit, projector_bill
 from arqonbus.deploy.render import render
 
 ROOT = Path(__file__).resolve().parents[3]
-LOAD = Load(connections=25_000, publishes=1000, members=50, size=200, rooms=100, events=10)
+LOAD = ExpectedLoad(connections=25_000, publishes=1000, members=50, size=200, rooms=100, events=10)
 MIB = 2**20
 
 

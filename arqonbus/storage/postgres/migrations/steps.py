@@ -65,7 +65,7 @@ State = Literal["applied", "pending", "changed", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class StepPosition:
     """One line of the comparison. `unknown` is in the database and not among the steps."""
 
     number: int
@@ -117,20 +117,20 @@ def _phase(name: str, sql: str) -> Phase | None:
     return None
 
 
-def compare(steps: Sequence[Step], ledger: Iterable[Applied]) -> Sequence[Position]:
+def compare(steps: Sequence[Step], ledger: Iterable[Applied]) -> Sequence[StepPosition]:
     """Where a database stands, step by step. Judges nothing."""
     taken: Mapping[int, Applied] = {row.number: row for row in ledger}
     known = {step.number for step in steps}
     positions = [_position(step, taken.get(step.number)) for step in steps]
     foreign = sorted(taken.keys() - known)
-    return positions + [Position(n, taken[n].name, "unknown", None, taken[n]) for n in foreign]
+    return positions + [StepPosition(n, taken[n].name, "unknown", None, taken[n]) for n in foreign]
 
 
-def _position(step: Step, row: Applied | None) -> Position:
+def _position(step: Step, row: Applied | None) -> StepPosition:
     if row is None:
-        return Position(step.number, step.name, "pending", step.phase, None)
+        return StepPosition(step.number, step.name, "pending", step.phase, None)
     same = row.checksum == step.checksum and row.name == step.name
-    return Position(step.number, step.name, "applied" if same else "changed", step.phase, row)
+    return StepPosition(step.number, step.name, "applied" if same else "changed", step.phase, row)
 
 
 def pending(steps: Sequence[Step], ledger: Sequence[Applied]) -> Sequence[Step]:
@@ -165,9 +165,9 @@ __all__ = [
     "Applied",
     "MigrationRefused",
     "Phase",
-    "Position",
     "State",
     "Step",
+    "StepPosition",
     "compare",
     "own_steps",
     "pending",
