@@ -19,7 +19,7 @@ import yaml
 
 from arqonbus.client import Client
 from arqonbus.config import Settings
-from arqonbus.service import Service
+from arqonbus.service import BusService
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import settings_of
@@ -69,7 +69,7 @@ class RealBus:
 
     def __init__(self, scenario: Scenario, directory: Path) -> None:
         overrides = [f"{key}={value}" for key, value in scenario.bus.items()]
-        self._service: Service | None = None
+        self._service: BusService | None = None
         self._process: BusProcess | None = None
         if scenario.process:
             self._process = BusProcess(directory / "bus", *overrides)
@@ -83,7 +83,7 @@ class RealBus:
         if self._process is not None:
             await asyncio.to_thread(self._process.start)
         else:
-            self._service = Service(self.settings)
+            self._service = BusService(self.settings)
             await self._service.start()
 
     async def stop(self) -> None:
