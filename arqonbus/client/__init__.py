@@ -20,6 +20,7 @@ from arqonbus.client.errors import (
 )
 from arqonbus.client.group import Group, Job, Retry
 from arqonbus.client.message import Ack, Member, Message
+from arqonbus.client.rpc import Service
 from arqonbus.client.state import State
 from arqonbus.client.subscription import Subscription
 from arqonbus.protocol.clocks import Position
@@ -47,6 +48,7 @@ __all__ = [
     "Rejected",
     "RequestFailed",
     "Retry",
+    "Service",
     "State",
     "Subscription",
     "Token",

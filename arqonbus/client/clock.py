@@ -20,6 +20,11 @@ class VectorClock(Mapping[str, int]):
 
     `actor` is 1-128 of A-Z a-z 0-9 . _ - and unique among those who write the same story. `start` is the
     clock as it was kept, when the actor goes on after a restart. Raises Invalid for a clock that is none.
+
+    >>> alice, bob = VectorClock("alice"), VectorClock("bob")
+    >>> bob.observe(alice.tick())
+    >>> bob.tick()
+    {'bob': 1, 'alice': 1}
     """
 
     def __init__(self, actor: str, start: Clock | None = None) -> None:
@@ -49,7 +54,11 @@ class VectorClock(Mapping[str, int]):
 
 
 def order(left: Message | Clock, right: Message | Clock) -> Order:
-    """Whether left came before or after right by cause, is equal to it, or is concurrent with it."""
+    """How left stands to right by cause: before, after, equal or concurrent.
+
+    >>> order({"alice": 1}, {"alice": 1, "bob": 1})
+    <Order.BEFORE: 'before'>
+    """
     return clocks.compare(_clock_of(left), _clock_of(right))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from arqonbus.client.backoff import Backoff
 from arqonbus.client.callbacks import Callbacks
@@ -20,6 +20,13 @@ from arqonbus.client.tokens import Token, TokenFailed, TokenSource
 from arqonbus.protocol.envelope import MESSAGE, REPLY, SIGNAL, Envelope
 
 REFRESH_BACKOFF = 0.5  # seconds; bound of the first wait after a refresh that failed
+
+
+class AwaitedAnswer(NamedTuple):
+    """Where the answer to a request of a service goes, and the link that it comes by."""
+
+    link: Link
+    future: asyncio.Future[Message]
 
 
 class Engine:
@@ -36,9 +43,9 @@ class Engine:
         callbacks: Callbacks,
     ) -> None:
         self.welcome: dict[str, Any] = {}
-        self.answers: dict[str, Callable[[Message | ClientError], None]] = {}  # to direct messages, by cause
+        self.answers: dict[str, AwaitedAnswer] = {}  # of services, by the id of the request
         self._token = TokenSource(token)
-        self._callbacks = callbacks
+        self.callbacks = callbacks
         self.connection = Connection(url, self._token, wire, tls, self, callbacks)
         self.requests = Requests(self.connection, timeout)
         self.memberships = Memberships(self.connection, self.requests, callbacks)
@@ -51,7 +58,7 @@ class Engine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._callbacks.close()
+        await self.callbacks.close()
 
     # -- what the connection says
 
@@ -87,21 +94,23 @@ class Engine:
     def link_ended(self, link: Link, error: Disconnected, *, too_big: bool) -> None:
         self.memberships.link_ended(link)
         self.requests.link_ended(link, error, too_big=too_big)
-        for answer in list(self.answers.values()):
-            answer(error)
+        for answer in self.answers.values():
+            if answer.link is link and not answer.future.done():
+                answer.future.set_exception(Disconnected(str(error)))
 
     def ended(self, error: ClientError) -> None:
         self.requests.ended(error)
         self.memberships.end(error, failed=not (isinstance(error, Closed) and error.code == NORMAL))
-        for answer in list(self.answers.values()):
-            answer(error)
+        for answer in self.answers.values():
+            if not answer.future.done():
+                answer.future.set_exception(error)
 
     def _direct(self, message: Message) -> None:
         answer = self.answers.get(message.cause) if message.cause else None
-        if answer is not None:
-            answer(message)
-        else:
-            self._callbacks.direct(message)
+        if answer is not None and not answer.future.done():
+            answer.future.set_result(message)
+        elif message.headers.get("rpc") not in ("reply", "error"):  # an answer that came too late or twice
+            self.callbacks.direct(message)
 
     def _signal(self, link: Link, envelope: Envelope) -> None:
         name = envelope.name
@@ -114,8 +123,8 @@ class Engine:
         elif name == "token.expiring" and self._token.renewable:
             self._spawn(self._renew_token(link))
         elif name == "error":
-            self._callbacks.failed(Rejected(error_of(envelope, envelope)), "bus")
-        self._callbacks.signal(envelope)
+            self.callbacks.failed(Rejected(error_of(envelope, envelope)), "bus")
+        self.callbacks.signal(envelope)
 
     async def _renew_token(self, link: Link) -> None:
         """Refresh the token on this link; try again until that worked or the link ended."""
@@ -129,9 +138,9 @@ class Engine:
                     await self.requests.ask(refresh, again=False)
                 except TokenFailed as failure:
                     cause = failure.__cause__
-                    self._callbacks.failed(cause if isinstance(cause, Exception) else failure, "token")
+                    self.callbacks.failed(cause if isinstance(cause, Exception) else failure, "token")
                 except Rejected as refusal:
-                    self._callbacks.failed(refusal, "token")
+                    self.callbacks.failed(refusal, "token")
                 else:
                     return
                 await asyncio.sleep(backoff.next())
@@ -144,4 +153,4 @@ class Engine:
         task.add_done_callback(self._tasks.discard)
 
 
-__all__ = ["Engine"]
+__all__ = ["AwaitedAnswer", "Engine"]

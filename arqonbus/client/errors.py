@@ -29,7 +29,12 @@ class Disconnected(ClientError):
 
 
 class NotConnected(Disconnected):
-    """No connection could be made, so nothing was sent. `__cause__` is the last failure."""
+    """No connection could be made, so nothing was sent. `__cause__` is the last failure.
+
+    >>> await Client("ws://127.0.0.1:1/v1/ws", token, timeout=0.1).connect()
+    Traceback (most recent call last):
+    NotConnected: no connection to ws://127.0.0.1:1/v1/ws in time: the connection was refused...
+    """
 
 
 class Closed(ClientError):
@@ -47,6 +52,10 @@ class Closed(ClientError):
 class Rejected(ClientError):
     """The request was answered with an error. `error` has code, message, retry_after_ms and details.
 
+    >>> await client.publish("no room", 1)
+    Traceback (most recent call last):
+    Rejected: room is not 1-128 of A-Z a-z 0-9 . _ - (VALIDATION_ERROR)
+
     The client itself raises it for what the bus would refuse: an invalid field, or a message that is too
     large.
     """
@@ -58,7 +67,14 @@ class Rejected(ClientError):
 
 
 class PublishFailed(ClientError):
-    """Some messages of a `publish_many` were not acked. `results`: per message its Ack or its ClientError."""
+    """Some messages of a `publish_many` were not acked. `results`: per message its Ack or its ClientError.
+
+    >>> try:
+    ...     await client.publish_many("news", [1, "x" * 2_000_000])
+    ... except PublishFailed as failed:
+    ...     [type(result).__name__ for result in failed.results]
+    ['Ack', 'Rejected']
+    """
 
     def __init__(self, results: list[Ack | ClientError]) -> None:
         errors = [result for result in results if isinstance(result, ClientError)]
@@ -88,7 +104,12 @@ class GroupLost(ClientError):
 
 
 class DeadlineExceeded(ClientError, TimeoutError):
-    """No service answered a request before its deadline."""
+    """No service answered a request before its deadline.
+
+    >>> await client.request("nobody", 1, timeout=0.05)
+    Traceback (most recent call last):
+    DeadlineExceeded: no service answered in room nobody within 0.05 s
+    """
 
 
 class RequestFailed(ClientError):

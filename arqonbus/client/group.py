@@ -31,7 +31,17 @@ logger = logging.getLogger("arqonbus.client")
 
 
 class Retry(Exception):
-    """Raise it in a handler: the job is given back, and handed out again after `delay` seconds."""
+    """Raise it in a handler: the job is given back, and handed out again after `delay` seconds.
+
+    >>> async with client.group("orders", "shipping", wait=0.1) as shipping:
+    ...     async def ship(job):
+    ...         if job.deliveries == 1:
+    ...             raise Retry(0.05, "the warehouse is closed")
+    ...         print(job.message.json(), job.deliveries, job.reason)
+    ...         shipping.stop()
+    ...     await shipping.run(ship)
+    {'id': 1} 2 the warehouse is closed
+    """
 
     def __init__(self, delay: float, reason: str = "") -> None:
         super().__init__(reason or f"the handler asked for a retry in {delay:g} s")
@@ -58,6 +68,15 @@ class Job:
 
     `reason`: why it was given back before. As a context manager it is acked at the end, or given back when an
     exception leaves the block (after the delay of a Retry, else of the group), unless it was settled within.
+
+    >>> async with client.group("orders", "audit", wait=0.1) as audit:
+    ...     job = await anext(audit)
+    ...     await job.nack(reason="not today")
+    ...     job = await anext(audit)
+    ...     job.reason
+    ...     await job.ack()
+    True
+    'not today'
     """
 
     def __init__(self, group: Group, message: Message, deliveries: int, reason: str) -> None:
@@ -207,9 +226,9 @@ class Group:
         self._changed.set()
 
     async def close(self, grace: float | None = None) -> None:
-        """
+        """Stop, give back what was not begun, and wait `grace` seconds for the jobs in hand.
 
-        top; give back what was not begun; wait `grace` seconds for the jobs in hand, then give them back.
+        What is not settled then is given back, with a warning in the log.
         """
         self.stop()
         if self._fetching is not None:
@@ -268,6 +287,7 @@ class Group:
         await future
 
     async def nacked(self, job: Job, delay: float, reason: str) -> bool:
+        """Give a job back; see Job.nack."""
         message = job.message
         asked = {"epoch": message.epoch, "consumer": self._consumer, "sequence": message.sequence}
         try:

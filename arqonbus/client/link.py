@@ -64,10 +64,7 @@ class Link:
         socket.heard = self._loop.time()
 
     def welcomed(self, welcome: dict[str, Any], default_ping_interval: float) -> None:
-        """
-
-        eep the bus's limits, and end the link when it goes silent for longer than the pings should allow.
-        """
+        """Keep the bus's limits, and begin to watch for silence that its pings do not explain."""
         self.welcome = welcome
         limits = welcome.get("limits", {})
         self._max_frame = int(limits.get("max_frame_bytes") or MAX_BATCH_BYTES)
@@ -121,10 +118,7 @@ class Link:
     # -- receiving
 
     async def frames(self) -> AsyncIterator[tuple[list[Envelope], int]]:
-        """
-
-        he envelopes of each message that arrives and their mean size in bytes, until the connection ends.
-        """
+        """Envelopes of each message that arrives, and their mean size in bytes, until the connection ends."""
         with contextlib.suppress(ConnectionClosed):
             async for data in self._socket:
                 try:

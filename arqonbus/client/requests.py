@@ -92,6 +92,13 @@ class Requests:
                 raise Rejected(error)
             await asyncio.sleep(wait)
 
+    async def ask_once(self, link: Link, envelope: Envelope, deadline: float) -> Envelope:
+        """The successful reply on this link and no other. Raises Rejected or Disconnected."""
+        reply = await self.exchange(link, envelope, deadline)
+        if reply.status.code != Code.OK:
+            raise Rejected(error_of(envelope, reply))
+        return reply
+
     async def exchange(
         self, link: Link, envelope: Envelope, deadline: float, on_reply: OnReply | None = None
     ) -> Envelope:

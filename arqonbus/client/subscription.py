@@ -39,6 +39,15 @@ class Subscription:
     `position` is the last message that the program was given, or, with `manual_ack`, the last that it
     confirmed. When messages are lost, iteration raises MessagesLost; with `on_lost` the callback is called
     instead and the iteration continues.
+
+    >>> async with await client.subscribe("news") as news:
+    ...     acks = await client.publish_many("news", ["one", "two"])
+    ...     async for message in news:
+    ...         print(message.json())
+    ...         if message.id == acks[-1].id:
+    ...             break
+    one
+    two
     """
 
     def __init__(
@@ -95,7 +104,16 @@ class Subscription:
         return len(self._buffer)
 
     def confirm(self, message: Message) -> None:
-        """With `manual_ack`: the message is done, and everything before it."""
+        """With `manual_ack`: the message is done, and everything before it.
+
+        >>> async with await client.subscribe("news", manual_ack=True) as news:
+        ...     ack = await client.publish("news", 1)
+        ...     message = await anext(news)
+        ...     before = news.position
+        ...     news.confirm(message)
+        ...     news.position.sequence - before.sequence
+        1
+        """
         self.position = Position(message.epoch, message.sequence)
 
     async def close(self) -> None:

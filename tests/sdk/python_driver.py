@@ -18,6 +18,7 @@ from arqonbus.client import (
     Job,
     Message,
     Position,
+    RequestFailed,
     Retry,
     Subscription,
 )
@@ -249,6 +250,29 @@ class PythonDriver:
 
     async def do_leave_group(self, of: str) -> None:
         await self._groups[of].close()
+
+    # -- requests and services
+
+    async def do_serve(self, room: str, answer: Any = None, **options: Any) -> None:
+        """`answer`: double, {"fail": code}, {"raise": text}, or {"after": seconds}."""
+
+        async def handle(request: Message) -> Any:
+            if isinstance(answer, dict):
+                if "fail" in answer:
+                    raise RequestFailed(answer["fail"], "the handler refuses")
+                if "raise" in answer:
+                    raise KeyError(answer["raise"])
+                await asyncio.sleep(answer["after"])
+            return request.json() * 2
+
+        self._services.append(await self.client.serve(room, handle, **options))
+
+    async def do_request(self, room: str, payload: Any, timeout: float | None = None) -> Any:
+        return (await self.client.request(room, payload, timeout=timeout)).json()
+
+    async def do_request_all(self, room: str, count: int) -> list[Any]:
+        answers = await asyncio.gather(*(self.client.request(room, n) for n in range(count)))
+        return [answer.json() for answer in answers]
 
     # -- callbacks
 
