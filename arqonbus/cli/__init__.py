@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "Run the bus.",
     "publish": "Publish messages to a room.",
     "subscribe": "Print the messages of rooms as they come.",
-    "tail": "Watch rooms, pleasantly.",
+    "tail": "Follow rooms with readable output.",
     "history": "Read what a room holds.",
     "status": "Show what a running bus says about itself.",
     "bench": "Measure a running bus.",
@@ -56,11 +57,29 @@ _EPILOG = """examples:
 
 
 class Failure(Exception):
-    """An end that its user can understand: one sentence, and the exit code."""
+    """A failure for the user: one sentence and the exit code.
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    `error_code`: the stable code of the bus, if any.
+
+    Commands that connect to a bus set `as_json` when --json was given: then it is written as JSON.
+    """
+
+    def __init__(self, message: str, code: int = 1, *, error_code: str = "", as_json: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.error_code = error_code
+        self.as_json = as_json
+
+
+def print_failure(failure: Failure, **facts: object) -> None:
+    """Write a failure to standard error, as a sentence or as one line of JSON with further facts."""
+    if failure.as_json:
+        code = {"code": failure.error_code} if failure.error_code else {}
+        text = json.dumps({"error": {"message": str(failure), **code, **facts}}, ensure_ascii=False)
+    else:
+        place = "".join(f"{name} {value}: " for name, value in facts.items())
+        text = f"arqonbus: {place}{failure}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except Failure as failure:
-        print(f"arqonbus: {failure}", file=sys.stderr)
+        print_failure(failure)
         return failure.code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -138,4 +157,4 @@ def _unknown_command(parser: argparse.ArgumentParser, name: str) -> NoReturn:
     parser.error(f"{name!r} is not a command; {hint}")
 
 
-__all__ = ["COMMANDS", "Failure", "main"]
+__all__ = ["COMMANDS", "Failure", "main", "print_failure"]

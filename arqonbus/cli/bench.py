@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from arqonbus.cli import Failure, message_view
-from arqonbus.cli.connect_options import add_connect_options, client_of
+from arqonbus.cli.connect_options import add_connect_options, client_of, failure_of
 from arqonbus.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         measured = asyncio.run(LoadRun(plan, lambda: client_of(args)).run(_progress))
     except ClientError as error:
-        raise Failure(str(error)) from error
+        raise failure_of(error, args) from error
     _clear()
     if args.json:
         message_view.print_json(_facts(plan, measured))

@@ -18,7 +18,7 @@ from arqonbus.cli import Failure
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 
 if TYPE_CHECKING:
-    from arqonbus.client import Client
+    from arqonbus.client import Client, ClientError
     from arqonbus.config import Settings
 
 DEV_TENANT = "demo"
@@ -55,13 +55,16 @@ def client_of(args: argparse.Namespace, **options: Any) -> Client:
         settings = _profile(args)
         url = url or local_url(settings.server)
         token = token or dev_token(settings)
-    return Client(url, token, wire=args.wire, timeout=args.timeout, **options)
+    try:
+        return Client(url, token, wire=args.wire, timeout=args.timeout, **options)
+    except ValueError as error:
+        raise Failure(str(error), 2) from error
 
 
 def run_client(
     args: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]], **options: Any
 ) -> int:
-    """Connect, do the work, close. What goes wrong becomes a Failure."""
+    """Connect, do the work, close. Raises Failure for what goes wrong, as JSON with --json."""
     from arqonbus.client import ClientError
 
     async def connected() -> int:
@@ -71,7 +74,16 @@ def run_client(
     try:
         return asyncio.run(connected())
     except ClientError as error:
-        raise Failure(str(error)) from error
+        raise failure_of(error, args) from error
+    except Failure as failure:
+        failure.as_json = args.json
+        raise
+
+
+def failure_of(error: ClientError, args: argparse.Namespace) -> Failure:
+    """The failure that an error of the client is to the user of a command."""
+    code = getattr(error, "code", "")
+    return Failure(str(error), error_code=code if isinstance(code, str) else "", as_json=args.json)
 
 
 def dev_token(settings: Settings) -> str:
@@ -121,4 +133,12 @@ def _user() -> str:
         return "developer"
 
 
-__all__ = ["add_connect_options", "client_of", "dev_token", "given_token", "given_url", "run_client"]
+__all__ = [
+    "add_connect_options",
+    "client_of",
+    "dev_token",
+    "failure_of",
+    "given_token",
+    "given_url",
+    "run_client",
+]

@@ -1,4 +1,4 @@
-"""`arqonbus publish`: send messages and say what became of each."""
+"""`arqonbus publish`: publish messages and print their acks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from arqonbus.cli import Failure
-from arqonbus.cli.connect_options import add_connect_options, run_client
+from arqonbus.cli import Failure, print_failure
+from arqonbus.cli.connect_options import add_connect_options, failure_of, run_client
+from arqonbus.cli.lines import LineReader
 
 if TYPE_CHECKING:
     from arqonbus.client import Ack, Client
@@ -24,8 +24,8 @@ EPILOG = """examples:
   arqonbus publish logs 'plain words' --text
   tail -F app.log | arqonbus publish logs - --text
 
-With - each line of standard input is a message.
-exit codes: 0 all acked, 1 refused or no bus, 2 wrong usage"""
+With - each line of standard input is a message. A line that cannot be published is reported with its number,
+and the next ones are published all the same. exit codes: 0 all acked, 1 refused or no bus, 2 wrong usage"""
 
 AT_ONCE = 256
 
@@ -36,7 +36,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", action="store_true", help="the payload is plain text, not JSON")
     parser.add_argument("--name", default="", metavar="NAME", help="event type, such as order.created")
     parser.add_argument("--channel", default="", metavar="NAME", help="channel within the room")
-    parser.add_argument("--id", default="", metavar="ID", help="message id; the same id is stored only once")
+    parser.add_argument(
+        "--id", default="", metavar="ID", help="ULID or UUIDv7 of the message; an id is stored only once"
+    )
     parser.add_argument(
         "--header", action="append", default=[], metavar="KEY=VALUE", help="a header; may be repeated"
     )
@@ -44,6 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    try:
+        return _run(args)
+    except Failure as failure:
+        failure.as_json = args.json
+        raise
+
+
+def _run(args: argparse.Namespace) -> int:
     options = _options(args)
     if args.payload != "-":
         payload = _payload(args.payload, text=args.text)
@@ -59,26 +69,60 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _publish_lines(client: Client, args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Publish each line as it comes, some at once, and print the acks in order."""
-    under_way: list[asyncio.Task[Ack]] = []
-    lines = _lines()
-    while True:
-        line = await asyncio.to_thread(next, lines, None)
-        if line is None:
-            break
-        payload = _payload(line, text=args.text)
-        under_way.append(asyncio.create_task(client.publish(args.room, payload, **options)))
-        while under_way and (under_way[0].done() or len(under_way) >= AT_ONCE):
-            _print(await under_way.pop(0), as_json=args.json)
-    for task in under_way:
-        _print(await task, as_json=args.json)
-    return 0
+    """Publish each line as it comes, and print each ack as it comes, in the order of the lines."""
+    lines = LineReader(sys.stdin.fileno())
+    under_way: asyncio.Queue[tuple[int, asyncio.Task[Ack]] | None] = asyncio.Queue(AT_ONCE)
+    printing = asyncio.create_task(_print_acks(under_way, args))
+    number = 0
+    try:
+        async for line in lines:
+            number += 1
+            if line.strip():
+                await under_way.put((number, asyncio.create_task(_publish_line(client, line, args, options))))
+            if printing.done():
+                break
+        await under_way.put(None)
+        failed = await printing
+    finally:
+        printing.cancel()
+        await asyncio.gather(printing, return_exceptions=True)
+        while not under_way.empty():
+            if (left := under_way.get_nowait()) is not None:
+                left[1].cancel()
+    if failed and not args.json:
+        print(f"arqonbus: {failed} of {number} lines were not published", file=sys.stderr)
+    return 1 if failed else 0
 
 
-def _lines() -> Iterator[str]:
-    for line in sys.stdin:
-        if text := line.rstrip("\r\n"):
-            yield text
+async def _publish_line(
+    client: Client, line: bytes, args: argparse.Namespace, options: dict[str, Any]
+) -> Ack:
+    try:
+        written = line.decode()
+    except UnicodeDecodeError as error:
+        raise Failure("the line is not UTF-8") from error
+    return await client.publish(args.room, _payload(written, text=args.text), **options)
+
+
+async def _print_acks(
+    under_way: asyncio.Queue[tuple[int, asyncio.Task[Ack]] | None], args: argparse.Namespace
+) -> int:
+    """Print what comes of each line; how many failed. Raises what ends the client."""
+    from arqonbus.client import ClientError, Closed
+
+    failed = 0
+    while (published := await under_way.get()) is not None:
+        number, task = published
+        try:
+            _print(await task, as_json=args.json)
+        except Closed:
+            raise
+        except (ClientError, Failure) as error:
+            failed += 1
+            failure = error if isinstance(error, Failure) else failure_of(error, args)
+            failure.as_json = args.json
+            print_failure(failure, line=number)
+    return failed
 
 
 def _payload(written: str, *, text: bool) -> bytes:

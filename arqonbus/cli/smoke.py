@@ -46,9 +46,16 @@ def run(args: argparse.Namespace) -> int:
     try:
         seen = asyncio.run(smoke(connect, args.messages, args.timeout))
     except SmokeFailed as error:
-        raise Failure(f"the bus does not work: {error}") from error
+        raise Failure(f"the bus does not work: {error}", as_json=args.json) from error
     except (ClientError, OSError) as error:
-        raise Failure(f"the bus could not be used: {error}") from error
+        code = getattr(error, "code", "")
+        raise Failure(
+            f"the bus could not be used: {error}",
+            error_code=code if isinstance(code, str) else "",
+            as_json=args.json,
+        ) from error
+    except ValueError as error:
+        raise Failure(str(error), 2, as_json=args.json) from error
     if args.json:
         message_view.print_json(
             {

@@ -1,4 +1,4 @@
-"""`arqonbus tail`: watch rooms as a person would want to."""
+"""`arqonbus tail`: follow rooms with readable output."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from arqonbus.cli.connect_options import add_connect_options, run_client
 from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
-    from arqonbus.client import Client, MessagesLost, Subscription
+    from arqonbus.cli.table import Style
+    from arqonbus.client import Client, MessagesLost, State, Subscription
     from arqonbus.protocol.envelope import Envelope
 
-SUMMARY = "Watch rooms, pleasantly."
+SUMMARY = "Follow rooms with readable output."
 
 EPILOG = """examples:
   arqonbus tail hello
   arqonbus tail orders payments --last 20
   arqonbus tail orders --channel eu --presence
 
-Shows the last messages first, then what comes, and says when the bus goes away or something is lost.
+Shows the last messages first, then what comes. Says when the connection is lost and when it is back, and when
+messages are lost; with --json as lines {"state": …, "reason": …} and {"lost": room, "reason": …}.
 exit codes: 1 refused or no bus, 2 wrong usage, 130 interrupted (Ctrl-C)"""
 
 
@@ -37,8 +39,33 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     return run_client(
-        args, lambda client: _watch(client, args), on_signal=lambda signal: _signal(signal, args)
+        args,
+        lambda client: _watch(client, args),
+        on_signal=lambda signal: _signal(signal, args),
+        on_state=_StateLines(args.json),
     )
+
+
+class _StateLines:
+    """Says when the connection is lost, and when it is back."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._lost = False
+
+    def __call__(self, state: State) -> None:
+        if state.name == "rejoining" and not self._lost:
+            self._lost = True
+            self._say(state, f"{state.reason}; reconnecting", "yellow")
+        elif state.name == "online" and self._lost:
+            self._lost = False
+            self._say(state, "connected again", "green")
+
+    def _say(self, state: State, text: str, style: Style) -> None:
+        if self._as_json:
+            print(json.dumps({"state": state.name, "reason": state.reason}), flush=True)
+        else:
+            print(styled(f"--- {text}", style), flush=True)
 
 
 async def _watch(client: Client, args: argparse.Namespace) -> int:
@@ -107,7 +134,7 @@ def _signal(envelope: Envelope, args: argparse.Namespace) -> None:
         return
     facts = json.loads(envelope.payload)
     if envelope.name == "goaway":
-        print(styled("--- the bus is going away; reconnecting", "yellow"), flush=True)
+        print(styled("--- the bus is going away", "yellow"), flush=True)
     else:
         verb = "joined" if envelope.name == "presence.join" else "left"
         print(styled(f"--- {facts['subject']} {verb} {envelope.room}", "dim"), flush=True)

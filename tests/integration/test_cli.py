@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from arqonbus.cli import COMMANDS
+from arqonbus.client import Client
 from tests.servers.bus import REPOSITORY, BusProcess
 from tests.servers.processes import wait_until
 
@@ -49,10 +51,11 @@ class Cli:
         assert (done.returncode, done.stderr) == (0, ""), done
         return done.stdout
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, stdin: int | None = None) -> subprocess.Popen[str]:
         return subprocess.Popen(
             # A suite that runs in the background ignores SIGINT, and its children would inherit that.
             ["env", "--default-signal=INT", *self.command(*arguments)],
+            stdin=stdin,
             stdout=subprocess.PIPE,
             text=True,
             env=self.environ,
@@ -166,6 +169,114 @@ def test_tail_shows_the_last_messages_first(cli: Cli) -> None:
         watcher.kill()
         watcher.wait()
         watcher.stdout.close()
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> str:
+    """The first line of output that holds the text."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"{text!r} was not printed")
+
+
+@pytest.fixture
+def ended() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes that are ended with the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def test_tail_says_when_the_bus_dies_and_returns(
+    cli: Cli, bus: BusProcess, ended: list[subprocess.Popen[str]]
+) -> None:
+    """After a kill tail says so at once, with the reason; when the bus is back it says that, and goes on."""
+    text, machine = cli.start("tail", "news"), cli.start("tail", "news", "--json")
+    ended += [text, machine]
+    read_until(text, "watching")
+    wait_until(lambda: len(_members(cli, "news")) == 2, "both have joined")
+    bus.kill()
+    assert "--- the connection was lost: " in read_until(text, "lost")
+    assert json.loads(read_until(machine, "state"))["state"] == "rejoining"
+    bus.start()
+    read_until(text, "--- connected again")
+    assert json.loads(read_until(machine, "state"))["state"] == "online"
+    cli.ok("publish", "news", '"still here"')
+    assert read_until(text, "still here")
+    assert json.loads(read_until(machine, "still here"))["payload"] == "still here"
+
+
+def _members(cli: Cli, room: str) -> list[object]:
+    async def asked() -> list[object]:
+        async with Client(cli.environ["ARQONBUS_URL"], cli.environ["ARQONBUS_TOKEN"]) as client:
+            return list(await client.presence(room))
+
+    return asyncio.run(asked())
+
+
+def test_acks_of_lines_come_at_once(cli: Cli, ended: list[subprocess.Popen[str]]) -> None:
+    """While standard input stays open each line is acked as it comes, and Ctrl-C ends the command."""
+    process = cli.start("publish", "feed", "-", stdin=subprocess.PIPE)
+    ended.append(process)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for number in (1, 2):
+        process.stdin.write(f"{number}\n")
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(f"feed {number} ")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+
+
+def test_a_bad_line_does_not_stop_the_others(cli: Cli) -> None:
+    """Lines that cannot be published are reported by number; the rest is stored, and the exit code is 1."""
+    done = cli.run("publish", "feed", "-", text="1\n{\n\n3\n")
+    assert done.returncode == 1
+    assert [line.split("  ")[0] for line in done.stdout.splitlines()] == ["feed 1", "feed 2"]
+    first, last = done.stderr.splitlines()
+    assert first.startswith("arqonbus: line 2: the payload is not JSON")
+    assert last == "arqonbus: 1 of 4 lines were not published"
+    errors = cli.run("publish", "feed", "-", "--json", text="{\n2\n")
+    assert json.loads(errors.stderr)["error"]["line"] == 1
+    assert json.loads(errors.stdout)["sequence"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error_code", "sentence"),
+    [
+        (["publish", "no room", "1"], 1, "VALIDATION_ERROR", "room is not"),
+        (["publish", "r", "1", "--id", "order-1"], 1, "VALIDATION_ERROR", "id is neither"),
+        (["history", "nowhere"], 1, "NOT_FOUND", "there is no such room"),
+        (
+            ["status", "--url", "ws://127.0.0.1:1/v1/ws", "--timeout", "0.3"],
+            1,
+            None,
+            "connection was refused",
+        ),
+        (["status", "--url", "ws://no.invalid/", "--timeout", "0.3"], 1, None, "could not be resolved"),
+    ],
+)
+def test_errors_with_json_are_json(
+    cli: Cli, arguments: list[str], code: int, error_code: str | None, sentence: str
+) -> None:
+    """With --json an error is one JSON object with message and code, on standard error, with the cause."""
+    done = cli.run(*arguments, "--json")
+    error = json.loads(done.stderr)["error"]
+    assert (done.returncode, error.get("code"), sentence in error["message"]) == (code, error_code, True), (
+        error
+    )
+
+
+def test_a_url_of_another_scheme_is_wrong_usage(cli: Cli) -> None:
+    """An http url is refused at once with the scheme to use."""
+    done = cli.run("status", "--url", "http://127.0.0.1:9100/v1/ws")
+    assert (done.returncode, "use ws://" in done.stderr) == (2, True)
 
 
 def test_status_is_a_table_or_json(cli: Cli) -> None:
