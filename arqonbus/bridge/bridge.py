@@ -26,7 +26,7 @@ from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.loopback import Loopback
 from arqonbus.bus.node import Node
 from arqonbus.config import Settings
-from arqonbus.config.stores import Nats, login
+from arqonbus.config.stores import NATS_PORT, Nats, login
 from arqonbus.config.subjects import Address
 from arqonbus.shield.grants import EVERYTHING, Grants, parse_grant
 from arqonbus.shield.tokens import NEVER, Identity
@@ -188,7 +188,7 @@ def _credentials(store: Nats) -> dict[str, Any]:
     """How to connect: where, as whom, and with what TLS. Raises OSError for files that cannot be used."""
     parts = urlsplit(store.url or "")
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    options: dict[str, Any] = {"servers": [f"nats://{host}:{parts.port or 4222}"]}
+    options: dict[str, Any] = {"servers": [f"nats://{host}:{parts.port or NATS_PORT}"]}
     user, password = login(store)
     if user and password:
         options |= {"user": user, "password": password}
@@ -197,7 +197,7 @@ def _credentials(store: Nats) -> dict[str, Any]:
     if store.encrypted:
         tls: ssl.SSLContext = client_context(store.tls)
         options |= {"tls": tls, "tls_hostname": parts.hostname}
-        options["servers"] = [f"tls://{host}:{parts.port or 4222}"]
+        options["servers"] = [f"tls://{host}:{parts.port or NATS_PORT}"]
     return options
 
 

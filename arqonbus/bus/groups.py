@@ -16,6 +16,7 @@ from arqonbus.bus.follow import Follower
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.ids import derived_ulid
+from arqonbus.storage.engines import names
 from arqonbus.storage.ports import (
     KEEP_NOTHING,
     Batch,
@@ -72,7 +73,8 @@ class Groups:
         if self._event_log.groups is None:
             raise BusError(
                 Code.CAPABILITY_UNAVAILABLE,
-                f"the storage backend {self._event_log.name} has no consumer groups",
+                f"the storage backend {self._event_log.name} has no consumer groups; "
+                f"{names(lambda engine: engine.groups)} have them",
             )
         return self._event_log.groups
 

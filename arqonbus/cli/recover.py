@@ -26,11 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from arqonbus.storage.engines import engine_of
     from arqonbus.storage.ports import StorageError
     from arqonbus.storage.sqlite.checkpoint import go_back
 
     settings = load_profile(args, secrets_of=()).settings
-    if settings.storage.backend != "sqlite":
+    if not engine_of(settings).checkpoints:
         raise Failure(f"the profile's log is in {settings.storage.backend}, and has no checkpoint here")
     try:
         done = go_back(Path(settings.sqlite_path))

@@ -32,19 +32,26 @@ def setting(
     reload: Reload = "rolling",
     secrecy: Secrecy = "no",
     since: str = "0.1",
+    available: bool = True,
     **constraints: Any,
 ) -> Any:
     """Declare one setting.
 
     `reload`: hot (a running bus takes it over), rolling (nodes restart one by one, clients reconnect),
     cold (every node must stop before any starts with the new value). `secrecy`: no, value (the whole
-    value is secret), url (a password may stand inside). `constraints` are those of pydantic's Field.
+    value is secret), url (a password may stand inside). `available` False: this version has the default only,
+    and neither serves nor passes preflight with another value. `constraints` are those of pydantic's Field.
     """
     return Field(
         default,
         description=description,
         examples=[example],
-        json_schema_extra={"reload": reload, "secret": secrecy, "since": since},
+        json_schema_extra={
+            "reload": reload,
+            "secret": secrecy,
+            "since": since,
+            **({} if available else {"available": False}),
+        },
         **constraints,
     )
 

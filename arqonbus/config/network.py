@@ -71,7 +71,7 @@ class Server(Section):
         example=True,
     )
     workers: Annotated[Count, Field(ge=1, le=256)] = setting(
-        1, "Worker processes that share the port.", example=4
+        1, "Worker processes that share the port.", example=4, available=False
     )
     transport: Literal["picows", "websockets"] = setting(
         "picows", "Server implementation: picows is the fast one, websockets the reference.", example="picows"
@@ -108,7 +108,11 @@ class Telemetry(Section):
         "auto", "Form of the log: auto writes text on a terminal and JSON elsewhere.", example="json"
     )
     otlp_endpoint: Text | None = setting(
-        None, "OTLP endpoint that traces are sent to.", example="http://otel:4318", pattern=r"^https?://"
+        None,
+        "OTLP endpoint that traces are sent to.",
+        example="http://otel:4318",
+        available=False,
+        pattern=r"^https?://",
     )
 
 

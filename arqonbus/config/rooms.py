@@ -126,21 +126,4 @@ def room_settings(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> R
     )
 
 
-def unkeepable(rule: RoomRule, storage: Storage, *, has_postgres: bool) -> str:
-    """Why the durable history that the rule asks for cannot be had; empty if it can, or is not wanted."""
-    if rule.durable_history is None:
-        return ""
-    if storage.backend != "valkey":
-        return f"storage.backend is {storage.backend}; a durable history stands beside valkey"
-    if not has_postgres:
-        return "datastores.postgres is not configured"
-    if rule.history is not None and not rule.history.keep:
-        return "its history is off"
-    if rule.durability == "memory":
-        return "its durability is memory"
-    if (rule.mode or storage.mode) == "degraded":
-        return "its mode is degraded, and what only memory has cannot be in Postgres"
-    return ""
-
-
-__all__ = ["Action", "RoomHistory", "RoomRule", "RoomSettings", "SlowConsumer", "room_settings", "unkeepable"]
+__all__ = ["Action", "RoomHistory", "RoomRule", "RoomSettings", "SlowConsumer", "room_settings"]

@@ -14,6 +14,11 @@ from arqonbus.protocol.durability import DurabilityName
 
 _SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
 
+# Where a URL names no port.
+VALKEY_PORT = 6379
+POSTGRES_PORT = 5432
+NATS_PORT = 4222
+
 StorageMode = Literal["strict", "degraded"]
 
 
@@ -166,7 +171,7 @@ class Postgres(Section):
         pattern=r"^postgres(ql)?://",
     )
     host: Text | None = setting(None, "Host, when no url is given.", example="postgres")
-    port: Port = setting(5432, "Port, when no url is given.", example=5432)
+    port: Port = setting(POSTGRES_PORT, "Port, when no url is given.", example=5432)
     database: Text = setting("arqonbus", "Database, when no url is given.", example="arqonbus")
     user: Text | None = setting(None, "Role; goes before the one in url.", example="arqonbus")
     password: SecretStr | None = setting(

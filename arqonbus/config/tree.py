@@ -6,9 +6,9 @@ Pure; reads the declarations of the models and nothing else.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -36,6 +36,12 @@ class Leaf:
     def secrecy(self) -> Secrecy:
         extra = self.field.json_schema_extra
         return extra["secret"] if isinstance(extra, dict) else "no"  # type: ignore[return-value]
+
+    @property
+    def available(self) -> bool:
+        """Whether this version supports more than the default."""
+        extra = self.field.json_schema_extra
+        return not isinstance(extra, dict) or extra.get("available") is not False
 
 
 def children(kind: type[Section]) -> Mapping[str, FieldInfo]:
@@ -81,6 +87,17 @@ def sections() -> frozenset[tuple[str, ...]]:
     }
 
 
+@cache
+def reserved() -> Sequence[Leaf]:
+    """The settings of which this version supports the default only."""
+    return [leaf for leaf in leaves().values() if not leaf.available]
+
+
+def unavailable(settings: Settings) -> Sequence[str]:
+    """The keys that have a value which this version does not support, in the order of declaration."""
+    return [leaf.key for leaf in reserved() if reduce(getattr, leaf.path, settings) != leaf.field.default]
+
+
 def siblings(path: Path) -> Mapping[str, FieldInfo]:
     """The keys that exist where the last part of the path stands, through lists; empty if nowhere."""
     kind: type[Section] | None = Settings
@@ -124,4 +141,15 @@ def suggestion(path: Path) -> str:
     return "remove it"
 
 
-__all__ = ["Leaf", "children", "leaves", "secrecy_at", "section_of", "sections", "siblings", "suggestion"]
+__all__ = [
+    "Leaf",
+    "children",
+    "leaves",
+    "reserved",
+    "secrecy_at",
+    "section_of",
+    "sections",
+    "siblings",
+    "suggestion",
+    "unavailable",
+]

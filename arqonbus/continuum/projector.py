@@ -24,6 +24,7 @@ from arqonbus.continuum.reflex import Boundary
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.errors import Code
 from arqonbus.protocol.ids import derived_ulid
+from arqonbus.storage.engines import names
 from arqonbus.storage.ports import (
     FROM_BEGIN,
     Batch,
@@ -379,7 +380,7 @@ def _groups_of(event_log: EventLog) -> ConsumerGroups:
     if groups is None:
         raise StorageError(
             f"The engine {event_log.name} has no consumer groups, and the projector needs them; "
-            "set storage.backend to sqlite or valkey."
+            f"set storage.backend to {names(lambda engine: engine.groups)}."
         )
     return groups
 

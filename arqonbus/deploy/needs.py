@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.secrets import Reference
+from arqonbus.config.stores import VALKEY_PORT
 from arqonbus.config.tree import leaves
 
 HTTPS = 443
-VALKEY_PORT = 6379
 # After the drain: what was acked is on its way to the stores before the process is killed.
 STOP_MARGIN_SECONDS = 15
 

@@ -14,11 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from arqonbus.config.stores import Valkey, login
+from arqonbus.config.stores import VALKEY_PORT, Valkey, login
 from arqonbus.maintenance.store_programs import ProgramFailed, program, run
 
 LOAD_SECONDS = 600
-PORT = 6379
 
 _AT_REST = re.compile(r"^loading:0", re.MULTILINE)
 _KEYS = re.compile(r"(\d+) keys read")
@@ -48,7 +47,7 @@ def _password(store: Valkey) -> Mapping[str, str]:
 def _address(store: Valkey) -> list[str]:
     """The options that lead to the server."""
     parts = urlsplit(store.url or "")
-    host = ["-h", parts.hostname or "", "-p", str(parts.port or PORT)]
+    host = ["-h", parts.hostname or "", "-p", str(parts.port or VALKEY_PORT)]
     options = ["-s", parts.path] if parts.scheme == "unix" else host
     user, _ = login(store)
     options += ["--user", user, "--no-auth-warning"] if user else []

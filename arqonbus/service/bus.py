@@ -29,7 +29,7 @@ from arqonbus.continuum.projector import EpisodeProjector
 from arqonbus.preflight import online_subset
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.admission import Admission
-from arqonbus.service.engines import event_log, node_name, projection_store
+from arqonbus.service.engines import event_log, node_name, projection_store, refuse
 from arqonbus.service.gates import ProfileGates, keep_audit
 from arqonbus.service.projector import boundary, make_projector, open_store
 from arqonbus.service.stopping import stop_signal
@@ -44,17 +44,6 @@ from arqonbus.telemetry.supervisor import Supervisor
 RELOAD_SECONDS = 5.0
 
 logger = logging.getLogger(__name__)
-
-
-def refuse_unavailable(settings: Settings) -> None:
-    """Raise ValueError for settings that this version cannot keep: better no bus than one that lies."""
-    asked = {
-        "server.workers": settings.server.workers > 1,
-        "telemetry.otlp_endpoint": settings.telemetry.otlp_endpoint is not None,
-    }
-    found = [name for name, is_asked in asked.items() if is_asked]
-    if found:
-        raise ValueError(f"this version does not have {', '.join(found)} yet; leave out what names it")
 
 
 class BusService:
@@ -76,7 +65,7 @@ class BusService:
 
     async def start(self) -> None:
         """Open the engine and both ports. Raises PortTaken, StorageError or ValueError, each a sentence."""
-        refuse_unavailable(self.settings)
+        refuse(self.settings)
         self._gates = ProfileGates(self.settings)
         self.admission = Admission(self.settings, lambda: self.node.recheck(self.admission.renewed))
         telemetry_settings = self.settings.telemetry
@@ -170,7 +159,7 @@ class BusService:
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
-        refuse_unavailable(settings)
+        refuse(settings)
         if _levels(settings) != _levels(self.settings):
             raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
         admit, judge = self.admission.prepare(settings), self._gates.prepare(settings)

@@ -24,6 +24,7 @@ from arqonbus.continuum.projector import EpisodeProjector, Watch
 from arqonbus.continuum.reflex import Boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.stopping import stop_signal
+from arqonbus.storage.engines import engine_of
 from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
 from arqonbus.storage.postgres.access import PostgresUnavailable
 from arqonbus.storage.projection import ProjectionStore
@@ -103,7 +104,7 @@ async def run_projector(resolved: Resolved, on_up: Callable[[Settings], None]) -
         raise ValueError(
             "projector.phase is emit_only, so nothing is to be projected; set it to shadow or later"
         )
-    if settings.storage.backend != "valkey":
+    if not engine_of(settings).shared:
         raise ValueError(
             f"storage.backend is {settings.storage.backend}, which belongs to one process: there "
             "`arqonbus serve` projects by itself"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from arqonbus.config import Fault, Location
-from arqonbus.config.tree import leaves
+from arqonbus.config.tree import leaves, reserved, unavailable
 from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
@@ -21,6 +21,7 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import add, check
+from arqonbus.storage.engines import engine_of
 
 
 class _FaultCheck(NamedTuple):
@@ -233,7 +234,22 @@ def files_are_not_writable(context: Context) -> Outcome:
 )
 def state_is_absolute(context: Context) -> Outcome:
     settings = context.settings
-    path = settings.sqlite_path
-    relative = settings.storage.backend == "sqlite" and not path.is_absolute()
+    path = engine_of(settings).file(settings)
+    relative = path is not None and not path.is_absolute()
     remarks = [Remark(f"the database is {path}, a relative path", ("state_dir",))] if relative else []
     return verdict(remarks, expected="an absolute state_dir, such as /var/lib/arqonbus")
+
+
+@check(
+    "ARQ-CFG-021",
+    "Every setting is available in this version",
+    severity=EVERYWHERE,
+    why="The bus does not start with a setting that it cannot apply.",
+    fix=("$EDITOR FILE   # leave the setting out",),
+    reads=tuple(leaf.key for leaf in reserved()),
+)
+def settings_are_available(context: Context) -> Outcome:
+    remarks = [
+        Remark(f"this version does not have {key} yet", (key,)) for key in unavailable(context.settings)
+    ]
+    return verdict(remarks, expected="the default")

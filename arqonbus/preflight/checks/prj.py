@@ -15,6 +15,7 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import check
+from arqonbus.storage.engines import engine_of, names, projection_misplaced
 
 ROOM = "continuum.episode.v1"
 LEAST_AGE_US = 24 * 3600 * 1_000_000
@@ -39,7 +40,7 @@ def has_a_store(context: Context) -> Outcome:
     if not _projects(context):
         return skipped(_NONE)
     settings = context.settings
-    alone = settings.storage.backend == "valkey" and not settings.datastores.postgres.configured
+    alone = projection_misplaced(settings)
     text = f"projector.phase is {settings.projector.phase} and no Postgres is configured"
     return verdict([Remark(text, ("projector.phase",))] if alone else [], expected="Postgres beside Valkey")
 
@@ -56,9 +57,9 @@ def has_a_store(context: Context) -> Outcome:
 def engine_has_groups(context: Context) -> Outcome:
     if not _projects(context):
         return skipped(_NONE)
-    without = context.settings.storage.backend == "memory"
-    remarks = [Remark("storage.backend is memory", ("storage.backend",))] if without else []
-    return verdict(remarks, expected="valkey or sqlite")
+    engine = engine_of(context.settings)
+    remarks = [] if engine.groups else [Remark(f"storage.backend is {engine.name}", ("storage.backend",))]
+    return verdict(remarks, expected=names(lambda each: each.groups))
 
 
 @check(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from arqonbus.config.rooms import unkeepable
 from arqonbus.config.stores import Postgres
 from arqonbus.preflight.checks.net import ADDRESSES, host_of, is_local
 from arqonbus.preflight.model import (
@@ -23,12 +23,25 @@ from arqonbus.preflight.model import (
     verdict,
 )
 from arqonbus.preflight.registry import check
+from arqonbus.storage.engines import (
+    Refusal,
+    engine_of,
+    names,
+    projection_misplaced,
+    unaddressed,
+    undegradable,
+    unkeepable,
+)
 
 _DEV_NAME = re.compile(r"(^|[.\-_])(dev|develop|development|test|testing|local|sandbox|scratch)([.\-_0-9]|$)")
 _STAGING_NAME = re.compile(r"(^|[.\-_])(staging|stage|stg|uat)([.\-_0-9]|$)")
 _URL = "datastores.valkey.url"
 _LEVELS = ("memory", "hot", "durable")
 _EPISODES = "continuum.episode.v1"  # the projector's room; that floor is above this one
+
+
+def _remarks(refusals: Iterable[Refusal]) -> list[Remark]:
+    return [Remark(refusal.text, (refusal.key,)) for refusal in refusals]
 
 
 @check(
@@ -67,8 +80,9 @@ def mode_is_strict(context: Context) -> Outcome:
 )
 def strict_has_an_engine(context: Context) -> Outcome:
     storage = context.settings.storage
-    empty = storage.mode == "strict" and storage.backend == "memory"
-    remarks = [Remark("storage.mode is strict and storage.backend is memory", ("storage.backend",))]
+    empty = storage.mode == "strict" and not engine_of(context.settings).persistent
+    text = f"storage.mode is strict and storage.backend is {storage.backend}"
+    remarks = [Remark(text, ("storage.backend",))]
     return verdict(remarks if empty else [], expected="valkey, or sqlite on a single node")
 
 
@@ -81,10 +95,7 @@ def strict_has_an_engine(context: Context) -> Outcome:
     reads=("storage.backend", _URL, "datastores.valkey.sentinel"),
 )
 def engine_has_an_address(context: Context) -> Outcome:
-    valkey = context.settings.datastores.valkey
-    missing = context.settings.storage.backend == "valkey" and not valkey.configured
-    text = f"storage.backend is valkey and neither {_URL} nor sentinel is set"
-    return verdict([Remark(text, ("storage.backend",))] if missing else [], expected="a URL, or sentinels")
+    return verdict(_remarks(unaddressed(context.settings)), expected="a URL, or sentinels")
 
 
 @check(
@@ -122,7 +133,7 @@ def required_stores_are_configured(context: Context) -> Outcome:
         remarks.append(Remark(f"neither {_URL} nor sentinel is set", key))
     if not stores.postgres.configured:
         remarks.append(Remark("neither datastores.postgres.url nor host is set", key))
-    if storage.backend != "valkey":
+    if not engine_of(context.settings).shared:
         remarks.append(Remark(f"storage.backend is {storage.backend}", ("storage.backend",)))
     return verdict(remarks, expected="Valkey as the engine, and Postgres")
 
@@ -223,12 +234,15 @@ def acks_survive(context: Context) -> Outcome:
 )
 def durability_is_possible(context: Context) -> Outcome:
     storage = context.settings.storage
-    if storage.backend != "memory":
+    if engine_of(context.settings).persistent:
         return passed()
     wanted = [("storage.durability", storage.durability)]
     wanted += [("rooms", rule.durability) for rule in context.settings.rooms if rule.durability]
     high = [(key, level) for key, level in wanted if level == "durable"]
-    remarks = [Remark(f"{key} promises {level} and storage.backend is memory", (key,)) for key, level in high]
+    remarks = [
+        Remark(f"{key} promises {level} and storage.backend is {storage.backend}", (key,))
+        for key, level in high
+    ]
     return verdict(remarks, expected="an engine that writes to disk")
 
 
@@ -241,8 +255,9 @@ def durability_is_possible(context: Context) -> Outcome:
     reads=("storage.backend",),
 )
 def engine_is_shared(context: Context) -> Outcome:
-    backend = context.settings.storage.backend
-    return verdict([f"storage.backend is {backend}"] if backend != "valkey" else [], expected="valkey")
+    engine = engine_of(context.settings)
+    remarks = [] if engine.shared else [f"storage.backend is {engine.name}"]
+    return verdict(remarks, expected=names(lambda each: each.shared))
 
 
 @check(
@@ -254,10 +269,11 @@ def engine_is_shared(context: Context) -> Outcome:
     reads=("server.workers", "storage.backend"),
 )
 def workers_share(context: Context) -> Outcome:
-    workers, backend = context.settings.server.workers, context.settings.storage.backend
-    apart = workers > 1 and backend != "valkey"
-    text = f"{workers} workers have the engine {backend}"
-    return verdict([Remark(text, ("server.workers",))] if apart else [], expected="one worker, or valkey")
+    workers, engine = context.settings.server.workers, engine_of(context.settings)
+    apart = workers > 1 and not engine.shared
+    text = f"{workers} workers have the engine {engine.name}"
+    expected = f"one worker, or {names(lambda each: each.shared)}"
+    return verdict([Remark(text, ("server.workers",))] if apart else [], expected=expected)
 
 
 @check(
@@ -303,11 +319,11 @@ def repeats_are_recognised(context: Context) -> Outcome:
         "$EDITOR FILE   # datastores: {postgres: {host: …}}",
         "$EDITOR FILE   # projector: {phase: emit_only}",
     ),
-    reads=("projector.phase", *ADDRESSES),
+    reads=("projector.phase", "storage.backend", *ADDRESSES),
 )
 def projection_has_a_store(context: Context) -> Outcome:
     projector = context.settings.projector
-    lost = projector.projects and not context.settings.datastores.postgres.configured
+    lost = projector.projects and projection_misplaced(context.settings)
     text = f"projector.phase is {projector.phase} and no Postgres is configured"
     return verdict([Remark(text, ("projector.phase",))] if lost else [], expected="Postgres, or emit_only")
 
@@ -369,7 +385,7 @@ def valkey_url_is_plain(context: Context) -> Outcome:
 )
 def state_can_be_written(context: Context) -> Outcome:
     disks = [disk for disk in context.host.disks if disk.key == "state_dir"]
-    if context.settings.storage.backend != "sqlite" or not disks:
+    if engine_of(context.settings).file(context.settings) is None or not disks:
         return skipped("the engine keeps nothing on this host")
     remarks = [f"{disk.path} cannot be written" for disk in disks if not disk.writable]
     fix = [f"install -d -o arqonbus -m 0700 {disk.path}" for disk in disks if not disk.writable]
@@ -406,11 +422,11 @@ def rooms_promise_no_less(context: Context) -> Outcome:
 )
 def memory_is_not_shared(context: Context) -> Outcome:
     settings, place = context.settings, context.resolved.location("rooms")
-    shared = settings.storage.backend == "valkey"
+    engine = engine_of(settings)
     remarks = [
-        Remark(f'rooms "{rule.match}" are in memory, and storage.backend valkey is shared', (), place)
+        Remark(f'rooms "{rule.match}" are in memory, and storage.backend {engine.name} is shared', (), place)
         for rule in settings.rooms
-        if shared and rule.durability == "memory"
+        if engine.shared and rule.durability == "memory"
     ]
     if not remarks and settings.room_settings(_EPISODES).in_process:
         remarks = [Remark(f"{_EPISODES} is in memory, and is never projected", (), place)]
@@ -427,9 +443,18 @@ def memory_is_not_shared(context: Context) -> Outcome:
 )
 def durable_history_can_be_kept(context: Context) -> Outcome:
     settings, place = context.settings, context.resolved.location("rooms")
-    has_postgres = settings.datastores.postgres.configured
-    found = [
-        (rule.match, unkeepable(rule, settings.storage, has_postgres=has_postgres)) for rule in settings.rooms
-    ]
-    remarks = [Remark(f'rooms "{match}": {because}', (), place) for match, because in found if because]
+    remarks = [Remark(f'rooms "{match}": {because}', (), place) for match, because in unkeepable(settings)]
     return verdict(remarks, expected="valkey and Postgres, strict, with a history")
+
+
+@check(
+    "ARQ-STO-023",
+    "Mode degraded has an engine that can go away",
+    severity=EVERYWHERE,
+    why="An engine inside the bus does not go away without it; the bus does not start in this mode.",
+    fix=("$EDITOR FILE   # storage: {mode: strict}",),
+    reads=("storage.backend", "storage.mode", "rooms"),
+)
+def degraded_has_an_engine(context: Context) -> Outcome:
+    expected = f"strict, or the engine {names(lambda each: each.make_renewable is not None)}"
+    return verdict(_remarks(undegradable(context.settings)), expected=expected)

@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from arqonbus.config.stores import Valkey, login
+from arqonbus.config.stores import VALKEY_PORT, Valkey, login
 from arqonbus.preflight.facts import ProbeFailure, SlotRange, ValkeyAnswers
 from arqonbus.preflight.probes.reach import (
     ProbedServer,
@@ -50,7 +50,7 @@ async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
     if store.sentinel.nodes:
         return await _ask_watched(store, deadline)
     parts = urlsplit(store.url or "")
-    seed = ProbedServer("Valkey", _SECTION, parts.hostname or "localhost", parts.port or 6379)
+    seed = ProbedServer("Valkey", _SECTION, parts.hostname or "localhost", parts.port or VALKEY_PORT)
     said = await _ask(store, seed, deadline)
     others = [ProbedServer("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
     asked = await asyncio.gather(*(_ask(store, server, deadline) for server in others))

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from arqonbus.config.stores import Postgres, login
+from arqonbus.config.stores import POSTGRES_PORT, Postgres, login
 from arqonbus.storage.ports import StorageError
 
 CONNECT_SECONDS = 10.0
@@ -131,7 +131,7 @@ def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
 def place(store: Postgres) -> str:
     """Where the store is, for sentences."""
     parts = urlsplit(store.dsn() or "")
-    return f"Postgres at {parts.hostname or 'the default socket'}:{parts.port or 5432}"
+    return f"Postgres at {parts.hostname or 'the default socket'}:{parts.port or POSTGRES_PORT}"
 
 
 __all__ = ["CONNECT_SECONDS", "Connection", "Pool", "PostgresUnavailable", "connect", "open_pool", "place"]

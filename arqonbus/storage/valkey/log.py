@@ -15,6 +15,7 @@ from ssl import SSLContext
 from typing import Any
 from urllib.parse import urlsplit
 
+from arqonbus.config.stores import VALKEY_PORT
 from arqonbus.storage.layers.durable_history import DurableHistory, HistoryStore
 from arqonbus.storage.ports import (
     Batch,
@@ -52,7 +53,6 @@ from arqonbus.storage.valkey.refill import Refill
 from arqonbus.storage.valkey.registry import RoomRegistry
 from arqonbus.storage.witness import WitnessStore
 
-_DEFAULT_PORT = 6379
 _MOST_CHECKS = 5  # of a room before one read; the engine may begin anew meanwhile
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def endpoint_of(url: str) -> Endpoint:
             f"The URL of the Valkey server {parts.hostname} may hold a host and a port only; "
             "user, password and options have settings of their own."
         )
-    return Endpoint(parts.hostname, parts.port or _DEFAULT_PORT)
+    return Endpoint(parts.hostname, parts.port or VALKEY_PORT)
 
 
 class ValkeyLog:
