@@ -28,6 +28,7 @@ from arqonbus.shield.tokens import Identity
 from arqonbus.storage.ports import Item, RoomKey
 
 MAX_CACHED_ROOMS = 1024
+MAX_ECHOED_ID = 64  # characters of an id that is not valid, in the error about it
 ACK_HEADER = "ack"
 
 _item_of = partial(tuple.__new__, Item)  # half the cost of calling the named tuple
@@ -311,6 +312,8 @@ class Session:
             answer = replies.refusal(error, message_id) if ack else replies.error_signal(error, message_id)
         else:
             answer = replies.error_signal(error)
+            if message_id and message_id[:MAX_ECHOED_ID].isprintable():
+                answer.status.details["id"] = message_id[:MAX_ECHOED_ID]
         intake.answers.append(answer)
 
     def _granted(self, messages: int, size: int, now: float) -> int:

@@ -10,7 +10,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
+from websockets.exceptions import (
+    InvalidHandshake,
+    InvalidProxy,
+    InvalidProxyStatus,
+    InvalidStatus,
+    InvalidURI,
+)
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from arqonbus.client.errors import ConnectionRefused, NotConnected
 from arqonbus.client.link import Link, Socket, WireName
@@ -79,6 +87,9 @@ async def open_link(url: str, token: str, wire: WireName, tls: ssl.SSLContext | 
             create_connection=Socket,
             **encryption,
         )
+    except InvalidProxyStatus as answer:
+        status = answer.response.status_code
+        raise TryAgain(f"the proxy {proxy_of(url)} answered with HTTP {status}") from answer
     except InvalidStatus as answer:
         raise _refusal(answer) from answer
     except ssl.SSLCertVerificationError as error:
@@ -86,9 +97,19 @@ async def open_link(url: str, token: str, wire: WireName, tls: ssl.SSLContext | 
     except (InvalidURI, InvalidProxy) as error:
         raise NotConnected(f"no connection to {url} is possible: {error}") from error
     except (OSError, TimeoutError, InvalidHandshake) as error:
-        raise TryAgain(_reason(error)) from error
+        through = proxy_of(url)
+        raise TryAgain(_reason(error) + (f", through the proxy {through}" if through else "")) from error
     assert isinstance(opened, Socket)
     return Link(opened, wire)
+
+
+def proxy_of(url: str) -> str:
+    """The proxy that the environment names for this url, without its credentials; empty if there is none."""
+    proxy = get_proxy(parse_uri(url))
+    if proxy is None:
+        return ""
+    parts = urlsplit(proxy)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _reason(error: Exception) -> str:

@@ -45,6 +45,7 @@ class Network:
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: deque[bytes] = deque()
         self._delay = 0.0
+        self._at_once = False
         self._blackhole = False
 
     async def start(self) -> None:
@@ -96,10 +97,13 @@ class Network:
         """Delay each piece of data by so many seconds."""
         self._delay = delay
 
-    def answer(self, status: str, body: str = "", times: int = 1, **headers: str) -> None:
-        """Answer the next connections with an HTTP response, as a proxy in between may."""
+    def answer(
+        self, status: str, body: str = "", times: int = 1, at_once: bool = False, **headers: str
+    ) -> None:
+        """Answer the next connections with an HTTP response. `at_once`: without reading a request first."""
         lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body.encode())}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self._at_once = at_once
         self._answers.extend([("\r\n".join(lines) + f"\r\n\r\n{body}").encode()] * times)
 
     # -- the work
@@ -114,7 +118,8 @@ class Network:
             if self._blackhole:
                 await self._hold_for_ever(reader, writer)
             elif self._answers:
-                await reader.readuntil(b"\r\n\r\n")
+                if not self._at_once:
+                    await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answers.popleft())
                 await writer.drain()
                 writer.close()

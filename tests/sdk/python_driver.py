@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from arqonbus.client import (
     Client,
@@ -73,6 +76,8 @@ class PythonDriver:
         wire: str = "protobuf",
         timeout: float = 10.0,
         callbacks: dict[str, str] | None = None,
+        authority: str = "",
+        environ: dict[str, str] | None = None,
     ) -> dict[str, Any]:
         """
 
@@ -95,9 +100,11 @@ class PythonDriver:
             wire=wire,  # type: ignore[arg-type]
             timeout=timeout,
             on_error=on_error,
+            tls=ssl.create_default_context(cafile=authority) if authority else None,
             **made,
         )
-        await self._client.connect()
+        with mock.patch.dict(os.environ, environ or {}):
+            await self._client.connect()
         return {"client": self._client.welcome["client"]}
 
     async def do_close(self) -> None:

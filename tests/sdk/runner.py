@@ -27,6 +27,7 @@ from tests.sdk.driver import Driver, Event, ProgramError
 from tests.sdk.network import Network
 from tests.sdk.scripted_bus import ScriptedBus
 from tests.servers.bus import BusProcess
+from tests.servers.certificates import Authority
 
 SCENARIOS = Path(__file__).parent / "scenarios"
 PATIENCE = 15.0  # seconds for a step that waits, unless it says `within`
@@ -48,6 +49,7 @@ class Scenario:
     token: dict[str, Any] = field(default_factory=dict)
     program: dict[str, Any] = field(default_factory=dict)
     wires: tuple[str, ...] = ("protobuf",)
+    tls: bool = False  # the bus ends TLS with a certificate of an authority that nobody knows
 
     @property
     def scripted(self) -> bool:
@@ -71,11 +73,17 @@ class RealBus:
         overrides = [f"{key}={value}" for key, value in scenario.bus.items()]
         self._service: BusService | None = None
         self._process: BusProcess | None = None
+        self.authority = ""
         if scenario.process:
             self._process = BusProcess(directory / "bus", *overrides)
             self.settings: Settings = self._process.settings
             self.url = self._process.url
         else:
+            if scenario.tls:
+                authority = Authority(directory / "tls")
+                certificate, key = authority.server("bus")
+                overrides += [f"server.tls.cert_file={certificate}", f"server.tls.key_file={key}"]
+                self.authority = str(authority.file)
             self.settings = settings_of(directory / "state", *overrides)
             self.url = f"ws://127.0.0.1:{self.settings.server.port}/v1/ws"
 
@@ -148,15 +156,7 @@ class Run:
     async def do_program(self, step: dict[str, Any]) -> None:
         arguments = {k: v for k, v in step.items() if k not in ("program", *_EXPECTATIONS)}
         if step["program"] == "connect":
-            scheme = "wss" if arguments.pop("tls", False) else "ws"
-            url = f"{scheme}://127.0.0.1:{self._network.port}/v1/ws"
-            arguments = {
-                "url": url,
-                "token": self._token(),
-                "wire": self._wire,
-                **self._scenario.program,
-                **arguments,
-            }
+            arguments = self._connecting(arguments)
         label = step.get("as", "")
         work = self._driver.call(step["program"], label, **arguments)
         if label:
@@ -164,6 +164,16 @@ class Run:
             await asyncio.sleep(0)
         else:
             await self._judge(work, step)
+
+    def _connecting(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of `connect`. `{network}` in its environment is where the faulty network listens."""
+        place = f"127.0.0.1:{self._network.port}"
+        scheme = "wss" if arguments.pop("tls", False) else "ws"
+        if arguments.pop("trusts", False):
+            arguments["authority"] = self._bus.authority
+        environ = {k: v.replace("{network}", place) for k, v in arguments.pop("environ", {}).items()}
+        given = {"url": f"{scheme}://{place}/v1/ws", "token": self._token(), "wire": self._wire}
+        return {**given, "environ": environ, **self._scenario.program, **arguments}
 
     def _token(self) -> dict[str, Any]:
         wanted = self._scenario.token

@@ -103,6 +103,20 @@ def test_a_refusal_answers_its_message(wire: Wire) -> None:
 
 
 @WIRES
+@pytest.mark.parametrize(
+    ("claimed", "echoed"), [("order-1", "order-1"), ("x" * 300, "x" * 64), ("a\x07b", None), ("", None)]
+)
+def test_an_invalid_id_is_named_in_the_error(wire: Wire, claimed: str, echoed: str | None) -> None:
+    """A message whose id is not valid cannot be replied to, so the signal names it."""
+    sent = message()
+    sent.id = claimed
+    [answer] = session(wire=wire).receive([frame(wire, sent)], 0.0).answers
+    assert (answer.kind, answer.name, answer.reply_to) == (SIGNAL, "error", "")
+    assert answer.status.details["field"] == "id"
+    assert answer.status.details.get("id") == echoed
+
+
+@WIRES
 def test_a_room_of_refused_messages_only(wire: Wire) -> None:
     """Also where messages to it passed before: nothing is to be stored, and nothing is answered but that."""
     alice = session(wire=wire)
