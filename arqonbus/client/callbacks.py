@@ -14,6 +14,7 @@ from arqonbus.client.state import State
 from arqonbus.protocol.envelope import Envelope
 
 MAX_WAITING = 10_000  # calls of one asynchronous callback
+CLOSE_SECONDS = 1.0  # that they have to end when the client is closed
 
 logger = logging.getLogger("arqonbus.client")
 
@@ -72,8 +73,10 @@ class Callbacks:
         logger.error("%s failed: %s: %s", where, type(error).__name__, error, exc_info=error)
 
     async def close(self) -> None:
-        """Cancel what is still running, except the caller itself."""
+        """Give asynchronous callbacks a moment to end, then cancel them; never the caller itself."""
         tasks = self._tasks - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -281,6 +281,7 @@ class Connection:
         """Account for the end of the link in use. Raises what ends the client."""
         link = reading.link
         self.link = None
+        link.over = True
         self._ready.clear()
         if asyncio.get_running_loop().time() - reading.since >= USEFUL_SECONDS:
             self._backoff.reset()
@@ -299,6 +300,7 @@ class Connection:
 
         async def retire() -> None:
             await asyncio.wait((reading.task,), timeout=HANDOVER_SECONDS)
+            reading.link.over = True
             lost = Disconnected("the connection was replaced before the answer came")
             self._listener.link_ended(reading.link, lost, too_big=False)
             await self._drop(reading)

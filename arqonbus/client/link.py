@@ -17,7 +17,7 @@ from typing import Any, Literal
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from arqonbus.client.errors import Rejected
+from arqonbus.client.errors import Disconnected, Rejected
 from arqonbus.protocol import wire_json, wire_protobuf
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code, DecodeError
@@ -45,6 +45,7 @@ class Link:
 
     def __init__(self, socket: Socket, wire: WireName) -> None:
         self.welcome: dict[str, Any] = {}
+        self.over = False  # nothing that is sent would be answered
         self._socket = socket
         self._json = wire == "json"
         self._loop = asyncio.get_running_loop()
@@ -76,7 +77,12 @@ class Link:
     # -- sending
 
     def send(self, envelope: Envelope) -> None:
-        """Queue one envelope. Raises Rejected (TOO_LARGE) when the bus would not take it."""
+        """Queue one envelope.
+
+        Raises Rejected (TOO_LARGE) when the bus would not take it, Disconnected when over.
+        """
+        if self.over:
+            raise Disconnected("the connection has ended")
         if self._json:
             data = wire_json.encode(envelope)
         else:
@@ -126,7 +132,7 @@ class Link:
                 except DecodeError as error:
                     self._failure = UNREADABLE, f"the bus sent data that cannot be read: {error}"
                     return
-                yield envelopes, len(data) // len(envelopes)
+                yield envelopes, len(data) // max(1, len(envelopes))
 
     @property
     def close_code(self) -> int:

@@ -46,9 +46,10 @@ class Membership:
     @property
     def position(self) -> Position | None:
         """How far the membership has come on this link, where a subscription can attach."""
-        if self._last is not None:
-            return Position(self._last.epoch, self._last.sequence)
-        return self._joined_at
+        last, joined = self._last, self._joined_at
+        if last is None or (joined is not None and joined >= (last.epoch, last.sequence)):
+            return joined  # what was missed before it is still on its way
+        return Position(last.epoch, last.sequence)
 
     def joined(self, link: Link, channel: str, position: Position, *, watching: bool) -> None:
         """The bus has taken the client into a channel of the room, at this position."""
@@ -330,9 +331,10 @@ class Memberships:
                 self._settle(sub)
 
     def _catch_up(self, sub: Subscription) -> None:
-        """Read what it missed from the history of the room; then it joins again."""
+        """Read what it missed from the history of the room, as fast as it is read; then it joins again."""
         sub.live = False
         sub.catching_up = True
+        self._settle(sub)  # it can be read from now on
 
         async def work() -> None:
             try:

@@ -45,7 +45,11 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _call(work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
     """Run it on the background loop. Interrupted or too late, it is cancelled there."""
-    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    loop = _loop()
+    if asyncio._get_running_loop() is loop:
+        work.close()
+        raise RuntimeError("a callback of a synchronous client must not call it; it would wait for itself")
+    future = asyncio.run_coroutine_threadsafe(work, loop)
     try:
         return future.result(timeout)
     except BaseException:

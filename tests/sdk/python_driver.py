@@ -173,11 +173,13 @@ class PythonDriver:
             options["since"] = Position(*options["since"])
         self._subscriptions[of] = await self.client.subscribe(room, **options)
 
-    async def do_subscribe_from_start(self, of: str, room: str) -> None:
+    async def do_subscribe_from_start(self, of: str, room: str, **options: Any) -> None:
         """Subscribe to all that the room holds."""
         newest = await self.client.last_value(room)
         assert newest is not None
-        self._subscriptions[of] = await self.client.subscribe(room, since=Position(newest.epoch, 0))
+        self._subscriptions[of] = await self.client.subscribe(
+            room, since=Position(newest.epoch, 0), **options
+        )
 
     async def do_subscribe_rooms(self, count: int) -> None:
         """Subscribe to room-0, room-1 and so on, at the same time."""
