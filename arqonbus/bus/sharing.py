@@ -10,9 +10,10 @@ from __future__ import annotations
 import msgspec
 
 from arqonbus.bus.quotas import Quotas, Usage
+from arqonbus.protocol.names import OWN_TENANT
 from arqonbus.storage.ports import RoomKey
 
-ROOM = RoomKey("arqonbus.shield", "limits")  # nodes speak here; no token is of that tenant
+ROOM = RoomKey(OWN_TENANT, "limits")  # nodes speak here
 FORGET_SECONDS = 3.5  # after which a node that says nothing counts as gone
 MAX_REPORTED = 2000  # accounts of one node in one report
 MAX_NODES = 512

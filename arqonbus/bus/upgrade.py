@@ -16,13 +16,12 @@ import msgspec
 from arqonbus.bus.wire import BY_SUBPROTOCOL, JSON, PROTOBUF, Wire
 from arqonbus.config import Settings
 from arqonbus.config.globs import Glob
-from arqonbus.config.network import Server
+from arqonbus.config.network import ENDPOINT
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.shield.peer_names import Names, ServiceNames
 from arqonbus.shield.proxies import TrustedProxies
 from arqonbus.shield.tokens import Identity
 
-ENDPOINT = "/v1/ws"
 BEARER = "bearer."
 RETRY_AFTER_SECONDS = 2
 DOCS = "docs/reference/errors.md#"
@@ -82,13 +81,6 @@ class Refused:
     code: Code
     headers: tuple[tuple[str, str], ...]
     body: bytes
-
-
-def local_url(server: Server) -> str:
-    """Where clients on this machine connect to a bus with these settings."""
-    scheme = "wss" if server.tls.enabled else "ws"
-    host = f"[{server.host}]" if ":" in server.host else server.host
-    return f"{scheme}://{host}:{server.port}{ENDPOINT}"
 
 
 class Handshake:
@@ -209,4 +201,4 @@ def _token(request: Request, query: str, offered: Sequence[str]) -> str:
     return found[0]
 
 
-__all__ = ["BEARER", "ENDPOINT", "Accepted", "Handshake", "Refused", "Request", "local_url", "refused"]
+__all__ = ["BEARER", "Accepted", "Handshake", "Refused", "Request", "refused"]

@@ -47,8 +47,8 @@ def add_connect_options(parser: argparse.ArgumentParser) -> None:
 
 def client_of(args: argparse.Namespace, **options: Any) -> Client:
     """A client for the bus that the options name, not yet connected. Raises Failure with a sentence."""
-    from arqonbus.bus.upgrade import local_url
     from arqonbus.client import Client
+    from arqonbus.config.network import local_url
 
     url, token = given_url(args), given_token(args)
     if url is None or token is None:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from arqonbus.bus.server import PortTaken
-    from arqonbus.service import run_projector
+    from arqonbus.service.projector import run_projector
     from arqonbus.storage.ports import StorageError
     from arqonbus.telemetry import logs
 

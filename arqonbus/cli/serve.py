@@ -15,7 +15,7 @@ from arqonbus.cli.table import styled
 
 if TYPE_CHECKING:
     from arqonbus.config import Resolved, Settings
-    from arqonbus.service import BusService
+    from arqonbus.service.bus import BusService
 
 SUMMARY = "Run the bus."
 
@@ -38,8 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from arqonbus import service
     from arqonbus.bus.server import PortTaken
+    from arqonbus.service import bus as service
     from arqonbus.storage.ports import StorageError
     from arqonbus.telemetry import logs
 

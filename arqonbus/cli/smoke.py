@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _connect(args: argparse.Namespace) -> Callable[[], Client]:
-    from arqonbus.bus.upgrade import local_url
     from arqonbus.client import Client
+    from arqonbus.config.network import local_url
 
     url, token = given_url(args), given_token(args)
     if url is None or token is None:

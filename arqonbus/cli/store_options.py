@@ -70,8 +70,8 @@ async def _opened(
     settings: Settings, tenant: str | None, work: Callable[[Opened], Coroutine[Any, Any, int]]
 ) -> int:
     from arqonbus.continuum.control import Control
+    from arqonbus.service.boundary import boundary
     from arqonbus.service.engines import projection_store
-    from arqonbus.service.projector import boundary
 
     store = projection_store(settings, "command line")
     try:

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, Field, SecretStr
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
 
+ENDPOINT = "/v1/ws"
+
 
 class Tls(Section):
     """TLS of the bus's own socket."""
@@ -88,6 +90,13 @@ class Server(Section):
     tls: Tls = section(Tls, "TLS of the bus's own socket; leave it out where a load balancer ends TLS.")
 
 
+def local_url(server: Server) -> str:
+    """Where clients on this machine connect to a bus with these settings."""
+    scheme = "wss" if server.tls.enabled else "ws"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{scheme}://{host}:{server.port}{ENDPOINT}"
+
+
 class Telemetry(Section):
     """Logs, metrics, health."""
 
@@ -139,4 +148,4 @@ class Protocol(Section):
     )
 
 
-__all__ = ["Protocol", "Server", "Telemetry", "Tls"]
+__all__ = ["ENDPOINT", "Protocol", "Server", "Telemetry", "Tls", "local_url"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 MAX_LENGTH = 128
 
+OWN_TENANT = "arqonbus.shield"  # the bus's own rooms; no token is of this tenant
+
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
 
@@ -15,4 +17,4 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= MAX_LENGTH and not text.strip(_ALPHABET)
 
 
-__all__ = ["MAX_LENGTH", "is_name"]
+__all__ = ["MAX_LENGTH", "OWN_TENANT", "is_name"]

@@ -1,10 +1,5 @@
-"""Puts the processes together from a profile: the bus, and the projector beside it.
+"""The processes, put together from a profile: the bus, and the projector beside it.
 
-The only place that knows which rooms of the house belong together.
+The only package that knows which of the others belong together. Its modules are imported one by one, because
+a command that opens a store needs nothing of the bus.
 """
-
-from arqonbus.service.bus import BusService, reload, run
-from arqonbus.service.engines import event_log, node_name, projection_store
-from arqonbus.service.projector import run_projector
-
-__all__ = ["BusService", "event_log", "node_name", "projection_store", "reload", "run", "run_projector"]

@@ -21,17 +21,18 @@ from arqonbus.bridge.bridge import NatsBridge
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, listen, take_port
-from arqonbus.bus.upgrade import local_url
 from arqonbus.commands.dispatch import run_command
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
+from arqonbus.config.network import local_url
 from arqonbus.continuum.projector import EpisodeProjector
 from arqonbus.preflight import online_subset
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.admission import Admission
+from arqonbus.service.boundary import boundary
 from arqonbus.service.engines import event_log, node_name, projection_store, refuse
 from arqonbus.service.gates import ProfileGates, keep_audit
-from arqonbus.service.projector import boundary, make_projector, open_store
+from arqonbus.service.projector import make_projector, open_store
 from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore

@@ -12,7 +12,7 @@ from pathlib import Path
 from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.config import Settings
 from arqonbus.continuum.events import ROOM as EPISODES
-from arqonbus.shield.tokens import OWN_TENANT
+from arqonbus.protocol.names import OWN_TENANT
 from arqonbus.storage.engines import LogContext, engine_of, refusals
 from arqonbus.storage.layers.degraded import RenewableLog
 from arqonbus.storage.ports import EventLog

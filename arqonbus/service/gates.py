@@ -22,7 +22,7 @@ from arqonbus.continuum.events import ROOM as EPISODES
 from arqonbus.continuum.gate import EpisodeGate
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.service.projector import boundary
+from arqonbus.service.boundary import boundary
 from arqonbus.shield.policy import ContentPolicy, Inspector
 from arqonbus.shield.schemas import SchemaRegistry
 from arqonbus.shield.signatures import SignatureBook

@@ -21,7 +21,7 @@ from arqonbus.bus.server import take_port
 from arqonbus.config import Resolved, Settings
 from arqonbus.continuum.events import ROOM
 from arqonbus.continuum.projector import EpisodeProjector, Watch
-from arqonbus.continuum.reflex import Boundary
+from arqonbus.service.boundary import boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.engines import engine_of
@@ -52,12 +52,6 @@ def make_projector(
         retention=timedelta(seconds=settings.projector.retention) if settings.projector.retention else None,
         boundary=boundary(settings),
     )
-
-
-def boundary(settings: Settings) -> Boundary:
-    """The Reflex boundary as the profile draws it."""
-    policy = settings.policy
-    return Boundary(frozenset(policy.blocked_keys), policy.max_value_bytes)
 
 
 async def open_store(store: ProjectionStore) -> None:
@@ -184,4 +178,4 @@ async def _fault(what: str, probe: Callable[[], Awaitable[float]]) -> str:
     return ""
 
 
-__all__ = ["boundary", "make_projector", "open_store", "run_projector"]
+__all__ = ["make_projector", "open_store", "run_projector"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from arqonbus.config import Settings
 from arqonbus.protocol.ids import new_ulid
+from arqonbus.protocol.names import OWN_TENANT
 from arqonbus.shield.revocations import (
     NO_REVOCATIONS,
     Revocation,
@@ -23,7 +24,6 @@ from arqonbus.shield.revocations import (
     read_revocations,
     revocation_of,
 )
-from arqonbus.shield.tokens import OWN_TENANT
 from arqonbus.storage.ports import Batch, EventLog, Item, Retention, RoomKey, StorageError
 
 ROOM = RoomKey(OWN_TENANT, "revocations")

@@ -20,7 +20,7 @@ from joserfc import jws
 
 from arqonbus.config.settings import Settings
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.protocol.names import is_name
+from arqonbus.protocol.names import OWN_TENANT, is_name
 from arqonbus.protocol.wire_json import strict_reader
 from arqonbus.shield.grants import EVERYTHING, NOTHING, Grant, Grants, grants_claim, parse_grants, role_grants
 from arqonbus.shield.token_keys import (
@@ -38,7 +38,6 @@ from arqonbus.shield.token_keys import (
 )
 
 MAX_ROLES = 64
-OWN_TENANT = "arqonbus.shield"  # where the bus keeps what is its own; no token is of it
 NEVER = 253_402_300_799  # the last second of the year 9999, which every date type can hold
 
 Kind = Literal["human", "service"]
@@ -363,7 +362,6 @@ __all__ = [
     "MAX_TOKEN_BYTES",
     "MIN_SECRET_BYTES",
     "NEVER",
-    "OWN_TENANT",
     "Claims",
     "Identity",
     "Kind",

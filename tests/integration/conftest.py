@@ -10,7 +10,7 @@ import pytest
 
 from arqonbus.client import Client
 from arqonbus.config import Settings, load, with_dev_key
-from arqonbus.service import BusService
+from arqonbus.service.bus import BusService
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.raw import Raw

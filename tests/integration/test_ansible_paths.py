@@ -8,6 +8,7 @@ import os
 import pwd
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULE = REPOSITORY / "ansible" / "plugins" / "modules" / "paths.py"
-PYTHON = REPOSITORY / ".venv-ansible" / "bin" / "python"
 OURS = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ansible() -> None:
-    subprocess.run([REPOSITORY / "scripts" / "setup-ansible"], cwd=REPOSITORY, check=True, timeout=120)
 
 
 def ran(directory: Path, *present: dict[str, str], check: bool = False, **others: object) -> Any:
@@ -34,8 +29,9 @@ def ran(directory: Path, *present: dict[str, str], check: bool = False, **others
         "_ansible_diff": True,
         **others,
     }
-    given = json.dumps({"ANSIBLE_MODULE_ARGS": arguments})
-    done = subprocess.run([PYTHON, MODULE], input=given, capture_output=True, text=True, timeout=60)
+    # As Ansible sends it: the parameters stand in the module.
+    module = MODULE.read_text().replace("<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>", json.dumps(arguments))
+    done = subprocess.run([sys.executable, "-"], input=module, capture_output=True, text=True, timeout=60)
     said = json.loads(done.stdout)
     assert (done.returncode != 0) is said.get("failed", False)
     return said
@@ -74,7 +70,7 @@ def test_check_mode_shows_the_difference_and_changes_nothing(tmp_path: Path) -> 
     old.mkdir()
     said = ran(tmp_path, {"path": "a.conf", "content": "a = 2\n"}, check=True, absent=["old"])
     assert said["paths"] == [str(file), str(old)]
-    assert {"mode": "0644"}.items() <= said["diff"][0]["before"].items()
+    assert (said["diff"][0]["before"], said["diff"][0]["after"]) == ({"mode": "0644"}, {"mode": "0640"})
     assert (said["diff"][1]["before"], said["diff"][1]["after"]) == ("a = 1\n", "a = 2\n")
     assert (file.read_text(), mode(file), old.is_dir()) == ("a = 1\n", 0o644, True)
 
@@ -83,7 +79,7 @@ def test_a_difference_is_shown_only_where_it_may_be(tmp_path: Path) -> None:
     """A task that writes secrets says so; the result holds nothing then but what was changed."""
     said = ran(tmp_path, {"path": "key", "content": "c4nary\n"}, _ansible_diff=False, _ansible_no_log=True)
     assert said["paths"] == [str(tmp_path / "key")]
-    assert "c4nary" not in json.dumps({name: value for name, value in said.items() if name != "invocation"})
+    assert "c4nary" not in json.dumps(said)
 
 
 def test_a_file_that_is_refused_leaves_the_one_before(tmp_path: Path) -> None:
@@ -122,8 +118,8 @@ def test_what_has_to_go_is_gone_and_what_a_link_names_stays(tmp_path: Path) -> N
         ({"path": "d", "content": "x"}, "has to be a file and is a directory; move it away"),
         ({"path": "f"}, "has to be a directory and is a file; move it away"),
         ({"path": "f/below", "content": "x"}, "Not a directory"),
-        ({"content": "x"}, "missing required arguments: path found in present"),
-        ({"path": "f", "contents": "x"}, "contents"),
+        ({"content": "x"}, "an entry of present has no path"),
+        ({"path": "f", "contents": "x"}, "an entry of present has no option contents"),
         ({"path": "new", "content": "x", "group": "no-such-group"}, "no-such-group"),
     ],
 )

@@ -14,7 +14,7 @@ from arqonbus.protocol.envelope import COMMAND, Envelope
 from arqonbus.protocol.errors import BusError
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.replies import now_us
-from arqonbus.service import reload
+from arqonbus.service.bus import reload
 from tests.integration.conftest import REPOSITORY, Bus, StartBus
 from tests.integration.raw import BINARY, PING, PONG, Raw
 from tests.integration.waiting import until

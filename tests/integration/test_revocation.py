@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from arqonbus.client import Rejected
-from arqonbus.service import BusService
+from arqonbus.service.bus import BusService
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.raw import Raw

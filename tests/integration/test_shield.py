@@ -19,7 +19,7 @@ from arqonbus.config import Resolved, load
 from arqonbus.protocol import signatures
 from arqonbus.protocol.errors import BusError
 from arqonbus.protocol.signatures import MessageSigner
-from arqonbus.service import reload
+from arqonbus.service.bus import reload
 from tests.integration.conftest import REPOSITORY, Bus, StartBus
 from tests.integration.waiting import until
 

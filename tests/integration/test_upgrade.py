@@ -9,7 +9,7 @@ from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from arqonbus.bus.server import PortTaken, take_port
-from arqonbus.service import BusService
+from arqonbus.service.bus import BusService
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import Bus, StartBus, settings_of
 from tests.integration.raw import Raw

@@ -19,7 +19,7 @@ import yaml
 
 from arqonbus.client import Client
 from arqonbus.config import Settings
-from arqonbus.service import BusService
+from arqonbus.service.bus import BusService
 from arqonbus.shield.grants import parse_grant
 from arqonbus.shield.tokens import Claims, mint
 from tests.integration.conftest import settings_of
