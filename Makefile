@@ -6,7 +6,9 @@ BIN := .venv/bin
 JOBS ?= 2
 PROFILE ?= dev
 COMPOSE = docker compose --env-file $(if $(filter dev,$(PROFILE)),.env,profiles/$(PROFILE)/compose.env) --profile $(PROFILE)
-PROTO := arqonbus/protocol/arqonbus.proto
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
+# A hundred processes import the same modules; none of them should compile them again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets
@@ -18,8 +20,13 @@ run: ## Set everything up and run the bus, embedded, without servers
 	@exec $(BIN)/arqonbus serve
 
 .PHONY: test
-test: setup servers lint ## Set everything up and pass the whole suite
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+test: setup ## Set everything up and pass the whole suite
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target servers lint
+	$(PYTEST) tests
+
+.PHONY: test-fast
+test-fast: setup servers ## The tests that need no Docker engine
+	$(PYTEST) -m "not docker" tests
 
 .PHONY: test-rollout
 test-rollout: setup ## Roll out to three hosts, from nothing, and lead the deployment through its life (part of test)
@@ -27,20 +34,33 @@ test-rollout: setup ## Roll out to three hosts, from nothing, and lead the deplo
 	$(BIN)/pytest tests/infra
 
 .PHONY: check
-check: lint ## What a change has to pass before anything else: lint, and the tests that need no servers
+check: setup ## What a change has to pass before anything else: lint, and the unit tests
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-units
+
+.PHONY: check-units
+check-units: setup
 	$(BIN)/pytest -q -n $(JOBS) -m "not servers" tests/unit tests/runbooks tests/contract/config tests/contract/protocol
 
 .PHONY: lint
-lint: setup ## Lint, types, architecture, generated files, dependencies, shell scripts
+lint: lint-python lint-ansible lint-shell ## Lint, types, architecture, generated files, dependencies, playbooks, shell scripts
+
+.PHONY: lint-python
+lint-python: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate --check
 	$(BIN)/python scripts/sbom --audit
+
+# Half a minute of a processor, so only what changed since it passed is looked at again.
+.PHONY: lint-ansible
+lint-ansible: setup
 	@scripts/setup-ansible lint
-	cd ansible && PATH=$(CURDIR)/.venv-ansible/bin:$$PATH LC_ALL=C.UTF-8 ANSIBLE_CONFIG=ansible.cfg ansible-lint --offline -q -c .ansible-lint.yml
-	cd ansible && ../.venv-ansible/bin/yamllint --strict -c .yamllint .
+	@scripts/lint-ansible
+
+.PHONY: lint-shell
+lint-shell: setup
 	@git ls-files scripts tests/testbed images .ci | xargs grep -lE '^#!.*(bash|sh)$$' | xargs $(BIN)/shellcheck -x -P .
 
 .PHONY: setup

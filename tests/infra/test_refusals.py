@@ -71,16 +71,12 @@ def test_a_host_that_is_away_stops_all(hosts: Hosts, prepared: list[str]) -> Non
 
 def test_hosts_that_cannot_carry_it_stop_all(hosts: Hosts, prepared: list[str]) -> None:
     """Another system on one, somebody else's server on another: each is named, and what to do about it."""
-    hosts.sh(BUS[0], "sed -i.true 's/^VERSION_ID=.*/VERSION_ID=\"12\"/' /etc/os-release /usr/lib/os-release")
-    hosts.sh(BUS[0], "cp /etc/debian_version /etc/debian_version.true; echo 12.5 >/etc/debian_version")
+    release = "/usr/lib/os-release"
+    hosts.sh(BUS[0], f"sed -i.true 's/^VERSION_ID=.*/VERSION_ID=\"12\"/' {release}")
     try:
         played = hosts.play("site", *prepared, fails=True, step="refused: another system")
     finally:
-        hosts.sh(
-            BUS[0],
-            "cp --remove-destination /usr/lib/os-release.true /usr/lib/os-release;"
-            "mv /etc/debian_version.true /etc/debian_version; rm -f /etc/os-release.true",
-        )
+        hosts.sh(BUS[0], f"mv {release}.true {release}")
     assert f"{BUS[0]} is Debian 12" in played.sentences
     assert "a host has to be Debian 13" in played.sentences
     hosts.sh(DATA, "systemd-run --unit foreign python3 -m http.server 5432")
