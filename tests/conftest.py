@@ -3,11 +3,19 @@
 import pytest
 from hypothesis import settings
 
+from tests.progress import Progress
+
 # How fast an example is says more about the machine than about the code.
 settings.register_profile("arqonbus", deadline=None)
 settings.load_profile("arqonbus")
 
 LONGEST = ("rollout", "compose")  # groups that begin first, so that nobody waits for them at the end
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A person looks at the process that is no worker of another one."""
+    if not hasattr(config, "workerinput") and config.get_verbosity() >= 0:
+        config.pluginmanager.register(Progress(config), "progress")
 
 
 @pytest.hookimpl(trylast=True)
