@@ -19,7 +19,7 @@ from arqonbus.preflight.decision import judge
 from arqonbus.preflight.facts import Facts
 from arqonbus.preflight.intake import Intake
 from arqonbus.preflight.model import Phase
-from arqonbus.service import BusService
+from arqonbus.service.bus import BusService
 from arqonbus.shield.tokens import Claims, mint
 from arqonbus.storage import engines
 from arqonbus.storage.memory.log import MemoryLog
