@@ -95,6 +95,10 @@ bench: setup ## Compare with other servers and write benchmarks/RESULTS.md (abou
 faults: setup servers ## Break buses and engines under load for FAULTS_MINUTES (default 15), write benchmarks/FAULTS.md
 	$(BIN)/python -m tests.faults --minutes $${FAULTS_MINUTES:-15} $${FAULTS_SEED:+--seed $$FAULTS_SEED}
 
+.PHONY: soak
+soak: setup ## Break network and bus under the Python SDK for SOAK_MINUTES (default 40)
+	$(BIN)/python -m tests.sdk.soak --minutes $${SOAK_MINUTES:-40} $${SOAK_SEED:+--seed $$SOAK_SEED}
+
 .PHONY: fuzz
 fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/fuzz.lock

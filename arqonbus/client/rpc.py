@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from arqonbus.client.engine import AwaitedAnswer, Engine
-from arqonbus.client.errors import ClientError, DeadlineExceeded, RequestFailed
+from arqonbus.client.errors import ClientError, DeadlineExceeded, Disconnected, Rejected, RequestFailed
 from arqonbus.client.message import Message, Payload, message_envelope
+from arqonbus.protocol.errors import Code
 from arqonbus.protocol.replies import now_us
 
 if TYPE_CHECKING:
@@ -97,6 +98,12 @@ class Service:
         await asyncio.wait((self._task, self._ready), return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
             await self._task
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Report what ended it, also if nobody waits."""
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            self._callbacks.failed(error, "serve")
 
     async def wait(self) -> None:
         """Wait for the end. Raises the ClientError that ended it, if any did."""
@@ -150,7 +157,7 @@ class Service:
                 answering.create_task(answer(message))
 
     async def _answer(self, message: Message) -> None:
-        """AwaitedAnswer one request, unless it is none or nobody waits for it any more."""
+        """Answer one request, unless it is none or nobody waits for it any more."""
         deadline = message.headers.get(DEADLINE, "")
         if message.headers.get(KIND) != REQUEST or (deadline.isdigit() and int(deadline) < now_us()):
             return
@@ -162,8 +169,19 @@ class Service:
         except Exception as error:  # noqa: BLE001  (the program's own; its text stays here)
             self._callbacks.failed(error, "serve")
             kind, result = ERROR, {"code": FAILED, "message": "the service failed"}
-        with contextlib.suppress(ClientError):  # the one who asked is gone, and will not wait for ever
-            await self._client.send(message.sender, result, headers={KIND: kind}, cause=message.id)
+        try:
+            await self._send(message, kind, result)
+        except Rejected as refusal:
+            if refusal.code == Code.NOT_FOUND:  # the one who asked is gone
+                return
+            self._callbacks.failed(refusal, "serve")
+            with contextlib.suppress(ClientError):
+                await self._send(message, ERROR, {"code": FAILED, "message": "the answer could not be sent"})
+        except Disconnected as failure:  # the caller has its deadline
+            self._callbacks.failed(failure, "serve")
+
+    async def _send(self, request: Message, kind: str, result: Payload) -> None:
+        await self._client.send(request.sender, result, headers={KIND: kind}, cause=request.id)
 
 
 class _Answering:

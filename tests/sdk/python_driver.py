@@ -263,7 +263,10 @@ class PythonDriver:
     # -- requests and services
 
     async def do_serve(self, room: str, answer: Any = None, **options: Any) -> None:
-        """`answer`: double, {"fail": code}, {"raise": text}, or {"after": seconds}."""
+        """Answer with the double, or as `answer` says.
+
+        {"fail": code}, {"raise": text}, {"give": value}, or {"after": seconds}.
+        """
 
         async def handle(request: Message) -> Any:
             if isinstance(answer, dict):
@@ -271,6 +274,8 @@ class PythonDriver:
                     raise RequestFailed(answer["fail"], "the handler refuses")
                 if "raise" in answer:
                     raise KeyError(answer["raise"])
+                if "give" in answer:
+                    return SPECIAL[answer["give"]]
                 await asyncio.sleep(answer["after"])
             return request.json() * 2
 
