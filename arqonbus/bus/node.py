@@ -27,6 +27,7 @@ from arqonbus.bus.follow import Follower
 from arqonbus.bus.frames import Close
 from arqonbus.bus.groups import Groups
 from arqonbus.bus.hub import Hub, Room
+from arqonbus.bus.membership import Membership
 from arqonbus.bus.peer import Peer, Transport
 from arqonbus.bus.presence import Presence
 from arqonbus.bus.quotas import Quotas
@@ -140,6 +141,16 @@ class Node:
             spawn=self._background.run,
         )
         self.upkeep = Upkeep(Timeouts.of(settings), self.ready)
+        self.membership = Membership(
+            self.hub,
+            self.follower,
+            self.presence,
+            self.upkeep,
+            quotas=lambda: self.quotas,
+            most=lambda: self.settings.limits.joins_per_connection,
+            ready=self.ready,
+            spawn=self._background.run,
+        )
 
     # -- life
 
@@ -300,9 +311,7 @@ class Node:
         self._absorb(peer)
         for task in peer.later or ():
             task.cancel()
-        for key, channels in list(peer.rooms.items()):
-            for channel in list(channels):
-                self.leave(peer, key, channel)
+        self.membership.leave_all(peer)
 
     def writable(self, peer: Peer, writable: bool) -> None:
         """The socket is blocked or takes bytes again."""
@@ -310,55 +319,9 @@ class Node:
         if writable:
             self.ready(peer)
 
-    # -- membership, called by the commands
-
-    def leave(self, peer: Peer, key: RoomKey, channel: str) -> None:
-        """Take the client out of a room's channel; tell others when it was the last one."""
-        room = self.hub.rooms.get(key)
-        channels = peer.rooms.get(key)
-        if channels is not None:
-            channels.discard(channel)
-            if not channels:
-                del peer.rooms[key]
-                self.quotas.leave(peer.session.accounts, key)
-        if room is None:
-            return
-        if room.remove(peer, channel):
-            self._background.run(self.presence.left(key, peer))
-        if room.is_empty():
-            self.follower.emptied(key)
-
-    def reserve(self, peer: Peer, key: RoomKey) -> bool:
-        """Count a join, and whether it makes the client a member. Raises RATE_LIMITED for one too many."""
-        self.quotas.demand_join(peer.session.accounts, key, self._loop.time())
-        if key in peer.rooms:
-            return False
-        self.quotas.enter(peer.session.accounts, key)
-        return True
-
-    def renew(self, peer: Peer, identity: Identity) -> None:
-        """Go on under a renewed token; rooms that it no longer grants are left, with a signal."""
-        peer.session.become(identity)
-        peer.warned_of_expiry = False
-        self.upkeep.watch(peer, self._loop.time(), time.time())
-        for key, channels in list(peer.rooms.items()):
-            if not peer.session.may("subscribe", key.room):
-                for channel in list(channels):
-                    self.leave(peer, key, channel)
-                peer.answer(
-                    replies.signal("left", {"reason": "the renewed token does not grant it"}, key.room)
-                )
-        self.ready(peer)
-
     def recheck(self, judge: Callable[[Identity], Identity | None]) -> None:
-        """Look at all connections again. `judge`: what an identity is by now, None if it is not accepted."""
-        for peer in list(self.clients.values()):
-            identity = peer.session.identity
-            current = judge(identity)
-            if current is None:
-                peer.close(Close.TOKEN_REVOKED, "the token is no longer accepted")
-            elif current != identity:
-                self.renew(peer, current)
+        """Judge all connections again. `judge`: the current identity, None if it is no longer accepted."""
+        self.membership.recheck(self.clients.values(), judge)
 
     # -- what the log hears from other nodes
 

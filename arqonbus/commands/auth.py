@@ -42,7 +42,7 @@ async def refresh(caller: Caller, arguments: RefreshArguments) -> dict[str, Any]
             Code.AUTHORIZATION_ERROR,
             "the new token is of another tenant, subject or kind; connect anew with it",
         )
-    caller.node.renew(caller.peer, new)
+    caller.node.membership.renew(caller.peer, new)
     return {"expires_at": datetime.fromtimestamp(new.expires_at, UTC).isoformat()}
 
 

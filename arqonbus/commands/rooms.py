@@ -8,14 +8,16 @@ import msgspec
 
 from arqonbus.bus.fanout import Fanout
 from arqonbus.bus.follow import unavailable
-from arqonbus.bus.hub import EVERY_CHANNEL, Room
+from arqonbus.bus.hub import EVERY_CHANNEL
+from arqonbus.bus.membership import Joined
+from arqonbus.bus.peer import Peer
 from arqonbus.commands.table import Answer, Caller, Command
 from arqonbus.protocol.clocks import Position
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.names import is_name
 from arqonbus.protocol.wire_json import safe_integer
 from arqonbus.shield.grants import ACTIONS
-from arqonbus.storage.ports import Entry, RoomKey, StorageError
+from arqonbus.storage.ports import RoomKey, StorageError
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 Sequence_ = Annotated[int, msgspec.Meta(ge=0)] | str
@@ -71,64 +73,22 @@ async def join(caller: Caller, arguments: JoinArguments) -> Any:
         peer.session.demand("presence", arguments.room)
     if arguments.channel and not is_name(arguments.channel):
         raise Invalid("channel", "channel is not 1-128 of A-Z a-z 0-9 . _ -")
-    _check_membership(caller, key, arguments)
-    reserved = node.reserve(peer, key)
-    node.follower.pin(key)
-    try:
-        room = await node.follower.room(key)
-        if key not in peer.rooms:
-            await node.presence.joined(room, peer)
-        try:
-            missed = await _missed(caller, room, arguments)
-            if peer.closing:
-                raise BusError(Code.CONFLICT, "the connection closed meanwhile")
-        except BusError:
-            if key not in peer.rooms:
-                await node.presence.left(key, peer)
-            raise
-        return _go_live(caller, room, arguments, missed)
-    finally:
-        node.follower.unpin(key)
-        if reserved and key not in peer.rooms:
-            node.quotas.leave(peer.session.accounts, key)
+    since = None
+    if arguments.since is not None:
+        since = Position(arguments.since.epoch, _number(arguments.since.sequence))
+    joined = await node.membership.join(peer, key, arguments.channel, since=since, watch=arguments.presence)
+    return _joined(peer, joined, arguments)
 
 
-async def _missed(caller: Caller, room: Room, arguments: JoinArguments) -> list[Entry] | None:
-    """What came after `since`; None if that cannot be proven."""
-    if arguments.since is None:
-        return []
-    since = Position(arguments.since.epoch, _number(arguments.since.sequence))
-    recovery = await caller.node.follower.recover(room, since)
-    return None if recovery.entries is None else list(recovery.entries)
-
-
-def _check_membership(caller: Caller, key: RoomKey, arguments: JoinArguments) -> None:
-    joined = caller.peer.rooms.get(key)
-    if joined is None:
-        most = caller.node.settings.limits.joins_per_connection
-        if len(caller.peer.rooms) >= most:
-            raise BusError(Code.RATE_LIMITED, f"a connection can be in {most} rooms at most")
-        return
-    if arguments.channel in joined:
-        if arguments.since is not None:
-            raise BusError(Code.CONFLICT, "already joined; leave first to recover from a position")
-    elif EVERY_CHANNEL in joined or arguments.channel == EVERY_CHANNEL:
-        raise BusError(
-            Code.CONFLICT, "a client is in a room as a whole or in channels of it; leave the other first"
-        )
-
-
-def _go_live(caller: Caller, room: Room, arguments: JoinArguments, missed: list[Entry] | None) -> Answer:
-    """Become a member now; the reply and what was missed go out before anything that is new."""
-    peer, channel = caller.peer, arguments.channel
-    if missed and channel != EVERY_CHANNEL:
-        missed = [entry for entry in missed if entry.channel == channel]
+def _joined(peer: Peer, joined: Joined, arguments: JoinArguments) -> Answer:
+    """The reply and what was missed, which go out before anything that is new."""
+    room, missed = joined.room, joined.missed
     result: dict[str, Any] = {
         "room": room.key.room,
         "position": {"epoch": room.order.epoch, "sequence": safe_integer(room.order.position)},
     }
-    if channel:
-        result["channel"] = channel
+    if arguments.channel:
+        result["channel"] = arguments.channel
     if arguments.since is not None:
         result["recovered"] = missed is not None
         result["missed"] = len(missed or ())
@@ -140,8 +100,6 @@ def _go_live(caller: Caller, room: Room, arguments: JoinArguments, missed: list[
             peer.queue.granted += len(recovered.frame(peer.queue.wire))
             peer.queue.push(recovered)
 
-    room.add(peer, channel, watch=arguments.presence)
-    peer.rooms.setdefault(room.key, set()).add(channel)
     return Answer(result, send_missed)
 
 
@@ -149,7 +107,7 @@ async def leave(caller: Caller, arguments: PlaceArguments) -> dict[str, Any]:
     key = RoomKey(caller.peer.session.identity.tenant, arguments.room)
     if arguments.channel not in caller.peer.rooms.get(key, ()):
         raise BusError(Code.NOT_FOUND, "the client is not in that room or channel")
-    caller.node.leave(caller.peer, key, arguments.channel)
+    caller.node.membership.leave(caller.peer, key, arguments.channel)
     return {"room": arguments.room}
 
 
