@@ -18,10 +18,10 @@ from arqonbus.storage.ports import (
     FROM_BEGIN,
     Batch,
     Durability,
-    Entry,
     EventLog,
     GroupKey,
     Item,
+    LogListener,
     Retention,
     RoomKey,
 )
@@ -32,17 +32,8 @@ from tests.servers.valkey import running_server
 ENTRY_BYTES = 350
 
 
-class Deaf:
-    """A listener that has nobody to tell."""
-
-    def on_entries(self, room: RoomKey, epoch: str, entries: list[Entry]) -> None: ...
-    def on_signal(self, room: RoomKey, data: bytes) -> None: ...
-    def on_direct(self, data: bytes) -> None: ...
-    def on_resync(self, rooms: list[RoomKey]) -> None: ...
-
-
 async def measure(name: str, log: EventLog, entries: int, batch: int) -> None:
-    await log.open(Deaf())
+    await log.open(LogListener())
     assert log.groups is not None
     group = GroupKey(RoomKey("bench", "room"), "group")
     await log.groups.ensure(group, FROM_BEGIN, 0)

@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
 
 from arqonbus.bus import sharing
 from arqonbus.bus.background import Background
@@ -33,6 +32,7 @@ from arqonbus.bus.presence import Presence
 from arqonbus.bus.quotas import Quotas
 from arqonbus.bus.room_settings import RoomSettingsLookup
 from arqonbus.bus.sendqueue import SendQueue
+from arqonbus.bus.services import Services
 from arqonbus.bus.session import Gates, NoGates, ReceivedFrames, Session, SessionLimits
 from arqonbus.bus.upgrade import Accepted, Handshake, Refused, Request, refused
 from arqonbus.bus.upkeep import Timeouts, Upkeep
@@ -41,10 +41,8 @@ from arqonbus.config import Settings
 from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
-from arqonbus.shield.revocations import Revocation
 from arqonbus.shield.tokens import Identity
-from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
-from arqonbus.storage.projection import ProjectionStore
+from arqonbus.storage.ports import Entry, EventLog, LogListener, RoomKey, StorageError
 
 SWEEP_SECONDS = 1.0
 
@@ -74,7 +72,7 @@ class NodeLoad:
     queued_bytes: int
 
 
-class Node:
+class Node(LogListener):
     """One bus node."""
 
     def __init__(
@@ -86,10 +84,11 @@ class Node:
         verify: Callable[[str], Identity],
         run_command: CommandRunner,
         gates: Gates | None = None,
+        services: Services | None = None,
     ) -> None:
         """`name`: unique among the nodes of one engine. `verify`: identity of a token, or BusError.
 
-        `gates` judge what is published; without them everything passes.
+        `gates` judge what is published; without them everything passes. `services`: of the process around.
         """
         self.settings = settings
         self.event_log = event_log
@@ -103,11 +102,7 @@ class Node:
         self.room_settings = RoomSettingsLookup(settings)
         self.handshake = Handshake(settings, verify)
         self.gates = gates or NoGates()
-        self.reload: Callable[[], Sequence[str]] | None = None  # the profile; the keys that changed
-        # Revokes tokens on all nodes, and gives what ends their connections on this one.
-        self.revoke: Callable[[Revocation], Awaitable[Callable[[], None]]] | None = None
-        self.projection: ProjectionStore | None = None
-        self.projector: Any = None  # the counters of the projector, where it runs in this process
+        self.services = services or Services()
         self._loop = asyncio.get_running_loop()
         self._dirty: list[Peer] = []
         self._flush_scheduled = False
@@ -183,8 +178,8 @@ class Node:
         await self.directory.close()
         await self.event_log.close()
 
-    def reconfigure(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
-        """Take over the hot settings of another profile. Connections stay."""
+    def reload(self, settings: Settings, verify: Callable[[str], Identity]) -> None:
+        """Apply the hot settings of a changed profile. Connections stay."""
         self.settings = settings
         self.verify = verify
         self.room_settings.reload(settings)
@@ -193,7 +188,7 @@ class Node:
         now = self._loop.time()
         self.quotas = _quotas(settings)
         for peer in self.clients.values():
-            peer.session.limit(SessionLimits.of(settings), now)
+            peer.session.reload(SessionLimits.of(settings), now)
             self._open_accounts(peer, now)
             peer.queue.budget = settings.limits.send_queue_bytes
         for key, room in self.hub.rooms.items():

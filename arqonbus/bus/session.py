@@ -158,7 +158,7 @@ class Session:
         self.bad_frames = 0
         self._publish_to: dict[str, RoomKey] = {}
         self.accounts: Sequence[Account] = ()  # that this connection shares with others
-        self.limit(limits, now)
+        self.reload(limits, now)
         self._stamp = wire_protobuf.sender_stamp(identity.tenant, client)
         self.identity = identity
 
@@ -167,7 +167,7 @@ class Session:
         self.identity = identity
         self._publish_to = {}
 
-    def limit(self, limits: SessionLimits, now: float) -> None:
+    def reload(self, limits: SessionLimits, now: float) -> None:
         """Go on under other limits; what rooms grant is asked anew."""
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)

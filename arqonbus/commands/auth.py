@@ -52,7 +52,7 @@ async def revoke(caller: Caller, arguments: RevokeArguments) -> Answer:
     named = [arguments.jti is not None, arguments.sub is not None, arguments.everybody]
     if sum(named) != 1:
         raise Invalid("jti", "name exactly one of jti, sub and everybody")
-    if node.revoke is None:
+    if node.services.revoke is None:
         raise BusError(Code.CAPABILITY_UNAVAILABLE, "this bus keeps no revocations")
     lifetime = node.settings.auth.jwt.max_lifetime
     now = time.time()
@@ -67,13 +67,13 @@ async def revoke(caller: Caller, arguments: RevokeArguments) -> Answer:
     )
     outcome = "failed"
     try:
-        end_connections = await node.revoke(revocation)
+        end_connections = await node.services.revoke(revocation)
         outcome = "done"
     except StorageError as failure:
         raise unavailable(failure) from failure
     finally:
-        if node.projection is not None:
-            await node.projection.record(identity.tenant, identity.subject, "auth.revoke", facts, outcome)
+        if (store := node.services.projection) is not None:
+            await store.record(identity.tenant, identity.subject, "auth.revoke", facts, outcome)
     # Behind the reply: the connection of the caller may be among them.
     return Answer({"revoked": {key: value for key, value in facts.items() if value}}, end_connections)
 

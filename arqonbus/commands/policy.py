@@ -33,16 +33,16 @@ async def get(caller: Caller, _: NoArguments) -> dict[str, Any]:
 async def reload(caller: Caller, _: NoArguments) -> dict[str, Any]:
     """Read the profile again and take it over whole, if it is valid and all that changed is hot."""
     node = caller.node
-    if node.reload is None:
+    if node.services.reload is None:
         raise BusError(Code.CAPABILITY_UNAVAILABLE, "this bus was not started from a profile on disk")
     identity = caller.peer.session.identity
     outcome = "failed"
     try:
-        keys = node.reload()
+        keys = node.services.reload()
         outcome = "done"
     finally:
-        if node.projection is not None:
-            await node.projection.record(identity.tenant, identity.subject, "policy.reload", {}, outcome)
+        if (store := node.services.projection) is not None:
+            await store.record(identity.tenant, identity.subject, "policy.reload", {}, outcome)
     return {"changed": list(keys)}
 
 

@@ -124,7 +124,7 @@ def _from(phase: ProjectorPhase) -> Callable[[_Handler], Callable[[Caller, Any],
 
 def store_of(caller: Caller) -> ProjectionStore:
     """The node's projection. Raises CAPABILITY_UNAVAILABLE where it has none."""
-    store = caller.node.projection
+    store = caller.node.services.projection
     if store is None:
         raise BusError(
             Code.CAPABILITY_UNAVAILABLE,
@@ -135,7 +135,7 @@ def store_of(caller: Caller) -> ProjectionStore:
 
 @_from("shadow")
 async def status(caller: Caller, store: ProjectionStore, arguments: NoArguments) -> dict[str, Any]:
-    tenant, counters = _tenant(caller), caller.node.projector
+    tenant, counters = _tenant(caller), caller.node.services.projector()
     facts: dict[str, Any] = {
         "phase": caller.node.settings.projector.phase,
         "store": store.name,

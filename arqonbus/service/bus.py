@@ -21,6 +21,7 @@ from arqonbus.bridge.bridge import NatsBridge
 from arqonbus.bus.buckets import TokenBucket
 from arqonbus.bus.node import Node
 from arqonbus.bus.server import PortTaken, listen, take_port
+from arqonbus.bus.services import Services
 from arqonbus.commands.dispatch import run_command
 from arqonbus.config import ConfigError, Resolved, Settings, with_dev_key
 from arqonbus.config.compare import plan
@@ -34,6 +35,7 @@ from arqonbus.service.engines import event_log, node_name, projection_store, ref
 from arqonbus.service.gates import ProfileGates, keep_audit
 from arqonbus.service.projector import make_projector, open_store
 from arqonbus.service.stopping import stop_signal
+from arqonbus.storage.engines import engine_of
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.telemetry.http import OnlineChecks, TelemetryServer, app
@@ -51,11 +53,17 @@ class BusService:
     """A running bus."""
 
     def __init__(
-        self, settings: Settings, name: str | None = None, online_checks: OnlineChecks | None = None
+        self,
+        settings: Settings,
+        name: str | None = None,
+        online_checks: OnlineChecks | None = None,
+        on_reload: Callable[[], Sequence[str]] | None = None,
     ) -> None:
-        """`online_checks` judges the servers behind the bus, for /readyz?verbose."""
+        """`online_checks` judges the servers behind the bus (/readyz?verbose). `on_reload`: see Services."""
         self.settings = settings
         self._online_checks = online_checks
+        self._on_reload = on_reload
+        self._projects = settings.projector.projects and engine_of(settings).groups
         self.name = name or node_name()
         self.node: Node
         self._telemetry: TelemetryServer
@@ -80,18 +88,23 @@ class BusService:
             verify=self.admission.verify,
             run_command=run_command,
             gates=self._gates,
+            services=Services(
+                reload=self._on_reload,
+                revoke=self.admission.revoke,
+                projection=self._store if self._projects else None,
+                projector=lambda: None if self.projector is None else self.projector.counters,
+            ),
         )
         try:
             await self.node.start()
             await self.admission.start(self.node.event_log, self.node.counters)
-            self.node.revoke = self.admission.revoke
             await self._start_projection()
             self._listening = await listen(self.node)
         except (PortTaken, StorageError, ValueError):
             bound.close()
             await self._stop()
             raise
-        self._auditing = asyncio.create_task(keep_audit(self._gates, lambda: self.node.projection))
+        self._auditing = asyncio.create_task(keep_audit(self._gates, lambda: self.node.services.projection))
         if self.settings.bridge.mappings:
             self.bridge = NatsBridge(self.node, self.settings)
         of_bridge = self.bridge.facts if self.bridge is not None else None
@@ -117,19 +130,17 @@ class BusService:
         """Open the store that commands read, and project here where the log is of this process alone."""
         if not self.settings.projector.projects or self._store is None:
             return
-        if self.node.event_log.groups is None:
+        if not self._projects:
             logger.warning(
                 "nothing is projected: the engine has no consumer groups",
                 extra={"storage": self.node.event_log.name},
             )
             return
-        self.node.projection = self._store
         await open_store(self._store)
         if not self.node.event_log.shared:
             self.projector = make_projector(
                 self.settings, self.node.event_log, self._store, self.name, self.node.follower.watch
             )
-            self.node.projector = self.projector.counters
             self._projecting = asyncio.create_task(self.projector.run(), name="projector")
 
     async def _stop(self) -> None:
@@ -158,15 +169,15 @@ class BusService:
         server = self.settings.server
         return server.public_url or local_url(server)
 
-    def reconfigure(self, settings: Settings) -> None:
-        """Take over the hot settings. Raises ValueError when a key of the profile cannot be used."""
+    def reload(self, settings: Settings) -> None:
+        """Apply the hot settings. Raises ValueError when a key of the profile cannot be used."""
         refuse(settings)
         if _levels(settings) != _levels(self.settings):
             raise ValueError("rooms[].durability cannot change while the bus runs; restart the nodes for it")
         admit, judge = self.admission.prepare(settings), self._gates.prepare(settings)
         self._listening.reload(settings.server)
         judge()
-        self.node.reconfigure(settings, self.admission.verify)
+        self.node.reload(settings, self.admission.verify)
         admit()
         if self.projector is not None:
             self.projector.boundary = boundary(settings)
@@ -213,7 +224,6 @@ async def run(
     `load_again` gives the profile as it is now, or raises ConfigError or ValueError.
     """
     resolved = replace(resolved, settings=with_dev_key(resolved.settings))
-    service = BusService(resolved.settings, online_checks=lambda: online_subset(running))
     running = resolved
 
     def on_reload() -> Sequence[str]:
@@ -233,10 +243,12 @@ async def run(
         with contextlib.suppress(BusError):  # it is in the log
             on_reload()
 
+    service = BusService(
+        resolved.settings, online_checks=lambda: online_subset(running), on_reload=on_request
+    )
     stopping = stop_signal()
     await service.start()
     service.node.counters.preflight_bypassed = int(preflight_bypassed)
-    service.node.reload = on_request
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
     _calm_garbage_collector()
     on_up(service)
@@ -262,7 +274,7 @@ def reload(
                 "the profile was not taken over: these settings need a restart", extra={"keys": colder}
             )
             raise _not_taken_over(f"{len(colder)} changed settings need a restart")
-        service.reconfigure(with_dev_key(new.settings))
+        service.reload(with_dev_key(new.settings))
     except ConfigError as error:
         findings = [str(finding) for finding in error.findings]
         logger.error("the profile was not taken over: it has faults", extra={"findings": findings})

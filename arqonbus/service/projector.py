@@ -25,7 +25,7 @@ from arqonbus.service.boundary import boundary
 from arqonbus.service.engines import event_log, node_name, projection_store
 from arqonbus.service.stopping import stop_signal
 from arqonbus.storage.engines import engine_of
-from arqonbus.storage.ports import Entry, EventLog, RoomKey, StorageError
+from arqonbus.storage.ports import Entry, EventLog, LogListener, RoomKey, StorageError
 from arqonbus.storage.postgres.access import PostgresUnavailable
 from arqonbus.storage.projection import ProjectionStore
 from arqonbus.telemetry.http import TelemetryServer
@@ -62,7 +62,7 @@ async def open_store(store: ProjectionStore) -> None:
         logger.warning("the store of the projection is away and is tried again: %s", error)
 
 
-class _Wakes:
+class _Wakes(LogListener):
     """The log's listener: tells of entries in the rooms that are watched."""
 
     def __init__(self) -> None:
@@ -75,12 +75,6 @@ class _Wakes:
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
         if room in self._calls:
             self._calls[room]()
-
-    def on_signal(self, room: RoomKey, data: bytes) -> None:
-        pass
-
-    def on_direct(self, data: bytes) -> None:
-        pass
 
     def on_resync(self, rooms: Sequence[RoomKey]) -> None:
         for room in rooms:

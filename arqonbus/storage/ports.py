@@ -8,7 +8,7 @@ stores bytes that are opaque to it and gives them back bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from arqonbus.protocol.durability import Durability
@@ -214,8 +214,11 @@ class TooManyGroupsError(StorageError):
 Outcome = Appended | StorageError  # of one batch
 
 
-class LogListener(Protocol):
-    """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently."""
+class LogListener:
+    """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently.
+
+    This one ignores everything; what inherits from it overrides what it needs.
+    """
 
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
         """Entries of a followed room, ascending within the call.
@@ -232,6 +235,15 @@ class LogListener(Protocol):
 
     def on_resync(self, rooms: Sequence[RoomKey]) -> None:
         """The live subscription was interrupted; entries of these rooms may have been missed."""
+
+    def on_degraded(self, active: bool) -> None:
+        """The engine is unreachable and the log goes on without it, or it is back and has everything."""
+
+    def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
+        """The room goes on in the engine, in this epoch: read it from behind the position.
+
+        Messages with ids in `known` were delivered here before.
+        """
 
 
 class EventLog(Protocol):

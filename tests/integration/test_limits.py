@@ -149,7 +149,7 @@ async def test_limits_are_taken_over_while_connections_stay(start_bus: StartBus)
     await bus.client("alice")
     limits = bus.settings.limits
     tight = limits.model_copy(update={"tenant": limits.tenant.model_copy(update={"connections": 1})})
-    bus.service.reconfigure(bus.settings.model_copy(update={"limits": tight}))
+    bus.service.reload(bus.settings.model_copy(update={"limits": tight}))
     assert (await ask(bus, bus.token("bob"))).status == 503
 
 

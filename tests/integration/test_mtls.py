@@ -108,12 +108,12 @@ async def test_certificates_are_read_again_without_dropping_anybody(
         fresh = World(tmp_path / "fresh") if (tmp_path / "fresh").mkdir() is None else world
         world.certificate.write_bytes(b"not PEM")
         with pytest.raises(ValueError, match=r"server\.tls cannot be used"):
-            bus.service.reconfigure(with_dev_key(bus.settings))
+            bus.service.reload(with_dev_key(bus.settings))
         assert await connect(bus, old_client) == "connected"
         world.certificate.write_bytes(fresh.certificate.read_bytes())
         world.key.write_bytes(fresh.key.read_bytes())
         world.clients.file.write_bytes(fresh.clients.file.read_bytes())
-        bus.service.reconfigure(with_dev_key(bus.settings))
+        bus.service.reload(with_dev_key(bus.settings))
         assert await connect(bus, fresh.context(BILLING)) == "connected"
         with pytest.raises(Disconnected):
             await connect(bus, world.context(BILLING))  # neither side knows the other's authority now

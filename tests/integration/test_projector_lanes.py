@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ async def _code(work: Any) -> str:
 
 def _fill(bus: Bus, *tenants: str, episodes: int = 3) -> Any:
     made = [event(n, n, episode=n, tenant=tenant) for tenant in tenants for n in range(episodes)]
-    return bus.node.projection.project(arrivals(*made), [letter(1, tenant) for tenant in tenants])
+    return bus.node.services.projection.project(arrivals(*made), [letter(1, tenant) for tenant in tenants])
 
 
 def _event(**fields: Any) -> dict[str, Any]:
@@ -91,7 +92,7 @@ async def test_the_phase_decides_what_is_there(
 
 async def test_a_bus_without_a_store_says_so(bus: Bus, admin: Client) -> None:
     """CAPABILITY_UNAVAILABLE for everything, the audit too."""
-    bus.node.projection = None
+    bus.node.services = replace(bus.node.services, projection=None)
     for name, arguments in OPERATIONS.items():
         assert await _code(admin.command(f"{P}.{name}", arguments)) == "CAPABILITY_UNAVAILABLE"
     assert await _code(admin.command("op.audit.list")) == "CAPABILITY_UNAVAILABLE"
@@ -186,7 +187,7 @@ async def test_an_event_is_projected_by_hand_and_read_back(admin: Client) -> Non
 async def test_pages_of_episodes_end_at_their_limit_or_size(bus: Bus, admin: Client) -> None:
     """Each episode once, however large they are."""
     large = [event(n, episode=n, metadata={"text": ["x" * 60_000] * 2}) for n in range(12)]
-    await bus.node.projection.project(arrivals(*large), [])
+    await bus.node.services.projection.project(arrivals(*large), [])
     for limit in (5, 500):
         seen: list[str] = []
         arguments: dict[str, Any] = {"limit": limit}
@@ -206,7 +207,7 @@ async def test_a_dead_letter_is_corrected_and_replayed(bus: Bus, admin: Client) 
     good = _event()
     bad = good | {"schema_version": "1"}
     buried = letter(7, payload=json.dumps(bad).encode(), agent="agent-1", event=good["event_id"])
-    await bus.node.projection.project([], [buried])
+    await bus.node.services.projection.project([], [buried])
     asked = {"id": buried.id}
     with pytest.raises(Rejected, match="schema_version is text, and not a whole number"):
         await admin.command(f"{P}.dlq.replay", asked)
@@ -230,7 +231,7 @@ async def test_a_dead_letter_is_corrected_and_replayed(bus: Bus, admin: Client) 
 
 async def test_pages_of_dead_letters_follow_each_other(bus: Bus, admin: Client) -> None:
     """Each once, and the last page has no cursor."""
-    await bus.node.projection.project([], [letter(n) for n in range(120)])
+    await bus.node.services.projection.project([], [letter(n) for n in range(120)])
     seen: list[str] = []
     for limit, cursor in ((60, True), (50, True), (10, False)):
         arguments: dict[str, Any] = {"limit": limit, "cursor": seen[-1] if seen else ""}
@@ -273,7 +274,7 @@ async def test_a_backfill_goes_step_by_step(bus: Bus, admin: Client) -> None:
 
 async def test_a_store_that_is_away_is_said_to_be(bus: Bus, admin: Client) -> None:
     """STORAGE_UNAVAILABLE, to be tried again; the bus goes on."""
-    await bus.node.projection.close()
+    await bus.node.services.projection.close()
     for name in ("status", "list", "dlq.list"):
         assert await _code(admin.command(f"{P}.{name}")) == "STORAGE_UNAVAILABLE"
     assert (await admin.command("op.ping"))["pong"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ async def test_a_policy_is_taken_over_whole_or_not_at_all(start_bus: StartBus) -
         running, changed = reload(bus.service, running, lambda: profile(*given))
         return changed
 
-    bus.node.reload = on_reload
+    bus.node.services = replace(bus.node.services, reload=on_reload)
     admin, user = await bus.client("root", role="admin"), await bus.client("alice")
     await user.publish("orders", "classified 1")
     given = policy("enforce")

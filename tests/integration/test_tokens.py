@@ -115,7 +115,7 @@ async def test_roles_of_the_profile_grant(start_bus: StartBus) -> None:
                 await client.command(name, {"room": room})
         with pytest.raises(Rejected):
             await client.publish("orders.eu", 1)
-        bus.service.reconfigure(bus.settings.model_copy(update={"roles": ()}))
+        bus.service.reload(bus.settings.model_copy(update={"roles": ()}))
         await until(lambda: not next(iter(bus.node.clients.values())).rooms, 5)
         with pytest.raises(Rejected):
             await client.command("op.rooms.join", {"room": "orders.eu"})
@@ -141,7 +141,7 @@ async def test_a_connection_ends_with_the_key_that_signed_its_token(
     for raw in raws:
         assert (await raw.upgrade(bus.token(), "arqonbus.v1.protobuf")).status == 101
         await raw.envelopes()
-    bus.service.reconfigure(new)
+    bus.service.reload(new)
     stays, goes = raws
     for raw in raws:
         assert (await raw.envelopes())[0].name == "token.expiring"
@@ -162,7 +162,7 @@ async def test_a_secret_that_is_gone_ends_its_connections(bus: Bus) -> None:
     new = rotated(bus.settings, 60)
     jwt = new.auth.jwt.model_copy(update={"previous_secret": type(new.auth.jwt.previous_secret)()})
     auth = new.auth.model_copy(update={"jwt": jwt})
-    bus.service.reconfigure(new.model_copy(update={"auth": auth}))
+    bus.service.reload(new.model_copy(update={"auth": auth}))
     assert (await raw.frame()).close_code == 4102
 
 

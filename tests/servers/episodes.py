@@ -10,7 +10,7 @@ from typing import Any
 from arqonbus.continuum.events import ROOM, encode_event
 from arqonbus.protocol.envelope import JSON_CONTENT, MESSAGE, Envelope
 from arqonbus.protocol.ids import born_ms, new_ulid
-from arqonbus.storage.ports import Batch, Entry, Item, Retention, RoomKey, StorageError
+from arqonbus.storage.ports import Batch, Item, LogListener, Retention, RoomKey, StorageError
 from arqonbus.storage.projection import Event
 from arqonbus.storage.valkey.log import ValkeyLog
 
@@ -43,18 +43,6 @@ def item(payload: bytes, id: str = "") -> Item:
     return Item(id, "", envelope.SerializeToString())
 
 
-class _Deaf:
-    """A listener that has nothing to do."""
-
-    def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None: ...
-
-    def on_signal(self, room: RoomKey, data: bytes) -> None: ...
-
-    def on_direct(self, data: bytes) -> None: ...
-
-    def on_resync(self, rooms: Sequence[RoomKey]) -> None: ...
-
-
 class Publisher:
     """Puts events into the room of their tenant, as a bus does with what it was sent."""
 
@@ -80,7 +68,7 @@ class Publisher:
 async def publishing(url: str) -> AsyncIterator[Publisher]:
     """A publisher on a Valkey, for the time of a with block."""
     log = ValkeyLog([url], node_id="publisher", indexed_rooms=frozenset({ROOM}))
-    await log.open(_Deaf())
+    await log.open(LogListener())
     try:
         yield Publisher(log)
     finally:

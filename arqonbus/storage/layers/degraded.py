@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from arqonbus.protocol.ids import ulid_after
@@ -48,19 +48,6 @@ Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
 logger = logging.getLogger(__name__)
 
 
-class DegradedListener(LogListener, Protocol):
-    """A listener that also wants to know of the log's state."""
-
-    def on_degraded(self, active: bool) -> None:
-        """The engine went away, or is back and has everything."""
-
-    def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
-        """The room goes on in the engine, in this epoch: read it from behind the position.
-
-        Messages with ids in `known` were delivered here before.
-        """
-
-
 class RenewableLog(EventLog, Protocol):
     """An engine whose rooms can be told to begin a new epoch."""
 
@@ -81,7 +68,7 @@ class _Held:
         self.last_batch: Batch | None = None
 
 
-class DegradedLog(RoomReads):
+class DegradedLog(RoomReads, LogListener):
     """EventLog of an engine, and of memory while that is away. `make` gives the engine, not opened."""
 
     def __init__(
@@ -100,7 +87,7 @@ class DegradedLog(RoomReads):
         self._dedup_seconds = dedup_seconds
         self._memory = MemoryLog(dedup_seconds=dedup_seconds)
         self._presence = MemoryLog()  # of this node's clients, at any time
-        self._listener: DegradedListener
+        self._listener: LogListener
         self._rooms: dict[RoomKey, _Held] = {}
         self._heads: dict[RoomKey, tuple[str, int]] = {}
         self._ids: dict[RoomKey, RecentIds] = {}
@@ -150,7 +137,7 @@ class DegradedLog(RoomReads):
 
     async def open(self, listener: LogListener) -> None:
         """See EventLog.open. An engine that is away is waited for, and meant to come."""
-        self._listener = listener  # type: ignore[assignment]
+        self._listener = listener
         try:
             await self._engine.open(self)
             self._opened = True
@@ -443,4 +430,4 @@ async def _given(outcomes: Given) -> Sequence[Outcome]:
     return await outcomes if isinstance(outcomes, Awaitable) else outcomes
 
 
-__all__ = ["DegradedListener", "DegradedLog", "RenewableLog"]
+__all__ = ["DegradedLog", "RenewableLog"]

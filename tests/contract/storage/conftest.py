@@ -26,6 +26,7 @@ from arqonbus.storage.ports import (  # noqa: E402
     Entry,
     EventLog,
     Item,
+    LogListener,
     Retention,
     RoomKey,
     StorageError,
@@ -39,7 +40,7 @@ INDEXED = "indexed"  # a room name for which tenants are looked up
 _numbers = itertools.count(1)
 
 
-class Ear:
+class Ear(LogListener):
     """A Listener that remembers what it heard."""
 
     def __init__(self) -> None:

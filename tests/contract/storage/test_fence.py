@@ -24,6 +24,7 @@ from arqonbus.storage.ports import (
     Entry,
     EventLog,
     GroupKey,
+    LogListener,
     RoomKey,
     StorageError,
 )
@@ -239,7 +240,7 @@ async def test_groups_go_on_behind_a_new_epoch(server: ValkeyServer) -> None:
     await bench.close()
 
 
-class Witnessed:
+class Witnessed(LogListener):
     """What a subscriber of a room has really been shown, by epoch and sequence."""
 
     def __init__(self) -> None:
@@ -251,15 +252,6 @@ class Witnessed:
         for entry in entries:
             assert seen.setdefault(entry.sequence, entry.id) == entry.id, "a number was given twice"
             self.positions.append((room, epoch, entry.sequence))
-
-    def on_signal(self, room: RoomKey, data: bytes) -> None:
-        pass
-
-    def on_direct(self, data: bytes) -> None:
-        pass
-
-    def on_resync(self, rooms: Sequence[RoomKey]) -> None:
-        pass
 
 
 @pytest.mark.parametrize("flush", ["always", "everysec", "no"])
