@@ -30,7 +30,7 @@ class Joined:
     missed: Sequence[Entry] | None
 
 
-class Membership:
+class RoomMembership:
     """Which clients of this node are in which rooms."""
 
     def __init__(
@@ -161,4 +161,4 @@ class Membership:
         return True
 
 
-__all__ = ["Joined", "Membership"]
+__all__ = ["Joined", "RoomMembership"]

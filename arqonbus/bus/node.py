@@ -26,7 +26,7 @@ from arqonbus.bus.follow import Follower
 from arqonbus.bus.frames import Close
 from arqonbus.bus.groups import Groups
 from arqonbus.bus.hub import Hub, Room
-from arqonbus.bus.membership import Membership
+from arqonbus.bus.membership import RoomMembership
 from arqonbus.bus.peer import Peer, Transport
 from arqonbus.bus.presence import Presence
 from arqonbus.bus.quotas import Quotas
@@ -136,7 +136,7 @@ class Node(LogListener):
             spawn=self._background.run,
         )
         self.upkeep = Upkeep(Timeouts.of(settings), self.ready)
-        self.membership = Membership(
+        self.membership = RoomMembership(
             self.hub,
             self.follower,
             self.presence,
