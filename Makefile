@@ -6,7 +6,7 @@ BIN := .venv/bin
 JOBS ?= 2
 PROFILE ?= dev
 COMPOSE = docker compose --env-file $(if $(filter dev,$(PROFILE)),.env,profiles/$(PROFILE)/compose.env) --profile $(PROFILE)
-PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup
+PYTEST = $(BIN)/pytest -n $(JOBS) --dist loadgroup --durations=15 --durations-min=20
 # A hundred processes import the same modules; none of them should compile them again.
 unexport PYTHONDONTWRITEBYTECODE
 
