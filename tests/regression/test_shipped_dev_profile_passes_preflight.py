@@ -1,5 +1,4 @@
-"""A newcomer in a fresh clone types `arqonbus preflight --profile dev`, and the shipped profile fails, although
-`arqonbus serve` runs it."""
+"""In a fresh clone, preflight of the shipped dev profile fails, although `arqonbus serve` runs it."""
 
 from __future__ import annotations
 
