@@ -322,8 +322,10 @@ class Memberships:
         for sub in list(membership.subscriptions):
             if not sub.takes or not _covers(channel, sub):
                 continue
-            if not recovered and sub.buffered not in (None, position, since):
-                sub.live = False  # its own position is tried next
+            if sub.buffered is not None and (since is None or sub.buffered < since):
+                sub.live = False  # it was resumed after this join was sent: its own position is tried next
+            elif not recovered and sub.buffered not in (None, position, since):
+                sub.live = False
             elif not recovered and _is_behind(sub.buffered, position):
                 self._catch_up(sub)
             else:
