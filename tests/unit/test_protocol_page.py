@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,7 +29,7 @@ from arqonbus.protocol.envelope import COMMAND, MESSAGE, Envelope, check
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.signatures import DOMAIN
 from arqonbus.shield.grants import ACTIONS, EVERYTHING, MAX_GRANTS
-from arqonbus.shield.tokens import MAX_ROLES, MAX_TOKEN_BYTES, NEVER, Identity
+from arqonbus.shield.tokens import MAX_ROLES, MAX_TOKEN_BYTES, NEVER, Identity, Verifier
 from arqonbus.storage.ports import Durability
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -242,6 +244,38 @@ def test_subprotocols_endpoint_and_query() -> None:
         assert isinstance(answer, Refused)
         assert answer.code == Code.UNAUTHENTICATED
     assert not isinstance(decided("page=2"), Refused)
+
+
+SECRET = "a secret of the tests that is long enough"
+CLAIMS: Mapping[str, Any] = {"sub": "alice", "tenant": "demo", "exp": 2**40, "iss": "issuer", "aud": "bus"}
+
+
+def _verified(claims: Mapping[str, Any]) -> Identity:
+    """The identity of a token with these claims, where the profile sets issuer and audience."""
+    jwt = {"secret": SECRET, "issuer": "issuer", "audience": "bus"}
+    parts = [base64.urlsafe_b64encode(msgspec.json.encode(part)) for part in ({"alg": "HS256"}, claims)]
+    signed = b".".join(part.rstrip(b"=") for part in parts)
+    signature = base64.urlsafe_b64encode(hmac.digest(SECRET.encode(), signed, "sha256")).rstrip(b"=")
+    settings = Settings.model_validate({"auth": {"jwt": jwt}})
+    return Verifier(settings).verify(f"{signed.decode()}.{signature.decode()}")
+
+
+def test_claims() -> None:
+    """Each claim of the table is judged, required ones may not be missing, and no other claim is read."""
+    rows = {row[0].strip("`"): row[2] for row in table("Tokens")}
+    assert _verified(CLAIMS).subject == "alice"
+    for name, required in rows.items():
+        with pytest.raises(BusError):
+            _verified({**CLAIMS, name: {"of": 1}})
+        rest = {key: value for key, value in CLAIMS.items() if key != name}
+        if name in CLAIMS:
+            assert required.startswith(("yes", "if"))
+            with pytest.raises(BusError):
+                _verified(rest)
+        else:
+            assert required.startswith("no") or name == "iat"
+    code = (ROOT / "arqonbus/shield/tokens.py").read_text("utf-8")
+    assert set(re.findall(r'claims(?:\.get\(|\[|, )"(\w+)"', code)) == set(rows)
 
 
 def test_grants() -> None:
