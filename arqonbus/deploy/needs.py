@@ -43,6 +43,14 @@ def stop_seconds(settings: Settings) -> int:
     return math.ceil(settings.server.drain_seconds) + STOP_MARGIN_SECONDS
 
 
+def idle_seconds(settings: Settings) -> int:
+    """Seconds without traffic after which a load balancer may close a connection.
+
+    Twice the time in which the bus finds a dead connection, so that the bus is always the first to notice.
+    """
+    return math.ceil(2 * (settings.limits.ping_interval + settings.limits.ping_timeout))
+
+
 def public_address(settings: Settings) -> tuple[str, int]:
     """Name and port under which clients reach the deployment; no name where the profile has none."""
     parts = urlsplit(settings.server.public_url or "")
@@ -79,8 +87,11 @@ __all__ = [
     "Unrenderable",
     "credentials",
     "heading",
+    "idle_seconds",
     "path_word",
+    "public_address",
     "references",
     "stop_seconds",
+    "valkey_address",
     "word",
 ]

@@ -18,6 +18,7 @@ from arqonbus.deploy.needs import (
     Unrenderable,
     credentials,
     heading,
+    idle_seconds,
     public_address,
     references,
     stop_seconds,
@@ -70,12 +71,12 @@ def _addresses(settings: Settings) -> dict[str, object]:
 
 def _sizes(settings: Settings) -> dict[str, object]:
     """How much, how long, how safe."""
-    limits, memory = settings.limits, memory_limit(settings)
+    memory = memory_limit(settings)
     return {
         "BACKUP_SECONDS": round(settings.backup.rpo / 2),
         "CONNECTIONS": len(COMPOSE_NODES) * settings.server.max_connections,
         "FSYNC": "always" if settings.storage.durability == "durable" else "everysec",
-        "IDLE_SECONDS": round(2 * (limits.ping_interval + limits.ping_timeout)),
+        "IDLE_SECONDS": idle_seconds(settings),
         "NOFILE": open_files(settings),
         "PROJECTOR_MEMORY": _mebibytes(projector_limit(settings)),
         "PROXY_PROTOCOL": "on" if settings.server.proxy_protocol else "off",
@@ -101,6 +102,9 @@ def ansible(resolved: Resolved, runbooks: Collection[str] = ()) -> str:
         "secrets": {key: str(found) for key, found in references(resolved)},
         "open_files": open_files(settings),
         "stop_seconds": stop_seconds(settings),
+        "idle_seconds": idle_seconds(settings),
+        "valkey": dict(zip(("host", "port"), valkey_address(settings), strict=True)),
+        "public": dict(zip(("host", "port"), public_address(settings), strict=True)),
         "settings": resolved.redacted(),
         "units": {f"{name}.service": text for name, text in units.items()},
         "rules": prometheus_rules(resolved, runbooks),

@@ -246,6 +246,8 @@ def test_ansible_gets_the_settings_without_the_secrets() -> None:
     assert facts["credentials"] == ["jwt_secret", "postgres_password", "valkey_password"]
     assert facts["secrets"]["auth.jwt.secret"] == "{from: credential, name: jwt_secret}"
     assert facts["stop_seconds"] == 35
+    assert facts["public"] == {"host": "bus.example.org", "port": 443}
+    assert facts["valkey"] == {"host": "valkey.example.org", "port": 6379}
     assert facts["units"] == {
         "arqonbus@.service": render("systemd", profile()),
         "arqonbus-projector.service": render("systemd-projector", profile()),
@@ -253,6 +255,13 @@ def test_ansible_gets_the_settings_without_the_secrets() -> None:
     assert facts["rules"] == render("prometheus-rules", profile())
     assert facts["settings"]["auth"]["jwt"]["secret"] == "********"
     assert "c4nary" not in render("ansible", profile("dev", "datastores.nats.url=nats://a:c4nary@nats:4222"))
+
+
+def test_a_load_balancer_waits_longer_than_the_bus_whatever_it_is_deployed_with() -> None:
+    """One formula and one rounding for compose and for hosts, also for half seconds."""
+    resolved = profile("prod", "limits.ping_interval=10.2", "limits.ping_timeout=5")
+    assert json.loads(render("ansible", resolved))["idle_seconds"] == 31
+    assert "IDLE_SECONDS=31\n" in render("compose-env", resolved)
 
 
 @pytest.mark.parametrize(
