@@ -13,7 +13,7 @@ LONGEST = ("rollout", "compose")  # groups that begin first, so that nobody wait
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A person looks at the process that is no worker of another one."""
+    """Show progress in the process that a person sees, not in the workers of xdist."""
     if not hasattr(config, "workerinput") and config.get_verbosity() >= 0:
         config.pluginmanager.register(Progress(config), "progress")
 
