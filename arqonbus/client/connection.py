@@ -147,7 +147,7 @@ class Connection:
             await asyncio.gather(owner, return_exceptions=True)
 
     def finish(self, error: ClientError) -> None:
-        """There is no more to come; everything that waits is told why."""
+        """End the client for good: keep the error and wake everything that waits. The first call counts."""
         if self.end is None:
             self.end = error
             self.link = None

@@ -366,7 +366,7 @@ class Memberships:
             raise Rejected(error_of(envelope, reply))
 
     def _refused(self, membership: Membership, error: ClientError) -> None:
-        """The bus refused the room for good: those who wait for it are told; those who have it, keep it."""
+        """Fail the subscriptions that wait for a room that the bus refused for good; keep the live ones."""
         late = membership.late() or list(membership.subscriptions)
         watchers = [sub for sub in late if sub.presence]
         for sub in watchers if watchers and len(watchers) < len(late) else late:

@@ -1,9 +1,8 @@
 # shellcheck shell=bash
-# Progress lines for the scripts of this directory: who speaks, seconds since its start, what happens. Sourced.
+# Progress lines of scripts/progress.sh, and what only the test bed needs. Sourced.
 
-say() { printf '%s: %3d s  %s\n' "${0##*/}" "$SECONDS" "$*"; }
-
-complain() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+# shellcheck source=scripts/progress.sh
+. "${BASH_SOURCE[0]%/*}/../../scripts/progress.sh"
 
 die() {
   complain "$*"
