@@ -11,7 +11,6 @@ import logging
 import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import nats
 from nats.aio.client import Client
@@ -26,7 +25,7 @@ from arqonbus.bridge.state import BridgeTotals
 from arqonbus.bus.loopback import Loopback
 from arqonbus.bus.node import Node
 from arqonbus.config import Settings
-from arqonbus.config.stores import NATS_PORT, Nats, login
+from arqonbus.config.stores import Nats, login
 from arqonbus.config.subjects import Address
 from arqonbus.shield.grants import EVERYTHING, Grants, parse_grant
 from arqonbus.shield.tokens import NEVER, Identity
@@ -186,9 +185,9 @@ class NatsBridge:
 
 def _credentials(store: Nats) -> dict[str, Any]:
     """How to connect: where, as whom, and with what TLS. Raises OSError for files that cannot be used."""
-    parts = urlsplit(store.url or "")
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    options: dict[str, Any] = {"servers": [f"nats://{host}:{parts.port or NATS_PORT}"]}
+    host, port = store.address
+    at_host = f"{store.url.netloc_host if store.url else ''}:{port}"
+    options: dict[str, Any] = {"servers": [f"nats://{at_host}"]}
     user, password = login(store)
     if user and password:
         options |= {"user": user, "password": password}
@@ -196,8 +195,8 @@ def _credentials(store: Nats) -> dict[str, Any]:
         options["token"] = user or password
     if store.encrypted:
         tls: ssl.SSLContext = client_context(store.tls)
-        options |= {"tls": tls, "tls_hostname": parts.hostname}
-        options["servers"] = [f"tls://{host}:{parts.port or NATS_PORT}"]
+        options |= {"tls": tls, "tls_hostname": host}
+        options["servers"] = [f"tls://{at_host}"]
     return options
 
 

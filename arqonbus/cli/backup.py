@@ -164,11 +164,13 @@ def store_of(args: argparse.Namespace, settings: Settings) -> Postgres:
     if args.host:
         changes |= {"host": args.host, "url": None}
         if args.host.startswith("/"):
-            from urllib.parse import quote, urlsplit
+            from urllib.parse import quote
 
-            database = urlsplit(store.dsn() or "").path.lstrip("/") or store.database
-            url = f"postgresql:///{database}?host={quote(args.host, safe='')}&port={store.port}"
-            changes |= {"host": None, "url": url, "sslmode": "disable"}
+            from arqonbus.config.url import Url
+
+            database = quote(store.database_name or store.database, safe="")
+            socket = f"postgresql:///{database}?host={quote(args.host, safe='')}&port={store.port}"
+            changes |= {"host": None, "url": Url(socket), "sslmode": "disable"}
     return store.model_copy(update=changes)
 
 

@@ -10,6 +10,7 @@ from arqonbus.config.field import Section, section, setting
 from arqonbus.config.globs import name_pattern
 from arqonbus.config.rooms import Action
 from arqonbus.config.units import Count, FilePath, Seconds, Size, Switch, Text
+from arqonbus.config.url import Schemes, Url
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
@@ -101,11 +102,10 @@ class Jwt(Section):
         example=[{"file": "/etc/arqonbus/jwt.pem"}],
         reload="hot",
     )
-    jwks_url: Text | None = setting(
+    jwks_url: Annotated[Url, Schemes("http", "https")] | None = setting(
         None,
         "Where further public keys are fetched from.",
         example="https://id.example.org/.well-known/jwks.json",
-        pattern=r"^https?://",
         reload="hot",
     )
     jwks_ca_file: FilePath | None = setting(

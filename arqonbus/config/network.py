@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+from arqonbus.config.url import Schemes, Url
 
 ENDPOINT = "/v1/ws"
 
@@ -48,11 +49,10 @@ class Server(Section):
 
     host: Text = setting("127.0.0.1", "Address to listen on.", example="10.0.0.5")
     port: Port = setting(9100, "Port to listen on.", example=9100)
-    public_url: Text | None = setting(
+    public_url: Annotated[Url, Schemes("ws", "wss")] | None = setting(
         None,
         "URL under which clients reach the bus, through whatever stands before it.",
         example="wss://bus.example.org/v1/ws",
-        pattern=r"^wss?://",
     )
     origins: tuple[Text, ...] = setting(
         (),
@@ -116,12 +116,11 @@ class Telemetry(Section):
     log_format: Literal["auto", "json", "text"] = setting(
         "auto", "Form of the log: auto writes text on a terminal and JSON elsewhere.", example="json"
     )
-    otlp_endpoint: Text | None = setting(
+    otlp_endpoint: Annotated[Url, Schemes("http", "https")] | None = setting(
         None,
         "OTLP endpoint that traces are sent to.",
         example="http://otel:4318",
         available=False,
-        pattern=r"^https?://",
     )
 
 

@@ -35,8 +35,8 @@ from arqonbus.config.secrets import (
     unreadable,
 )
 from arqonbus.config.settings import ENVIRONMENT_ALIASES, Settings
-from arqonbus.config.stores import has_password
 from arqonbus.config.tree import leaves, sections
+from arqonbus.config.url import holds_secret
 
 _DEFAULTS = Location("defaults", "the defaults")
 
@@ -226,7 +226,7 @@ class _Loading:
         for path, leaf in leaves().items():
             for each in provenance.given(path) if leaf.secrecy != "no" else ():
                 value, place = each.value, each.location
-                literal = isinstance(value, str) and (leaf.secrecy == "value" or has_password(value))
+                literal = isinstance(value, str) and (leaf.secrecy == "value" or holds_secret(value))
                 if literal and place.layer not in {"secrets", "environment"}:
                     message = (
                         f"{leaf.key} holds a secret literally; remove it and write "

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+from arqonbus.config.url import Schemes, Url
 from arqonbus.protocol.durability import DurabilityName
-
-_SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
 
 # Where a URL names no port.
 VALKEY_PORT = 6379
@@ -115,12 +113,11 @@ class Sentinel(Section):
 class Valkey(Section):
     """The shared engine."""
 
-    url: Text | None = setting(
+    url: Annotated[Url, Schemes("valkey", "valkeys", "redis", "rediss", "unix")] | None = setting(
         None,
         "Where Valkey is. Put the password in password, not here.",
         example="valkey://valkey:6379",
         secrecy="url",
-        pattern=r"^(valkeys?|rediss?|unix)://",
     )
     user: Text | None = setting(None, "ACL user.", example="arqonbus")
     password: SecretStr | None = setting(
@@ -140,11 +137,16 @@ class Valkey(Section):
 
     @property
     def encrypted(self) -> bool:
-        return self.tls.enabled or (self.url or "").startswith(("valkeys://", "rediss://"))
+        return self.tls.enabled or (self.url is not None and self.url.scheme in ("valkeys", "rediss"))
 
     @property
     def configured(self) -> bool:
         return self.url is not None or bool(self.sentinel.nodes)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `url`; the host is empty for a socket file and where no URL is set."""
+        return _address(self.url, VALKEY_PORT)
 
 
 class Pool(Section):
@@ -163,12 +165,11 @@ class Pool(Section):
 class Postgres(Section):
     """The durable store. Either url, or host and the other parts."""
 
-    url: Text | None = setting(
+    url: Annotated[Url, Schemes("postgres", "postgresql")] | None = setting(
         None,
         "Where Postgres is. Put the password in password, not here.",
         example="postgresql://arqonbus@postgres:5432/arqonbus",
         secrecy="url",
-        pattern=r"^postgres(ql)?://",
     )
     host: Text | None = setting(None, "Host, when no url is given.", example="postgres")
     port: Port = setting(POSTGRES_PORT, "Port, when no url is given.", example=5432)
@@ -192,26 +193,40 @@ class Postgres(Section):
     def configured(self) -> bool:
         return self.url is not None or self.host is not None
 
-    def dsn(self) -> str | None:
-        """The address with user and database and without the password; None when none is configured."""
-        if self.url is not None:
+    @field_validator("host")
+    @classmethod
+    def _is_host(cls, host: str | None) -> str | None:
+        if host is not None and _host_of(host) != host.lower():
+            raise ValueError("is not a host; write a name or an address, and the port in port")
+        return host
+
+    def dsn(self) -> Url | None:
+        """The address with user and database and without `password`; None when none is configured."""
+        if self.url is not None or self.host is None:
             return self.url
-        if self.host is None:
-            return None
         user = f"{quote(self.user, safe='')}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"postgresql://{user}{host}:{self.port}/{quote(self.database, safe='')}"
+        return Url(f"postgresql://{user}{_bracketed(self.host)}:{self.port}/{quote(self.database, safe='')}")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; the host is empty where none is configured."""
+        return _address(self.dsn(), POSTGRES_PORT)
+
+    @property
+    def database_name(self) -> str:
+        """The database that `dsn` names; empty where it names none."""
+        dsn = self.dsn()
+        return dsn.path.lstrip("/") if dsn else ""
 
 
 class Nats(Section):
     """A NATS server to exchange messages with."""
 
-    url: Text | None = setting(
+    url: Annotated[Url, Schemes("nats", "tls")] | None = setting(
         None,
         "Where NATS is. Put the password in password, not here.",
         example="nats://nats:4222",
         secrecy="url",
-        pattern=r"^(nats|tls)://",
     )
     user: Text | None = setting(None, "User; without one, password is a token.", example="arqonbus")
     password: SecretStr | None = setting(
@@ -224,7 +239,12 @@ class Nats(Section):
 
     @property
     def encrypted(self) -> bool:
-        return self.tls.enabled or (self.url or "").startswith("tls://")
+        return self.tls.enabled or (self.url is not None and self.url.scheme == "tls")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port; the host is empty where none is configured."""
+        return _address(self.url, NATS_PORT)
 
 
 class Datastores(Section):
@@ -237,22 +257,24 @@ class Datastores(Section):
 
 def login(store: Valkey | Postgres | Nats) -> tuple[str, str]:
     """User and password, each from its own setting or else from the URL; empty where neither has it."""
-    parts = urlsplit(store.url or "")
-    password = store.password.get_secret_value() if store.password else unquote(parts.password or "")
-    return store.user or unquote(parts.username or ""), password
+    user, password = (store.url.user, store.url.password) if store.url else ("", "")
+    return store.user or user, store.password.get_secret_value() if store.password else password
 
 
-def has_password(url: str) -> bool:
-    """Whether a secret stands in the URL: a password, one in its query, or the token of NATS.
-
-    A URL that cannot be read is taken to hold one.
-    """
+def _host_of(text: str) -> str:
+    """The host that a URL with this text as its address has; empty where it cannot be parsed."""
     try:
-        parts = urlsplit(url)
-        token = parts.scheme == "nats" and parts.username is not None
-        return parts.password is not None or token or bool(_SECRET_IN_QUERY.search(parts.query))
+        return Url(f"postgresql://{_bracketed(text)}/").host
     except ValueError:
-        return True
+        return ""
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _address(url: Url | None, default_port: int) -> tuple[str, int]:
+    return (url.host, url.port or default_port) if url else ("", default_port)
 
 
 __all__ = [
@@ -267,6 +289,5 @@ __all__ = [
     "Storage",
     "StorageMode",
     "Valkey",
-    "has_password",
     "login",
 ]

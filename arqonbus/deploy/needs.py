@@ -6,11 +6,9 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from arqonbus.config import Resolved, Settings
 from arqonbus.config.secrets import Reference
-from arqonbus.config.stores import VALKEY_PORT
 from arqonbus.config.tree import leaves
 
 HTTPS = 443
@@ -53,14 +51,8 @@ def idle_seconds(settings: Settings) -> int:
 
 def public_address(settings: Settings) -> tuple[str, int]:
     """Name and port under which clients reach the deployment; no name where the profile has none."""
-    parts = urlsplit(settings.server.public_url or "")
-    return parts.hostname or "", parts.port or HTTPS
-
-
-def valkey_address(settings: Settings) -> tuple[str, int]:
-    """Name and port of Valkey; no name where the profile has none."""
-    parts = urlsplit(settings.datastores.valkey.url or "")
-    return parts.hostname or "", parts.port or VALKEY_PORT
+    url = settings.server.public_url
+    return (url.host, url.port or HTTPS) if url else ("", HTTPS)
 
 
 def heading(resolved: Resolved, target: str, file: str) -> list[str]:
@@ -92,6 +84,5 @@ __all__ = [
     "public_address",
     "references",
     "stop_seconds",
-    "valkey_address",
     "word",
 ]

@@ -22,7 +22,6 @@ from arqonbus.deploy.needs import (
     public_address,
     references,
     stop_seconds,
-    valkey_address,
     word,
 )
 from arqonbus.deploy.units import bus_unit, projector_unit
@@ -59,7 +58,7 @@ def _addresses(settings: Settings) -> dict[str, object]:
     hosts = {
         "BUS_HOST": public_name,
         "POSTGRES_HOST": settings.datastores.postgres.host,
-        "VALKEY_HOST": valkey_address(settings)[0],
+        "VALKEY_HOST": settings.datastores.valkey.address[0],
     }
     return {
         "BUS_ADDRESS": settings.server.host,
@@ -103,7 +102,7 @@ def ansible(resolved: Resolved, runbooks: Collection[str] = ()) -> str:
         "open_files": open_files(settings),
         "stop_seconds": stop_seconds(settings),
         "idle_seconds": idle_seconds(settings),
-        "valkey": dict(zip(("host", "port"), valkey_address(settings), strict=True)),
+        "valkey": dict(zip(("host", "port"), settings.datastores.valkey.address, strict=True)),
         "public": dict(zip(("host", "port"), public_address(settings), strict=True)),
         "settings": resolved.redacted(),
         "units": {f"{name}.service": text for name, text in units.items()},

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from arqonbus.config.stores import Postgres
+from arqonbus.config.url import Url
 from arqonbus.maintenance.backup import SNAPSHOT, BackupRefused, Manifest, newest, read
 from arqonbus.maintenance.restore import restore_dump, unpack_base
 from arqonbus.maintenance.store_programs import ProgramFailed, program, run, server_user
@@ -160,7 +161,7 @@ _DATABASES = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datiste
 
 def _store(place: Path, user: str, database: str) -> Postgres:
     url = f"postgresql://{quote(user)}@/{quote(database)}?host={quote(str(place), safe='')}&port=5432"
-    return Postgres(url=url, sslmode="disable")
+    return Postgres(url=Url(url), sslmode="disable")
 
 
 async def _judge(store: Postgres, manifest: Manifest, result: Drill) -> None:

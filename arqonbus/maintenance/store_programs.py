@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from arqonbus.config.stores import Postgres, login
 
@@ -34,14 +33,14 @@ def program(name: str) -> str:
 
 def environment(store: Postgres) -> Mapping[str, str]:
     """How libpq reaches the store. The password is in the environment of the process that needs it."""
-    parts = urlsplit(store.dsn() or "")
+    dsn = store.dsn()
     user, password = login(store)
-    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    query = dsn.options if dsn else {}
     given = {
-        "PGHOST": query.get("host") or parts.hostname or "",
-        "PGPORT": str(parts.port or ""),
+        "PGHOST": query.get("host") or store.address[0],
+        "PGPORT": query.get("port") or str(store.address[1]),
         "PGUSER": user,
-        "PGDATABASE": unquote(parts.path.lstrip("/")),
+        "PGDATABASE": store.database_name,
         "PGPASSWORD": password,
         "PGSSLMODE": query.get("sslmode") or store.sslmode,
         "PGSSLROOTCERT": str(store.ca_file or ""),

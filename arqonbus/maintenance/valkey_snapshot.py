@@ -12,9 +12,8 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from arqonbus.config.stores import VALKEY_PORT, Valkey, login
+from arqonbus.config.stores import Valkey, login
 from arqonbus.maintenance.store_programs import ProgramFailed, program, run
 
 LOAD_SECONDS = 600
@@ -46,9 +45,9 @@ def _password(store: Valkey) -> Mapping[str, str]:
 
 def _address(store: Valkey) -> list[str]:
     """The options that lead to the server."""
-    parts = urlsplit(store.url or "")
-    host = ["-h", parts.hostname or "", "-p", str(parts.port or VALKEY_PORT)]
-    options = ["-s", parts.path] if parts.scheme == "unix" else host
+    host, port = store.address
+    at_host = ["-h", host, "-p", str(port)]
+    options = ["-s", store.url.path] if store.url and store.url.scheme == "unix" else at_host
     user, _ = login(store)
     options += ["--user", user, "--no-auth-warning"] if user else []
     if store.encrypted:

@@ -19,6 +19,7 @@ import pytest
 
 from arqonbus.cli import main
 from arqonbus.config.stores import Postgres, Valkey
+from arqonbus.config.url import Url
 from arqonbus.maintenance.backup import BackupRefused, Sources, backups, read, take
 from arqonbus.maintenance.drill import drill, scratch_server
 from arqonbus.maintenance.restore import restore_dump, unpack_base
@@ -158,7 +159,7 @@ def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
         postgres.ask("SELECT 1")
     with restored(tmp_path, manifest.name, archive, until) as there:
         database = (store.url or "").rpartition("/")[2]
-        found = there.model_copy(update={"url": (there.url or "").replace("/postgres?", f"/{database}?")})
+        found = there.model_copy(update={"url": Url((there.url or "").replace("/postgres?", f"/{database}?"))})
         assert holds(found, before)
         assert not holds(found, after)
         assert marks(found) == []

@@ -15,7 +15,7 @@ from arqonbus.deploy.drift.deployment import (
 )
 from arqonbus.deploy.drift.judges import NOTHING, exactly, same_lines, same_text, same_values
 from arqonbus.deploy.drift.model import Expectation, Judge, Machine
-from arqonbus.deploy.needs import public_address, valkey_address
+from arqonbus.deploy.needs import public_address
 
 FIREWALL = "arqonbus-firewall.service"
 SHIPPING = "systemd-journal-upload.service"
@@ -151,7 +151,7 @@ def declared_sockets(deployment: Deployment, machine: Machine) -> set[str]:
         if settings.projector.projects:
             found.add(f"{address}:{settings.projector.telemetry_port}")
     if "valkey" in machine.parts:
-        found.add(f"{address}:{valkey_address(settings)[1]}")
+        found.add(f"{address}:{settings.datastores.valkey.address[1]}")
     if "postgres" in machine.parts:
         found.add(f"{address}:{settings.datastores.postgres.port}")
     if "loadbalancer" in machine.parts:

@@ -12,7 +12,6 @@ from arqonbus.deploy.drift.deployment import Deployment
 from arqonbus.deploy.drift.hosts import belongs, only, runs
 from arqonbus.deploy.drift.judges import MISSING, NOTHING, same_lines, same_lines_by, same_values
 from arqonbus.deploy.drift.model import Expectation, Judge, Machine
-from arqonbus.deploy.needs import valkey_address
 
 VALKEY_CONF = "/etc/valkey/valkey.conf"
 USERS = "/etc/valkey/users.acl"
@@ -80,7 +79,7 @@ def on_a_valkey_host(deployment: Deployment, machine: Machine) -> Iterator[Expec
             "ARQ-DRF-031", "ACL", f"{digest}; {_AS_OPERATOR} ACL LIST", _users(machine.users), load
         )
     if machine.authority is not None:
-        name, port = valkey_address(deployment.settings)
+        name, port = deployment.settings.datastores.valkey.address
         yield from certificate(
             "/etc/valkey/tls/server.pem",
             "valkey",

@@ -208,10 +208,12 @@ def no_examples_left(context: Context) -> Outcome:
     named: list[tuple[str, str]] = [
         ("server.public_url", host_of(settings.server.public_url)),
         *(("server.origins", host_of(each)) for each in settings.server.origins),
-        ("datastores.valkey.url", host_of(settings.datastores.valkey.url)),
-        ("datastores.postgres.url", host_of(settings.datastores.postgres.url)),
-        ("datastores.postgres.host", settings.datastores.postgres.host or ""),
-        ("datastores.nats.url", host_of(settings.datastores.nats.url)),
+        ("datastores.valkey.url", settings.datastores.valkey.address[0]),
+        (
+            "datastores.postgres.url" if settings.datastores.postgres.url else "datastores.postgres.host",
+            settings.datastores.postgres.address[0],
+        ),
+        ("datastores.nats.url", settings.datastores.nats.address[0]),
         ("auth.jwt.issuer", host_of(settings.auth.jwt.issuer)),
         ("auth.jwt.jwks_url", host_of(settings.auth.jwt.jwks_url)),
     ]

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pydantic import SecretStr
 
 from arqonbus.config import Fault
-from arqonbus.config.stores import has_password
 from arqonbus.config.tree import leaves
 from arqonbus.preflight.checks.cfg import judge_fault
 from arqonbus.preflight.fingerprint import fingerprint
@@ -216,7 +215,7 @@ def urls_hold_no_password(context: Context) -> Outcome:
         "datastores.nats.url": stores.nats.url,
     }
     remarks = [
-        Remark(f"{key} holds a password", (key,)) for key, url in urls.items() if url and has_password(url)
+        Remark(f"{key} holds a password", (key,)) for key, url in urls.items() if url and url.holds_secret
     ]
     return verdict(remarks, expected="the password in a setting of its own")
 
@@ -233,11 +232,11 @@ def urls_hold_no_password(context: Context) -> Outcome:
 def passwords_are_long(context: Context) -> Outcome:
     stores = context.settings.datastores
     given = []
-    if stores.valkey.url is not None and not has_password(stores.valkey.url):
+    if stores.valkey.url is not None and not stores.valkey.url.holds_secret:
         given.append(("datastores.valkey.password", stores.valkey.password))
-    if stores.postgres.configured and not has_password(stores.postgres.url or ""):
+    if stores.postgres.configured and not (stores.postgres.url and stores.postgres.url.holds_secret):
         given.append(("datastores.postgres.password", stores.postgres.password))
-    if stores.nats.url is not None and not has_password(stores.nats.url):
+    if stores.nats.url is not None and not stores.nats.url.holds_secret:
         given.append(("datastores.nats.password", stores.nats.password))
     remarks = []
     for key, secret in given:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
-from arqonbus.config.stores import Postgres
-from arqonbus.preflight.checks.net import ADDRESSES, host_of, is_local
+from arqonbus.preflight.checks.net import ADDRESSES, is_local
 from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
@@ -142,9 +140,9 @@ def _hosts(context: Context) -> list[tuple[str, str]]:
     stores = context.settings.datastores
     postgres_key = "datastores.postgres.url" if stores.postgres.url else "datastores.postgres.host"
     named = [
-        (_URL, host_of(stores.valkey.url)),
-        (postgres_key, host_of(stores.postgres.dsn())),
-        ("datastores.nats.url", host_of(stores.nats.url)),
+        (_URL, stores.valkey.address[0]),
+        (postgres_key, stores.postgres.address[0]),
+        ("datastores.nats.url", stores.nats.address[0]),
     ]
     return [(key, host) for key, host in named if host]
 
@@ -163,10 +161,6 @@ def stores_are_not_for_developers(context: Context) -> Outcome:
     return verdict(remarks, expected="hosts of this environment")
 
 
-def _database(postgres: Postgres) -> str:
-    return urlsplit(postgres.dsn() or "").path.lstrip("/")
-
-
 @check(
     "ARQ-STO-008",
     "The database is a real one",
@@ -179,7 +173,7 @@ def database_is_real(context: Context) -> Outcome:
     postgres = context.settings.datastores.postgres
     if not postgres.configured:
         return skipped("no Postgres is configured")
-    name = _database(postgres)
+    name = postgres.database_name
     key = "datastores.postgres.url" if postgres.url else "datastores.postgres.database"
     own = name in {"", "postgres", "template0", "template1"} or _DEV_NAME.search(name)
     remarks = [Remark(f"the database is {name or 'not named'}", (key,))] if own else []
@@ -361,15 +355,14 @@ def valkey_url_is_plain(context: Context) -> Outcome:
     url = context.settings.datastores.valkey.url
     if url is None:
         return skipped("no Valkey is configured")
-    parts = urlsplit(url)
     remarks = []
-    if parts.scheme == "unix":
+    if url.scheme == "unix":
         remarks.append("it names a socket file")
-    if parts.username:
+    if url.user:
         remarks.append("it holds a user")
-    if parts.scheme != "unix" and parts.path.strip("/"):
-        remarks.append(f"it holds the path /{parts.path.strip('/')}")
-    if parts.query:
+    if url.scheme != "unix" and url.path.strip("/") not in ("", "0"):
+        remarks.append(f"it holds the path {url.path}; the bus uses database 0 only")
+    if url.query:
         remarks.append("it holds options")
     return verdict(remarks, expected="valkeys://host:port")
 

@@ -11,10 +11,9 @@ import secrets
 import ssl
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from arqonbus.config.bridge import Bridge
-from arqonbus.config.stores import NATS_PORT, Nats, login
+from arqonbus.config.stores import Nats, login
 from arqonbus.preflight.facts import NatsAnswers
 from arqonbus.preflight.probes.reach import (
     ProbedServer,
@@ -32,8 +31,8 @@ _SECTION = "datastores.nats"
 
 async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) -> NatsAnswers:
     """The answers of the profile's server. Never raises for what the server does."""
-    parts = urlsplit(store.url or "")
-    server = ProbedServer("NATS", _SECTION, parts.hostname or "localhost", parts.port or NATS_PORT)
+    host, port = store.address
+    server = ProbedServer("NATS", _SECTION, host or "localhost", port)
     asking = _NatsProbe(store, server, bridge)
     try:
         async with asyncio.timeout(seconds):

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from urllib.parse import urlsplit
 
 import asyncpg
 
-from arqonbus.config.stores import POSTGRES_PORT, Postgres
+from arqonbus.config.stores import Postgres
 from arqonbus.preflight.facts import FailureKind, PostgresAnswers, ProbeFailure
 from arqonbus.preflight.probes.reach import ProbedServer, Unusable, Way, failure_of, opened, wrong_protocol
 from arqonbus.storage.ports import StorageError
@@ -36,8 +35,8 @@ SELECT current_user::text AS role,
 
 async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
     """The answers of the profile's server. Never raises for what the server does."""
-    parts = urlsplit(store.dsn() or "")
-    server = ProbedServer("Postgres", _SECTION, parts.hostname or "localhost", parts.port or POSTGRES_PORT)
+    host, port = store.address
+    server = ProbedServer("Postgres", _SECTION, host or "localhost", port)
     asking = _PostgresProbe(store, server, seconds)
     try:
         async with asyncio.timeout(seconds):

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, MovedError, NoPermissionError, RedisError, ResponseError
 
-from arqonbus.config.stores import VALKEY_PORT, Valkey, login
+from arqonbus.config.stores import Valkey, login
 from arqonbus.preflight.facts import ProbeFailure, SlotRange, ValkeyAnswers
 from arqonbus.preflight.probes.reach import (
     ProbedServer,
@@ -49,8 +48,8 @@ async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
     deadline = asyncio.get_running_loop().time() + seconds
     if store.sentinel.nodes:
         return await _ask_watched(store, deadline)
-    parts = urlsplit(store.url or "")
-    seed = ProbedServer("Valkey", _SECTION, parts.hostname or "localhost", parts.port or VALKEY_PORT)
+    host, port = store.address
+    seed = ProbedServer("Valkey", _SECTION, host or "localhost", port)
     said = await _ask(store, seed, deadline)
     others = [ProbedServer("Valkey", _SECTION, host, port) for host, port in _primaries(said.ranges, seed)]
     asked = await asyncio.gather(*(_ask(store, server, deadline) for server in others))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ssl
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from arqonbus.config.stores import POSTGRES_PORT, Postgres, login
+from arqonbus.config.stores import Postgres, login
+from arqonbus.config.url import Url
 from arqonbus.storage.ports import StorageError
 
 CONNECT_SECONDS = 10.0
@@ -42,7 +42,7 @@ async def connect(store: Postgres, *, application: str, seconds: float = CONNECT
     try:
         return await asyncpg.connect(dsn, timeout=seconds, **options)
     except _FAILURES as error:
-        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+        raise PostgresUnavailable(_sentence(store, error)) from error
 
 
 async def open_pool(
@@ -61,10 +61,10 @@ async def open_pool(
             **options,
         )
     except _FAILURES as error:
-        raise PostgresUnavailable(_sentence(store, dsn, error)) from error
+        raise PostgresUnavailable(_sentence(store, error)) from error
 
 
-def _options(store: Postgres, application: str) -> tuple[str, dict[str, Any]]:
+def _options(store: Postgres, application: str) -> tuple[Url, dict[str, Any]]:
     dsn = store.dsn()
     if dsn is None:
         raise PostgresUnavailable(
@@ -78,8 +78,8 @@ def _options(store: Postgres, application: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _ssl(store: Postgres, dsn: str) -> ssl.SSLContext | Literal["prefer", "require"] | bool | None:
-    if "sslmode" in parse_qs(urlsplit(dsn).query):
+def _ssl(store: Postgres, dsn: Url) -> ssl.SSLContext | Literal["prefer", "require"] | bool | None:
+    if "sslmode" in dsn.options:
         return None  # the URL says it, and asyncpg reads that
     mode = store.sslmode
     if mode == "disable":
@@ -92,9 +92,9 @@ def _ssl(store: Postgres, dsn: str) -> ssl.SSLContext | Literal["prefer", "requi
     return context
 
 
-def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
+def _sentence(store: Postgres, error: Exception) -> str:
     where, role = place(store), login(store)[0] or "of this user"
-    database = urlsplit(dsn).path.lstrip("/") or "its default"
+    database = store.database_name or "its default"
     match error:
         case asyncpg.InvalidPasswordError():
             return (
@@ -130,8 +130,8 @@ def _sentence(store: Postgres, dsn: str, error: Exception) -> str:
 
 def place(store: Postgres) -> str:
     """Where the store is, for sentences."""
-    parts = urlsplit(store.dsn() or "")
-    return f"Postgres at {parts.hostname or 'the default socket'}:{parts.port or POSTGRES_PORT}"
+    host, port = store.address
+    return f"Postgres at {host or 'the default socket'}:{port}"
 
 
 __all__ = ["CONNECT_SECONDS", "Connection", "Pool", "PostgresUnavailable", "connect", "open_pool", "place"]

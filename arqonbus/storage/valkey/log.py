@@ -13,9 +13,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from ssl import SSLContext
 from typing import Any
-from urllib.parse import urlsplit
 
 from arqonbus.config.stores import VALKEY_PORT
+from arqonbus.config.url import Url
 from arqonbus.storage.layers.durable_history import DurableHistory, HistoryStore
 from arqonbus.storage.ports import (
     Batch,
@@ -60,15 +60,20 @@ logger = logging.getLogger(__name__)
 
 def endpoint_of(url: str) -> Endpoint:
     """The server in a URL like valkey://host:6379 or rediss://host. Raises ValueError for anything more."""
-    parts = urlsplit(url)
-    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"} or not parts.hostname:
-        raise ValueError(f"{url!r} is no URL of a Valkey server; it looks like valkey://host:6379.")
-    if parts.username or parts.password or parts.path.strip("/") or parts.query:
+    try:
+        parts = Url(url)
+    except ValueError as error:
+        raise ValueError(f"The URL of the Valkey server {error}.") from None
+    if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"}:
+        raise ValueError("The URL of the Valkey server has another scheme; it looks like valkey://host:6379.")
+    if parts.user or parts.password or parts.query:
         raise ValueError(
-            f"The URL of the Valkey server {parts.hostname} may hold a host and a port only; "
+            f"The URL of the Valkey server {parts.host} may hold a host and a port only; "
             "user, password and options have settings of their own."
         )
-    return Endpoint(parts.hostname, parts.port or VALKEY_PORT)
+    if parts.path.strip("/") not in ("", "0"):
+        raise ValueError(f"The URL of the Valkey server {parts.host} names a database other than 0.")
+    return Endpoint(parts.host, parts.port or VALKEY_PORT)
 
 
 class ValkeyLog:
@@ -112,7 +117,7 @@ class ValkeyLog:
     ) -> None:
         if durability is Durability.MEMORY:
             raise ValueError("Valkey is never less than HOT; use MemoryLog for durability MEMORY.")
-        if any(urlsplit(url).scheme in {"valkeys", "rediss"} for url in urls) and tls is None:
+        if any(url.partition("://")[0] in {"valkeys", "rediss"} for url in urls) and tls is None:
             raise ValueError("A URL asks for TLS, but no TLS context was given.")
         if not urls:
             raise ValueError("ValkeyLog needs the URL of at least one server.")

@@ -9,7 +9,7 @@ import pytest
 
 from arqonbus.config import ConfigError, Redactor, with_dev_key
 from arqonbus.config.field import MASK
-from arqonbus.config.stores import has_password
+from arqonbus.config.url import holds_secret
 
 SECRET = "canary-" + "k" * 40
 
@@ -278,9 +278,11 @@ def test_a_dev_key_that_others_can_read_is_refused(deployment: Any, tmp_path: Pa
         ("postgresql://bus@db/bus?application_name=x", False),
         ("nats://token@nats:4222", True),
         ("nats://nats:4222", False),
-        ("valkey://[::1", True),
+        ("valkey://[::1", False),
+        ("valkey://:pw/@[::1", True),
+        ("nats://token/@nats", True),
     ],
 )
 def test_a_secret_in_a_url_is_noticed(url: str, secret: bool) -> None:
-    """A password, one in the query, and the token of NATS count; so does a URL that cannot be read."""
-    assert has_password(url) is secret
+    """A password, one in the query, and the token of NATS count; also in a URL that cannot be parsed."""
+    assert holds_secret(url) is secret
