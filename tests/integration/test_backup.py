@@ -159,7 +159,8 @@ def test_a_base_backup_and_the_log_lead_to_a_second_between_two_writes(
         postgres.ask("SELECT 1")
     with restored(tmp_path, manifest.name, archive, until) as there:
         database = (store.url or "").rpartition("/")[2]
-        found = there.model_copy(update={"url": Url((there.url or "").replace("/postgres?", f"/{database}?"))})
+        url = Url((there.url or "").replace("/postgres?", f"/{database}?"))
+        found = there.model_copy(update={"url": url})
         assert holds(found, before)
         assert not holds(found, after)
         assert marks(found) == []
