@@ -292,6 +292,13 @@ class Node(LogListener):
             peer.answer(replies.error_signal(_NOT_UTF8))
             peer.close(Close.BAD_TEXT, _NOT_UTF8.message)
 
+    def receive_short(self, peer: Peer, missing: int) -> None:
+        """Control frames or fragments came. `missing`: bytes that they count for beyond their own."""
+        peer.last_seen = now = self._loop.time()
+        if missing and not peer.closing and not peer.session.charge(missing, now):
+            self.counters.rejected[Code.RATE_LIMITED] += 1
+            peer.close(Close.POLICY, "more fragments and control frames than the byte rate allows")
+
     def disconnected(self, peer: Peer, code: int) -> None:
         """The connection is gone."""
         if peer.closed:

@@ -19,6 +19,7 @@ from picows import (
 )
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub leaves it out
 
+from arqonbus.bus.fragments import LEAST_FRAME_BYTES, BrokenMessage, FragmentedMessage, missing_bytes
 from arqonbus.bus.frames import Close, close_answer
 from arqonbus.bus.node import Node
 from arqonbus.bus.other_end import other_end
@@ -26,6 +27,9 @@ from arqonbus.bus.peer import Peer
 from arqonbus.bus.upgrade import Accepted, Refused, Request
 
 READ_BUFFER = 4096  # bytes per connection at first; it grows with the frames that come
+TURN_BYTES = 2**15  # read from one socket before the others have their turn
+SHORT_TURN_BYTES = 2**11  # the same for who sends many short frames, each of which is work
+MANY_SHORT = 64  # fragments and control frames in one turn
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
 
@@ -40,9 +44,12 @@ class _PicowsConnection(WSListener):
         self._peer: Peer | None = None
         self._transport: WSTransport | None = None
         self._write: Any = None
+        self._protocol: Any = None
         self._inbox: list[bytes | str] = []
-        self._fragments: list[bytes] = []
-        self._fragment_type = WSMsgType.BINARY
+        self._message = FragmentedMessage(node.settings.protocol.max_frame_bytes)
+        self._has_short = False  # fragments or control frames came in this turn
+        self._missing = 0  # bytes that they count for beyond their own
+        self._ping: bytes | None = None  # the newest that is not answered
         self._close_code = ABNORMAL
 
     # -- from picows
@@ -53,7 +60,7 @@ class _PicowsConnection(WSListener):
         # Blocked as soon as anything waits. Not 0: asyncio's TLS takes a full and an empty buffer to be the
         # same then, calls a socket blocked to which everything was written, and never says that it is free.
         under.set_write_buffer_limits(high=1)
-        self._write = under.write
+        self._write, self._protocol = under.write, under.get_protocol()
         accepted, self._accepted = self._accepted, None
         assert accepted is not None
         self._peer = self._node.connect(accepted, self, accepted.address)
@@ -65,7 +72,7 @@ class _PicowsConnection(WSListener):
         kind = frame.msg_type
         inbox = self._inbox
         reserved = frame.rsv1 or frame.rsv2 or frame.rsv3
-        if kind == WSMsgType.BINARY and frame.fin and not self._fragments and not reserved:
+        if kind == WSMsgType.BINARY and frame.fin and not self._message.started and not reserved:
             inbox.append(frame.get_payload_as_bytes())
             if not frame.last_in_buffer:  # what came together is handled together
                 return
@@ -75,18 +82,35 @@ class _PicowsConnection(WSListener):
         if inbox:
             self._inbox = []
             self._node.receive(peer, inbox)
+        if peer.closing and kind != WSMsgType.CLOSE:
+            return
         if reserved:
             peer.close(Close.PROTOCOL, "no extension was negotiated")
-        elif kind == WSMsgType.PONG:
-            peer.last_seen = asyncio.get_running_loop().time()
-        elif kind == WSMsgType.PING:
-            # Who does not read its pongs gets no more of them: the newest ping is what counts.
-            if not peer.closing and not peer.blocked:
-                transport.send_pong(frame.get_payload_as_bytes())
         elif kind == WSMsgType.CLOSE:
             self._on_close(frame)
+        elif kind == WSMsgType.PING or kind == WSMsgType.PONG:
+            payload = frame.get_payload_as_bytes()
+            self._missing += missing_bytes(len(payload))
+            self._has_short = True
+            if kind == WSMsgType.PING:
+                self._ping = payload
         else:
             self._on_data(peer, kind, frame)
+        if self._has_short and frame.last_in_buffer:
+            self._end_of_turn(peer, transport)
+
+    def _end_of_turn(self, peer: Peer, transport: WSTransport) -> None:
+        """Count the short frames that came together, and answer their newest ping (5.5.3).
+
+        Who does not read its pongs gets no more of them.
+        """
+        missing, ping = self._missing, self._ping
+        self._missing, self._ping, self._has_short = 0, None, False
+        many = missing > MANY_SHORT * LEAST_FRAME_BYTES
+        self._protocol.turn_bytes = SHORT_TURN_BYTES if many else TURN_BYTES
+        self._node.receive_short(peer, missing)
+        if ping is not None and not peer.closing and not peer.blocked:
+            transport.send_pong(ping)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         if self._peer is not None:
@@ -137,17 +161,27 @@ class _PicowsConnection(WSListener):
         self._transport.disconnect()
 
     def _on_data(self, peer: Peer, kind: WSMsgType, frame: WSFrame) -> None:
-        if (kind == WSMsgType.CONTINUATION) is not bool(self._fragments):
-            peer.close(Close.PROTOCOL, "fragments are out of order")
+        message, payload = self._message, frame.get_payload_as_bytes()
+        first = kind != WSMsgType.CONTINUATION
+        if not (first and frame.fin):
+            self._missing += missing_bytes(len(payload))
+            self._has_short = True
+        try:
+            whole = message.add(payload, first=first, text=kind == WSMsgType.TEXT, last=bool(frame.fin))
+        except BrokenMessage as error:
+            peer.close(error.code, str(error))
             return
-        if kind != WSMsgType.CONTINUATION:
-            self._fragment_type = kind
-        self._fragments.append(frame.get_payload_as_bytes())
-        if sum(map(len, self._fragments)) > self._node.settings.protocol.max_frame_bytes:
-            peer.close(Close.TOO_BIG, "the message is larger than max_frame_bytes")
-        elif frame.fin:
-            message, self._fragments = b"".join(self._fragments), []
-            self._node.receive_whole(peer, message, text=self._fragment_type == WSMsgType.TEXT)
+        if whole is not None:
+            self._node.receive_whole(peer, whole, text=message.text)
+
+
+class _TurnTaking(WSProtocol):  # type: ignore[misc]  # the stub leaves it out
+    """Takes a bounded number of bytes from the socket at one time, whatever waits there."""
+
+    turn_bytes = TURN_BYTES
+
+    def get_buffer(self, size: int) -> memoryview:
+        return super().get_buffer(size)[: self.turn_bytes]  # type: ignore[no-any-return]
 
 
 def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
@@ -161,7 +195,7 @@ def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
         def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
             return _answer(node, _request_of(request, made.transport.underlying_transport, named))
 
-        made = WSProtocol(
+        made = _TurnTaking(
             None,  # host and port: of clients
             None,  # path: of clients
             False,  # is_client_side
@@ -178,7 +212,7 @@ def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
             None,  # extra_headers: of clients
             READ_BUFFER,
         )
-        return made  # type: ignore[no-any-return]
+        return made
 
     return protocol
 

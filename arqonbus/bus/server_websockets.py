@@ -12,6 +12,7 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
+from arqonbus.bus.fragments import BrokenMessage, FragmentedMessage, missing_bytes
 from arqonbus.bus.node import Node
 from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
@@ -19,10 +20,11 @@ from arqonbus.bus.upgrade import Refused, Request
 
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
+TURN_BYTES = 2**13  # read from one socket before the others have their turn
 MAX_PONGS = 2**20  # bytes of answers to pings, beside the client's budget, that may wait for it
 
 
-class _WebsocketsConnection(asyncio.Protocol):
+class _WebsocketsConnection(asyncio.BufferedProtocol):
     """One connection, as asyncio calls it and as the peer writes to it."""
 
     def __init__(self, node: Node, named: str | None) -> None:
@@ -32,8 +34,10 @@ class _WebsocketsConnection(asyncio.Protocol):
         self._protocol = ServerProtocol(max_size=node.settings.protocol.max_frame_bytes)
         self._transport: asyncio.Transport
         self._peer: Peer | None = None
-        self._fragments: list[bytes] = []
-        self._fragment_type = Opcode.BINARY
+        self._read = memoryview(b"")  # what a read fills; nothing between reads
+        self._has_short = False  # fragments or control frames came in this turn
+        self._missing = 0  # bytes that they count for beyond their own
+        self._message = FragmentedMessage(node.settings.protocol.max_frame_bytes)
         self._close_code = ABNORMAL
         self._answered = False
         self._handshake_timer: asyncio.TimerHandle
@@ -48,7 +52,12 @@ class _WebsocketsConnection(asyncio.Protocol):
             self._node.settings.server.handshake_timeout, transport.abort
         )
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, size: int) -> memoryview:
+        self._read = memoryview(bytearray(TURN_BYTES))  # asyncio's TLS fills it slice by slice
+        return self._read
+
+    def buffer_updated(self, size: int) -> None:
+        data, self._read = bytes(self._read[:size]), memoryview(b"")
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, HttpRequest):
@@ -58,6 +67,9 @@ class _WebsocketsConnection(asyncio.Protocol):
                     self._upgrade(event)
             elif self._peer is not None and isinstance(event, Frame):
                 self._on_frame(self._peer, event)
+        if self._has_short and self._peer is not None:
+            missing, self._missing, self._has_short = self._missing, 0, False
+            self._node.receive_short(self._peer, missing)
         failure = self._protocol.close_expected()
         self._send_pending()
         if self._peer is not None and self.buffered() > MAX_PONGS + self._peer.queue.budget:
@@ -134,22 +146,29 @@ class _WebsocketsConnection(asyncio.Protocol):
 
     def _on_frame(self, peer: Peer, frame: Frame) -> None:
         opcode = frame.opcode
-        if opcode is Opcode.PONG:
-            peer.last_seen = asyncio.get_running_loop().time()
+        if opcode in (Opcode.PING, Opcode.PONG):
+            self._missing += missing_bytes(len(frame.data))
+            self._has_short = True
         elif opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            if opcode is not Opcode.CONT:
-                self._fragment_type = opcode
-            self._fragments.append(bytes(frame.data))
-            if frame.fin:
-                message, self._fragments = b"".join(self._fragments), []
-                self._node.receive_whole(peer, message, text=self._fragment_type is Opcode.TEXT)
+            message, payload = self._message, bytes(frame.data)
+            first = opcode is not Opcode.CONT
+            if not (first and frame.fin):
+                self._missing += missing_bytes(len(payload))
+                self._has_short = True
+            try:
+                whole = message.add(payload, first=first, text=opcode is Opcode.TEXT, last=frame.fin)
+            except BrokenMessage as error:
+                peer.close(error.code, str(error))
+                return
+            if whole is not None:
+                self._node.receive_whole(peer, whole, text=message.text)
 
     def _send_pending(self) -> None:
-        for data in self._protocol.data_to_send():
-            if data:
-                self._transport.write(data)
-            elif not self._transport.is_closing():
-                self._transport.close()
+        data = self._protocol.data_to_send()
+        if sent := b"".join(data):
+            self._transport.write(sent)
+        if b"" in data and not self._transport.is_closing():  # the protocol says that it was all
+            self._transport.close()
 
 
 def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:

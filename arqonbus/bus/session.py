@@ -183,6 +183,12 @@ class Session:
             self._receive_protobuf(frames, now, intake)
         return intake
 
+    def charge(self, size: int, now: float) -> bool:
+        """Whether so many bytes are within every byte rate, which they then use up."""
+        return self._bytes.take_whole(size, now) and all(
+            account.bytes.take_whole(size, now) for account in self.accounts
+        )
+
     def may(self, action: Action, room: str) -> bool:
         """Whether the token, or the room's rule in the profile, grants the action in the room."""
         return self.identity.grants.allows(action, room) or action in self._room_grants(room)

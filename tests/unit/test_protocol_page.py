@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from arqonbus.bus.follow import MAX_RECOVERY_BYTES
+from arqonbus.bus.fragments import LEAST_FRAME_BYTES
 from arqonbus.bus.frames import Close
 from arqonbus.bus.session import NoGates, Session, SessionLimits
 from arqonbus.bus.upgrade import Handshake, Refused, Request, refused
@@ -305,6 +306,7 @@ def test_limits() -> None:
         limits.messages_per_second,
         limits.messages_burst,
         limits.bytes_per_second,
+        LEAST_FRAME_BYTES,
         limits.joins_per_connection,
         limits.commands_per_connection,
         MAX_WAITING,
