@@ -104,6 +104,16 @@ def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in COMMANDS:
         return _root(arguments)
     name, *rest = arguments
+    parser = parser_of(name)
+    given, unexpected = parser.parse_known_args(rest)
+    if unexpected:
+        parser.error(_unexpected(unexpected))
+    code: int = importlib.import_module(f"arqonbus.cli.{name}").run(given)
+    return code
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """The parser of one command's options."""
     module = importlib.import_module(f"arqonbus.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"arqonbus {name}",
@@ -113,11 +123,7 @@ def _run(arguments: list[str]) -> int:
         allow_abbrev=False,
     )
     module.configure(parser)
-    given, unexpected = parser.parse_known_args(rest)
-    if unexpected:
-        parser.error(_unexpected(unexpected))
-    code: int = module.run(given)
-    return code
+    return parser
 
 
 def _unexpected(arguments: list[str]) -> str:
@@ -157,4 +163,4 @@ def _unknown_command(parser: argparse.ArgumentParser, name: str) -> NoReturn:
     parser.error(f"{name!r} is not a command; {hint}")
 
 
-__all__ = ["COMMANDS", "Failure", "main", "print_failure"]
+__all__ = ["COMMANDS", "Failure", "main", "parser_of", "print_failure"]

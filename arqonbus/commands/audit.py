@@ -35,7 +35,7 @@ async def list_(caller: Caller, arguments: AuditListArguments) -> dict[str, Any]
 
 
 COMMANDS = (
-    Command("op.audit.list", "What admins did in the tenant.", AuditListArguments, list_, who="admin"),
+    Command("op.audit.list", "List what admins did in the tenant.", AuditListArguments, list_, who="admin"),
 )
 
 __all__ = ["COMMANDS"]

@@ -79,10 +79,15 @@ async def revoke(caller: Caller, arguments: RevokeArguments) -> Answer:
 
 
 COMMANDS = (
-    Command("op.auth.refresh", "Go on with a new token, without reconnecting.", RefreshArguments, refresh),
+    Command(
+        "op.auth.refresh",
+        "Replace the token of this connection, without reconnecting.",
+        RefreshArguments,
+        refresh,
+    ),
     Command(
         "op.auth.revoke",
-        "Refuse tokens of the tenant before their time, and end their connections.",
+        "Revoke tokens of the tenant and close their connections.",
         RevokeArguments,
         revoke,
         who="admin",

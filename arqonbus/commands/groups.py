@@ -352,15 +352,19 @@ def _state(group: GroupState) -> dict[str, Any]:
 
 
 COMMANDS = (
-    Command("op.groups.ensure", "Make a consumer group, unless it is there.", EnsureArguments, ensure),
-    Command("op.groups.read", "Take jobs; wait for them if there are none.", ReadArguments, read),
-    Command("op.groups.ack", "These jobs are done.", AckArguments, ack),
-    Command("op.groups.nack", "Give a job back, to be tried again after a delay.", NackArguments, nack),
-    Command("op.groups.extend", "Keep jobs for longer.", ExtendArguments, extend),
-    Command("op.groups.pending", "Jobs that were handed out and not acked.", PendingArguments, pending),
-    Command("op.groups.claim", "Take over jobs of another consumer.", ClaimArguments, claim),
-    Command("op.groups.state", "Where a consumer group stands.", GroupArguments, state),
-    Command("op.groups.list", "The consumer groups of a room.", RoomArguments, list_),
+    Command("op.groups.ensure", "Create a consumer group, unless it exists.", EnsureArguments, ensure),
+    Command("op.groups.read", "Lease jobs; wait for some if there are none.", ReadArguments, read),
+    Command("op.groups.ack", "Acknowledge jobs.", AckArguments, ack),
+    Command("op.groups.nack", "Return a job, to be retried after a delay.", NackArguments, nack),
+    Command("op.groups.extend", "Extend the leases of jobs.", ExtendArguments, extend),
+    Command("op.groups.pending", "List leased jobs that are not acknowledged.", PendingArguments, pending),
+    Command(
+        "op.groups.claim", "Transfer leased jobs of another consumer to this one.", ClaimArguments, claim
+    ),
+    Command(
+        "op.groups.state", "Show the position and the counts of a consumer group.", GroupArguments, state
+    ),
+    Command("op.groups.list", "List the consumer groups of a room.", RoomArguments, list_),
     Command("op.groups.delete", "Delete a consumer group.", GroupArguments, delete),
 )
 

@@ -197,8 +197,8 @@ def _result(
 
 
 COMMANDS = (
-    Command("op.history.get", "A room's messages, newest first.", HistoryArguments, get),
-    Command("op.history.replay", "A room's messages, oldest first.", HistoryReplayArguments, replay),
+    Command("op.history.get", "Read a room's messages, newest first.", HistoryArguments, get),
+    Command("op.history.replay", "Read a room's messages, oldest first.", HistoryReplayArguments, replay),
 )
 
 __all__ = ["COMMANDS", "check_sequence"]

@@ -73,8 +73,13 @@ async def help_(caller: Caller, arguments: HelpArguments) -> dict[str, Any]:
 
 COMMANDS = (
     Command("op.ping", "Answer at once.", NoArguments, ping),
-    Command("op.status", "How this node is; for admins, with its load.", NoArguments, status),
-    Command("op.help", "The operations and their arguments.", HelpArguments, help_),
+    Command(
+        "op.status",
+        "Show the node's state, version and storage, and the tenant's counts; for admins also the load.",
+        NoArguments,
+        status,
+    ),
+    Command("op.help", "List the operations, or show the arguments of one.", HelpArguments, help_),
 )
 
 __all__ = ["COMMANDS"]

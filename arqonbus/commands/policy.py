@@ -47,10 +47,10 @@ async def reload(caller: Caller, _: NoArguments) -> dict[str, Any]:
 
 
 COMMANDS = (
-    Command("op.policy.get", "The content policy, and what it found.", NoArguments, get, who="admin"),
+    Command("op.policy.get", "Show the content policy and its findings.", NoArguments, get, who="admin"),
     Command(
         "op.policy.reload",
-        "Take over the policy as it stands in the profile now.",
+        "Reload the content policy from the profile.",
         NoArguments,
         reload,
         who="admin",

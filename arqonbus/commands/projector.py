@@ -296,21 +296,26 @@ _PREFIX = "op.continuum.projector"
 COMMANDS = tuple(
     Command(f"{_PREFIX}.{name}", summary, arguments, handler, who="admin")
     for name, summary, arguments, handler in (
-        ("status", "What the projection of the tenant holds, and its books.", NoArguments, status),
+        ("status", "Show the counts and the books of the tenant's projection.", NoArguments, status),
         ("project_event", "Project one event by hand.", EventArguments, project_event),
-        ("get", "One episode.", EpisodeArguments, get),
-        ("list", "Episodes, by agent and id.", EpisodeListArguments, list_),
-        ("dlq.list", "Records that could not be projected, oldest first.", LettersArguments, dlq_list),
-        ("dlq.show", "One of them, with its payload.", LetterArguments, dlq_show),
+        ("get", "Show one episode.", EpisodeArguments, get),
+        ("list", "List episodes, by agent and id.", EpisodeListArguments, list_),
+        ("dlq.list", "List records that could not be projected, oldest first.", LettersArguments, dlq_list),
+        ("dlq.show", "Show one dead letter, with its payload.", LetterArguments, dlq_show),
         (
             "dlq.replay",
-            "Project one of them, as it arrived or corrected.",
+            "Project a dead letter again, unchanged or corrected.",
             DeadLetterReplayArguments,
             dlq_replay,
         ),
-        ("dlq.discard", "Give one of them up.", DiscardArguments, dlq_discard),
-        ("backfill", "Project a window of events again; older never wins.", BackfillArguments, backfill),
-        ("rebuild", "Make episodes anew from all of their events.", BackfillArguments, rebuild),
+        ("dlq.discard", "Discard a dead letter.", DiscardArguments, dlq_discard),
+        (
+            "backfill",
+            "Project a window of events again; an older event never replaces a newer one.",
+            BackfillArguments,
+            backfill,
+        ),
+        ("rebuild", "Rebuild episodes from all of their events.", BackfillArguments, rebuild),
     )
 )
 

@@ -181,13 +181,15 @@ def _number(sequence: int | str) -> int:
 
 
 COMMANDS = (
-    Command("op.rooms.join", "Receive a room's messages, from now or since a position.", JoinArguments, join),
-    Command("op.rooms.leave", "Receive them no more.", PlaceArguments, leave),
-    Command("op.rooms.list", "Names of the tenant's rooms, in order.", RoomListArguments, list_),
-    Command("op.rooms.info", "Where a room's log stands and how it is kept.", RoomArguments, info),
+    Command("op.rooms.join", "Subscribe to a room, from now on or after a position.", JoinArguments, join),
+    Command("op.rooms.leave", "Unsubscribe from a room.", PlaceArguments, leave),
+    Command("op.rooms.list", "List the names of the tenant's rooms, in order.", RoomListArguments, list_),
+    Command(
+        "op.rooms.info", "Show the head, the oldest message and the settings of a room.", RoomArguments, info
+    ),
     Command("op.rooms.create", "Create an empty room.", RoomArguments, create),
     Command("op.rooms.delete", "Delete a room with all its messages.", RoomArguments, delete),
-    Command("op.rooms.presence", "The clients in a room, on all nodes.", PresenceArguments, presence),
+    Command("op.rooms.presence", "List the clients in a room, on all nodes.", PresenceArguments, presence),
 )
 
 __all__ = ["COMMANDS"]

@@ -20,6 +20,7 @@ from arqonbus.telemetry.logs import JsonFormatter
 from arqonbus.telemetry.metrics import Metrics
 from tests.integration.conftest import Bus, StartBus
 from tests.integration.waiting import until
+from tests.servers.arqonbus import REPOSITORY
 from tests.servers.processes import free_port
 
 
@@ -96,6 +97,24 @@ async def test_metrics_count_what_happened(bus: Bus) -> None:
         assert found[f"arqonbus_{name}", ()] > 0
     assert found["arqonbus_send_queue_bytes", ()] == 0
     assert ("arqonbus_loop_lag_seconds_count", ()) in found
+
+
+async def test_every_metric_is_in_the_reference(bus: Bus) -> None:
+    """Each exposed family of the bus has its row in docs/reference/metrics.md, with its labels."""
+    await (await bus.client()).publish("r", "x")
+    page = (REPOSITORY / "docs/reference/metrics.md").read_text()
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    exposed = 0
+    for family in text_string_to_metric_families((await get(bus, "/metrics")).text):
+        if family.name.endswith("_created"):  # the client library's, when a histogram began
+            continue
+        name = family.name + ("_total" if family.type == "counter" else "")
+        exposed += 1
+        assert name in rows
+        assert f"| {family.type} |" in rows[name]
+        for sample in family.samples:
+            assert all(f"`{label}`" in rows[name] for label in sample.labels if label != "le")
+    assert exposed > 20
 
 
 async def test_logs_hold_no_token_and_no_payload(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
