@@ -21,7 +21,7 @@ run: ## Set everything up and run the bus, embedded, without servers
 
 .PHONY: test
 test: setup ## Set everything up and pass the whole suite
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target servers lint
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target servers lint docs
 	$(PYTEST) tests
 
 .PHONY: test-fast
@@ -107,8 +107,12 @@ fuzz: setup ## Fuzz every parser for FUZZ_SECONDS each (default 60)
 	  $(BIN)/python -m tests.fuzz.$$target .cache/fuzz/$$target -max_total_time=$${FUZZ_SECONDS:-60} -artifact_prefix=.cache/fuzz/; \
 	done
 
+.PHONY: docs
+docs: setup ## Build the documents as a static site with search in build/site; fails for a broken link
+	@scripts/build-docs
+
 .PHONY: generate
-generate: setup ## Write the generated files anew
+generate: setup ## Write the generated files again
 	$(BIN)/python scripts/generate
 
 .PHONY: lock
@@ -119,6 +123,7 @@ lock: setup ## Lock the newest dependencies that pyproject.toml allows
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group build -o requirements/build.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group bench -o requirements/bench.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group fuzz -o requirements/fuzz.lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group docs -o requirements/docs.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group ansible -o requirements/ansible.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --no-deps --group ansible-collections -o requirements/ansible-collections.lock
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate --no-emit-index-url --python-version 3.11 --group ansible-lint -o requirements/ansible-lint.lock
