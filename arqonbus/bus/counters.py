@@ -12,6 +12,7 @@ class Counters:
 
     connections_accepted: int = 0
     connections_refused: Counter[str] = field(default_factory=Counter)  # by code
+    connections_unopened: Counter[str] = field(default_factory=Counter)  # without a request, by reason
     connections_closed: Counter[int] = field(default_factory=Counter)  # by close code
     frames_in: int = 0
     bytes_in: int = 0

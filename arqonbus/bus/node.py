@@ -198,7 +198,7 @@ class Node(LogListener):
         queued = sum(peer.queue.size + peer.transport.buffered() for peer in self.clients.values())
         return NodeLoad(len(self.clients), len(self.hub.rooms), queued)
 
-    # -- connections, called by the server adapters
+    # -- connections, called by the front and the server adapters
 
     def decide(self, request: Request) -> Accepted | Refused:
         """Judge an upgrade request."""
@@ -209,9 +209,6 @@ class Node(LogListener):
             obstacle = self.quotas.identity_arrival(who.tenant, who.subject, now)
             if obstacle is not None:
                 decision = refused(obstacle)
-        if isinstance(decision, Refused):
-            self.counters.connections_refused[decision.code] += 1
-            logger.info("connection refused", extra={"code": decision.code, "address": address})
         return decision
 
     def connect(self, accepted: Accepted, transport: Transport, address: str, client: str = "") -> Peer:

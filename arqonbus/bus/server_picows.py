@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from picows import (
@@ -22,9 +22,8 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # the stub l
 from arqonbus.bus.fragments import LEAST_FRAME_BYTES, BrokenMessage, FragmentedMessage, missing_bytes
 from arqonbus.bus.frames import Close, close_answer
 from arqonbus.bus.node import Node
-from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.upgrade import Accepted, Refused, Request
+from arqonbus.bus.upgrade import Accepted
 
 READ_BUFFER = 4096  # bytes per connection at first; it grows with the frames that come
 TURN_BYTES = 2**15  # read from one socket before the others have their turn
@@ -184,25 +183,27 @@ class _TurnTaking(WSProtocol):  # type: ignore[misc]  # the stub leaves it out
         return super().get_buffer(size)[: self.turn_bytes]  # type: ignore[no-any-return]
 
 
-def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
-    """What makes the protocol of one connection; `named`: where a proxy says that its other end is."""
+def protocols(node: Node) -> Callable[[Accepted], asyncio.BaseProtocol]:
+    """Make the protocol of an accepted connection. It reads a canonical head and judges nothing."""
     settings = node.settings
     logger = logging.getLogger("picows.server")
 
-    def protocol(named: str | None) -> asyncio.BaseProtocol:
-        # Made here and not by ws_create_server: a decision needs the address and the certificate, and what
-        # picows shows of a request holds neither.
-        def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
-            return _answer(node, _request_of(request, made.transport.underlying_transport, named))
+    def protocol(accepted: Accepted) -> asyncio.BaseProtocol:
+        names = [("Sec-WebSocket-Protocol", accepted.subprotocol)] if accepted.subprotocol else []
+        response = WSUpgradeResponse.create_101_response(names)
 
-        made = _TurnTaking(
+        def on_request(request: WSUpgradeRequest) -> WSUpgradeResponseWithListener:
+            return WSUpgradeResponseWithListener(response, _PicowsConnection(node, accepted))
+
+        # Made here and not by ws_create_server, which reads and refuses requests by rules of its own.
+        return _TurnTaking(
             None,  # host and port: of clients
             None,  # path: of clients
             False,  # is_client_side
             on_request,
             logger,
             True,  # disconnect_on_exception
-            settings.server.handshake_timeout,
+            None,  # websocket_handshake_timeout: the head is whole
             False,  # enable_auto_ping
             20,  # auto_ping_idle_timeout
             20,  # auto_ping_reply_timeout
@@ -212,28 +213,8 @@ def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
             None,  # extra_headers: of clients
             READ_BUFFER,
         )
-        return made
 
     return protocol
-
-
-def _answer(node: Node, request: Request) -> WSUpgradeResponseWithListener:
-    decision = node.decide(request)
-    if isinstance(decision, Refused):
-        response = WSUpgradeResponse.create_error_response(
-            decision.status, decision.body, list(decision.headers)
-        )
-        return WSUpgradeResponseWithListener(response, None)
-    names = [("Sec-WebSocket-Protocol", decision.subprotocol)] if decision.subprotocol else []
-    response = WSUpgradeResponse.create_101_response(names)
-    return WSUpgradeResponseWithListener(response, _PicowsConnection(node, decision))
-
-
-def _request_of(request: WSUpgradeRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:
-    headers: dict[str, Sequence[str]] = {}
-    for name in request.headers:
-        headers[name.lower()] = request.headers.getall(name)
-    return Request(request.path.decode("latin-1"), headers, *other_end(transport, named))
 
 
 __all__ = ["protocols"]

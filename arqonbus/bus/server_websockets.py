@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from websockets.datastructures import Headers
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request as HttpRequest
-from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from arqonbus.bus.fragments import BrokenMessage, FragmentedMessage, missing_bytes
 from arqonbus.bus.node import Node
-from arqonbus.bus.other_end import other_end
 from arqonbus.bus.peer import Peer
-from arqonbus.bus.upgrade import Refused, Request
+from arqonbus.bus.upgrade import Accepted
 
 CLOSE_TIMEOUT = 5.0
 ABNORMAL = 1006
@@ -27,10 +24,9 @@ MAX_PONGS = 2**20  # bytes of answers to pings, beside the client's budget, that
 class _WebsocketsConnection(asyncio.BufferedProtocol):
     """One connection, as asyncio calls it and as the peer writes to it."""
 
-    def __init__(self, node: Node, named: str | None) -> None:
-        """`named`: where a proxy says that the other end is."""
+    def __init__(self, node: Node, accepted: Accepted) -> None:
         self._node = node
-        self._named = named
+        self._accepted = accepted
         self._protocol = ServerProtocol(max_size=node.settings.protocol.max_frame_bytes)
         self._transport: asyncio.Transport
         self._peer: Peer | None = None
@@ -39,8 +35,6 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
         self._missing = 0  # bytes that they count for beyond their own
         self._message = FragmentedMessage(node.settings.protocol.max_frame_bytes)
         self._close_code = ABNORMAL
-        self._answered = False
-        self._handshake_timer: asyncio.TimerHandle
 
     # -- from asyncio
 
@@ -48,9 +42,6 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.set_write_buffer_limits(high=1)  # not 0, see server_picows
-        self._handshake_timer = asyncio.get_running_loop().call_later(
-            self._node.settings.server.handshake_timeout, transport.abort
-        )
 
     def get_buffer(self, size: int) -> memoryview:
         self._read = memoryview(bytearray(TURN_BYTES))  # asyncio's TLS fills it slice by slice
@@ -61,10 +52,7 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
         self._protocol.receive_data(data)
         for event in self._protocol.events_received():
             if isinstance(event, HttpRequest):
-                # One request is all that a connection has; what is behind it was no frame and ended it.
-                if not self._answered and not self._protocol.eof_sent:
-                    self._answered = True
-                    self._upgrade(event)
+                self._upgrade(event)
             elif self._peer is not None and isinstance(event, Frame):
                 self._on_frame(self._peer, event)
         if self._has_short and self._peer is not None:
@@ -86,7 +74,6 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
         self._send_pending()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._handshake_timer.cancel()
         if self._peer is not None:
             self._node.disconnected(self._peer, self._close_code)
 
@@ -125,22 +112,13 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
     # -- the handshake
 
     def _upgrade(self, request: HttpRequest) -> None:
-        decision = self._node.decide(_request_of(request, self._transport, self._named))
-        if isinstance(decision, Refused):
-            headers = Headers([*decision.headers, ("Content-Length", str(len(decision.body)))])
-            headers["Connection"] = "close"
-            response = Response(decision.status, decision.status.phrase, headers, decision.body)
-            self._protocol.send_response(response)
-            self._send_pending()
-            return
+        """Answer the canonical head, which was judged before."""
         response = self._protocol.accept(request)
-        if response.status_code == 101 and decision.subprotocol:
-            response.headers["Sec-WebSocket-Protocol"] = decision.subprotocol
+        if self._accepted.subprotocol:
+            response.headers["Sec-WebSocket-Protocol"] = self._accepted.subprotocol
         self._protocol.send_response(response)
         self._send_pending()
-        if self._protocol.state is State.OPEN:
-            self._handshake_timer.cancel()
-            self._peer = self._node.connect(decision, self, decision.address)
+        self._peer = self._node.connect(self._accepted, self, self._accepted.address)
 
     # -- frames
 
@@ -171,16 +149,9 @@ class _WebsocketsConnection(asyncio.BufferedProtocol):
             self._transport.close()
 
 
-def protocols(node: Node) -> Callable[[str | None], asyncio.BaseProtocol]:
-    """What makes the protocol of one connection; `named`: where a proxy says that its other end is."""
-    return lambda named: _WebsocketsConnection(node, named)
-
-
-def _request_of(request: HttpRequest, transport: asyncio.BaseTransport, named: str | None) -> Request:
-    headers: dict[str, Sequence[str]] = {}
-    for name, _ in request.headers.raw_items():
-        headers[name.lower()] = request.headers.get_all(name)
-    return Request(request.path, headers, *other_end(transport, named))
+def protocols(node: Node) -> Callable[[Accepted], asyncio.BaseProtocol]:
+    """Make the protocol of an accepted connection. It reads a canonical head and judges nothing."""
+    return lambda accepted: _WebsocketsConnection(node, accepted)
 
 
 __all__ = ["protocols"]

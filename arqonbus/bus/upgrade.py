@@ -6,6 +6,7 @@ deliberate: what costs nothing comes first, the token's signature last.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from arqonbus.bus.request_head import BadRequest, tokens
 from arqonbus.bus.wire import BY_SUBPROTOCOL, JSON, PROTOBUF, Wire
 from arqonbus.config import Settings
 from arqonbus.config.globs import Glob
@@ -25,6 +27,8 @@ from arqonbus.shield.tokens import Identity
 BEARER = "bearer."
 RETRY_AFTER_SECONDS = 2
 DOCS = "docs/reference/errors.md#"
+_WEBSOCKET_KEY = re.compile(r"[A-Za-z0-9+/]{22}==", re.ASCII)  # 16 bytes in base64
+_UPGRADE = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 _TOKEN_PARAMETERS = frozenset({"token", "access_token", "jwt", "authorization", "bearer"})
 
 _FOR_BROWSERS = (
@@ -43,7 +47,9 @@ _STATUS: Mapping[Code, HTTPStatus] = {
     Code.RATE_LIMITED: HTTPStatus.TOO_MANY_REQUESTS,
     Code.TOO_MANY_CONNECTIONS: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.DRAINING: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
     Code.STORAGE_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.INTERNAL_ERROR: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
@@ -58,6 +64,8 @@ class Request:
     headers: Mapping[str, Sequence[str]]
     address: str
     certificate: Names = ()
+    method: str = "GET"
+    version: str = "1.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +83,13 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The HTTP response of a refusal."""
+    """The HTTP response of a refusal. `reason`: its sentence, for the log."""
 
     status: HTTPStatus
     code: Code
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    reason: str = ""
 
 
 class Handshake:
@@ -106,7 +115,7 @@ class Handshake:
                 raise BusError(Code.NOT_FOUND, f"the bus is at {ENDPOINT}")
             if obstacle is not None:
                 raise obstacle
-            _check_handshake(request)
+            _check_upgrade(request)
             self._check_origin(request)
             offered = _offered(request)
             identity = self._verify(_token(request, query, offered))
@@ -156,6 +165,8 @@ class Handshake:
 def refused(error: BusError) -> Refused:
     """The HTTP response for an error before the upgrade."""
     status = _STATUS.get(error.code, HTTPStatus.BAD_REQUEST)
+    if isinstance(error, BadRequest):
+        status = error.status
     headers = [("Content-Type", "application/json"), ("Cache-Control", "no-store"), *_FOR_BROWSERS]
     if status == HTTPStatus.UNAUTHORIZED:
         reason = "invalid_token" if error.code == Code.EXPIRED else "invalid_request"
@@ -163,17 +174,49 @@ def refused(error: BusError) -> Refused:
     if status in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS):
         seconds = max(1, -(-error.retry_after_ms // 1000)) if error.retry_after_ms else RETRY_AFTER_SECONDS
         headers.append(("Retry-After", str(seconds)))
-    if status == HTTPStatus.UPGRADE_REQUIRED:
+    if isinstance(error, BadRequest):
+        headers += error.headers
+    elif status == HTTPStatus.UPGRADE_REQUIRED:
         headers.append(("Upgrade", "websocket"))
     body = {"code": error.code, "message": error.message, "docs": DOCS + error.code.lower()}
-    return Refused(status, error.code, tuple(headers), msgspec.json.encode(body))
+    return Refused(status, error.code, tuple(headers), msgspec.json.encode(body), error.message)
 
 
-def _check_handshake(request: Request) -> None:
-    """What RFC 6455, section 4.2.1, asks of the headers and a server library may leave out."""
-    versions = request.headers.get("sec-websocket-version", ("13",))
-    if list(versions) != ["13"] or len(request.headers.get("sec-websocket-key", ("",))) != 1:
-        raise BusError(Code.VALIDATION_ERROR, "the request is no upgrade to version 13 with one key")
+def _check_upgrade(request: Request) -> None:
+    """What RFC 6455, section 4.2.1, asks of a request. Raises BadRequest."""
+    headers = request.headers
+    if request.method != "GET":
+        raise BadRequest(
+            HTTPStatus.METHOD_NOT_ALLOWED, "a WebSocket begins with GET", headers=[("Allow", "GET")]
+        )
+    if request.version != "1.1":
+        raise BadRequest(
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+            "an upgrade takes HTTP/1.1; a proxy in between must forward with it",
+        )
+    if "websocket" not in tokens(headers.get("upgrade", ())):
+        text = "this is a WebSocket endpoint; send Upgrade: websocket, and let proxies pass it on"
+        raise BadRequest(HTTPStatus.UPGRADE_REQUIRED, text, headers=_UPGRADE)
+    if "upgrade" not in tokens(headers.get("connection", ())):
+        text = "send Connection: Upgrade, and let proxies pass it on"
+        raise BadRequest(HTTPStatus.UPGRADE_REQUIRED, text, headers=_UPGRADE)
+    if list(headers.get("sec-websocket-version", ())) != ["13"]:
+        text = "send Sec-WebSocket-Version: 13, once; the bus speaks no other version"
+        raise BadRequest(HTTPStatus.UPGRADE_REQUIRED, text, headers=_UPGRADE)
+    keys = headers.get("sec-websocket-key", ())
+    if len(keys) != 1 or not _WEBSOCKET_KEY.fullmatch(keys[0]):
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "send one Sec-WebSocket-Key: 16 random bytes in base64")
+    if "transfer-encoding" in headers or set(headers.get("content-length", ())) - {"0"}:
+        raise BadRequest(HTTPStatus.BAD_REQUEST, "an upgrade has no body")
+
+
+def canonical_head(request: Request) -> bytes:
+    """The one spelling of an accepted upgrade: all that a WebSocket library has to read of it."""
+    (key,) = request.headers["sec-websocket-key"]
+    return (
+        f"GET {ENDPOINT} HTTP/1.1\r\nHost: bus\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    ).encode("ascii")
 
 
 def _offered(request: Request) -> list[str]:
@@ -201,4 +244,4 @@ def _token(request: Request, query: str, offered: Sequence[str]) -> str:
     return found[0]
 
 
-__all__ = ["BEARER", "Accepted", "Handshake", "Refused", "Request", "refused"]
+__all__ = ["BEARER", "Accepted", "Handshake", "Refused", "Request", "canonical_head", "refused"]

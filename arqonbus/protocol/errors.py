@@ -38,6 +38,7 @@ class Code(StrEnum):
     SEQUENCE_REGRESSION = "SEQUENCE_REGRESSION"
     POSITION_LOST = "POSITION_LOST"
     EXPIRED = "EXPIRED"
+    TIMEOUT = "TIMEOUT"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -132,6 +133,11 @@ EXPLANATIONS: Mapping[Code, ErrorExplanation] = {
         "Read the state again from its source, then join without since.",
     ),
     Code.EXPIRED: ErrorExplanation("The token or the cursor is past its time.", "Get a new one."),
+    Code.TIMEOUT: ErrorExplanation(
+        "The request was not complete in the time that the profile allows.",
+        "Connect again and send the whole request at once.",
+        retry=True,
+    ),
     Code.INTERNAL_ERROR: ErrorExplanation(
         "The bus failed in a way that it did not foresee.",
         "Give the incident id to the operator; it stands in the log.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 MAX_HOPS = 16
 _FOR = re.compile(r'for\s*=\s*("[^"]*"|[^;,\s]+)', re.IGNORECASE)
@@ -50,6 +50,19 @@ class TrustedProxies:
         return address
 
 
+def network_of(address: str) -> str:
+    """The IPv4 address, or the /64 of the IPv6 address: as much as one client may have for itself."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(ip_network((int(found) >> 64 << 64, 64)))
+    return address
+
+
 def _hops(headers: Mapping[str, Sequence[str]]) -> list[str]:
     """Who was forwarded for, the nearest hop last. Forwarded has the last word where both are there."""
     forwarded = headers.get("forwarded", ())
@@ -69,4 +82,4 @@ def _plain(hop: str) -> str | None:
         return None
 
 
-__all__ = ["TrustedProxies"]
+__all__ = ["TrustedProxies", "network_of"]

@@ -53,6 +53,12 @@ class _NodeCollector(Collector):
         )
         yield _counter("arqonbus_connections_accepted", "Upgrades granted.", counters.connections_accepted)
         yield _by("arqonbus_connections_refused", "Upgrades refused.", "code", counters.connections_refused)
+        yield _by(
+            "arqonbus_connections_unopened",
+            "Connections that ended without a request.",
+            "reason",
+            counters.connections_unopened,
+        )
         yield _by("arqonbus_connections_closed", "Connections ended.", "code", counters.connections_closed)
         yield _counter("arqonbus_frames_in", "WebSocket messages received.", counters.frames_in)
         yield _counter(

@@ -16,6 +16,13 @@ import pytest
 from arqonbus.bus.follow import MAX_RECOVERY_BYTES
 from arqonbus.bus.fragments import LEAST_FRAME_BYTES
 from arqonbus.bus.frames import Close
+from arqonbus.bus.request_head import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_TARGET_BYTES,
+    BadRequest,
+    HeadReader,
+)
 from arqonbus.bus.session import NoGates, Session, SessionLimits
 from arqonbus.bus.upgrade import Handshake, Refused, Request, refused
 from arqonbus.bus.welcome import welcome
@@ -216,13 +223,58 @@ def test_welcome() -> None:
     assert [row[0].strip("`") for row in table("Welcome")] == list(_flat(facts))
 
 
+UPGRADE = {
+    "upgrade": ["websocket"],
+    "connection": ["Upgrade"],
+    "sec-websocket-version": ["13"],
+    "sec-websocket-key": ["dGhlIHNhbXBsZSBub25jZQ=="],
+    "authorization": ["Bearer t"],
+}
+HEADS = {
+    400: b"no request line\r\n\r\n",
+    405: b"POST /v1/ws HTTP/1.1\r\nHost: x\r\n\r\n",
+    414: b"GET /" + b"x" * 9000,
+    426: b"GET /v1/ws HTTP/1.1\r\nHost: x\r\n\r\n",
+    431: b"GET / HTTP/1.1\r\nX: " + b"x" * 17_000,
+    501: b"GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: x\r\n\r\n",
+    505: b"GET / HTTP/2.0\r\n",
+}
+
+
+def _refusal(code: Code, status: int) -> Refused:
+    """Of a request where HTTP decides the status, else of the code."""
+    try:
+        head = HeadReader().feed(HEADS[status] if code in (Code.VALIDATION_ERROR, Code.TOO_LARGE) else b"")
+    except BadRequest as error:
+        return refused(error)
+    if head is None:
+        return refused(BusError(code, ""))
+    request = Request(head.target, head.headers, "::1", method=head.method)
+    answer = Handshake(Settings(), _anybody).decide(request, None)
+    assert isinstance(answer, Refused)
+    return answer
+
+
 def test_refused_upgrades() -> None:
-    for status, code, _ in table("Refused upgrades"):
-        answer = refused(BusError(Code(code.strip("`")), ""))
-        assert answer.status == int(status)
+    rows = [(int(status), Code(code.strip("`"))) for status, code, _ in table("Refused upgrades")]
+    assert [status for status, _ in rows] == sorted(status for status, _ in rows)
+    for status, code in rows:
+        answer = _refusal(code, status)
+        assert (answer.status, answer.code) == (status, code)
         assert set(msgspec.json.decode(answer.body)) == {"code", "message", "docs"}
         retry = any(name == "Retry-After" for name, _ in answer.headers)
-        assert retry is (status in ("429", "503"))
+        assert retry is (status in (429, 503))
+
+
+def _anybody(token: str) -> Identity:
+    return Identity("demo", token, "human", "user", EVERYTHING, NEVER, "")
+
+
+def test_bounds_of_a_request() -> None:
+    """As the text gives them."""
+    assert (MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES) == (16 * 1024, 128, 8 * 1024)
+    assert "at most 16 KiB and 128 header lines" in PAGE
+    assert f"(by default {Settings().server.handshake_timeout:g} s)" in PAGE
 
 
 def test_subprotocols_endpoint_and_query() -> None:
@@ -231,12 +283,9 @@ def test_subprotocols_endpoint_and_query() -> None:
     assert f"The default port is {Settings().server.port}." in PAGE
     (listed,) = re.findall(r"any of the parameters (.*?), in upper", PAGE, re.DOTALL)
 
-    def verify(token: str) -> Identity:
-        return Identity("demo", token, "human", "user", EVERYTHING, NEVER, "")
-
     def decided(query: str) -> Any:
-        headers = {"authorization": ["Bearer t"]}
-        return Handshake(Settings(), verify).decide(Request(f"{ENDPOINT}?{query}", headers, "::1"), None)
+        request = Request(f"{ENDPOINT}?{query}", UPGRADE, "::1")
+        return Handshake(Settings(), _anybody).decide(request, None)
 
     parameters = re.findall(r"`(\w+)`", listed)
     assert len(parameters) == 5

@@ -35,6 +35,15 @@ NO_JSON = settings_with(
 ORIGINS = settings_with('server.origins=["https://app.example.com", "https://*.shop.example.com"]')
 
 
+# RFC 6455, 1.3
+HANDSHAKE = {
+    "upgrade": ["websocket"],
+    "connection": ["Upgrade"],
+    "sec-websocket-version": ["13"],
+    "sec-websocket-key": ["dGhlIHNhbXBsZSBub25jZQ=="],
+}
+
+
 def verify(token: str) -> Identity:
     """Tokens of these tests: what they are is what they are called."""
     if token == "expired":
@@ -48,7 +57,8 @@ def verify(token: str) -> Identity:
 def request(
     *offered: str, target: str = "/v1/ws", token: str | None = "human", **headers: Sequence[str]
 ) -> Request:
-    found: dict[str, Sequence[str]] = {name.replace("_", "-"): value for name, value in headers.items()}
+    changed = {name.replace("_", "-"): value for name, value in headers.items()}
+    found: dict[str, Sequence[str]] = {**HANDSHAKE, **changed}
     if token is not None:
         found.setdefault("authorization", [f"Bearer {token}"])
     if offered:

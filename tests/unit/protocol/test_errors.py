@@ -31,6 +31,7 @@ STABLE = [
     "SEQUENCE_REGRESSION",
     "POSITION_LOST",
     "EXPIRED",
+    "TIMEOUT",
     "INTERNAL_ERROR",
 ]
 
