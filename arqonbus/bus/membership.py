@@ -65,6 +65,8 @@ class RoomMembership:
         BusError.
         """
         self._check(peer, key, channel, recovers=since is not None)
+        if since is not None:
+            await peer.room_for_recovery()
         reserved = self._reserve(peer, key)
         self._follower.pin(key)
         try:

@@ -300,7 +300,7 @@ class Node(LogListener):
         """The connection is gone."""
         if peer.closed:
             return
-        peer.closed = peer.closing = True
+        peer.ended()
         self.clients.pop(peer.client, None)
         self.upkeep.forget(peer)
         if not self.clients:

@@ -44,6 +44,7 @@ class Peer:
     """The node's view of one client. `marked`: it waits for the next flush."""
 
     __slots__ = (
+        "_waiters",
         "address",
         "backlog",
         "blocked",
@@ -83,6 +84,7 @@ class Peer:
         self.backlog: deque[Envelope] | None = None  # commands that wait, while one is being run
         self.later: set[asyncio.Task[None]] | None = None  # commands whose answer waits for something
         self.rooms: dict[RoomKey, set[str]] = {}  # channels joined
+        self._waiters: list[asyncio.Future[None]] = []  # until what was granted has been sent
 
     @property
     def client(self) -> str:
@@ -115,6 +117,28 @@ class Peer:
             self.transport.write(data)
         if not self.blocked:
             self.queue.granted = 0
+            self._wake()
+
+    async def room_for_recovery(self) -> None:
+        """Wait until the socket has taken the recoveries before, or the connection is closing.
+
+        A recovery comes on top of the send budget. A client that does not read gets one, and not the next.
+        """
+        while self.queue.granted > self.queue.budget and not self.closing:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def ended(self) -> None:
+        """The connection is gone."""
+        self.closed = self.closing = True
+        self._wake()
 
     def close(self, code: Close, reason: str) -> None:
         """Send what is queued if the socket takes it, then a close frame. Later calls do nothing."""
@@ -122,6 +146,7 @@ class Peer:
             if not self.blocked:
                 self.flush()
             self.closing = True
+            self._wake()
             self.transport.close(code, reason)
 
 
