@@ -19,15 +19,17 @@ from arqonbus.config.patterns import compile_linear
 from arqonbus.config.policy import Policy as PolicySettings
 from arqonbus.protocol.envelope import Envelope, is_json
 from arqonbus.protocol.wire_json import MAX_DEPTH, nesting_exceeds, strict_reader
-from arqonbus.shield.pattern_sets import is_anchored, redacted, set_of
+from arqonbus.shield.pattern_sets import MAX_REDACTIONS, is_anchored, redacted, set_of
 from arqonbus.shield.places import place_in_payload, shown
-from arqonbus.shield.secret_forms import random_text, secret_patterns
+from arqonbus.shield.secret_forms import random_text, secret_patterns, without_random_text
 
 Action = Literal["allow", "redact", "block"]
 REDACTED = "[redacted]"
 MAX_FINDINGS = 20  # named for one message
 MAX_NAMES = 4_096  # of messages that were clean; they come again
-MAX_TEXTS = 20_000  # keys and values that are looked at one by one; what has more is blocked
+MAX_TEXTS = 20_000  # keys and values of a message in which something was found; what has more is blocked
+MAX_LOOKS = 2_048  # of them that are looked at one by one, unless a rule means the ends of a value
+GROUP = 32  # texts that are looked at together first
 
 
 class PolicyFinding(NamedTuple):
@@ -209,13 +211,24 @@ class Inspector:
             return None
         value = _read(text)
         texts = _texts(value)
-        look = self._holds_something(texts)
-        if look and len(texts) > MAX_TEXTS:
+        suspects: Sequence[str] = texts if self._holds_something(texts) else ()
+        if len(suspects) > MAX_TEXTS:
             findings.append(PolicyFinding("values", "block", "payload"))
             return None
+        if not self._anchored:
+            groups = [suspects[start : start + GROUP] for start in range(0, len(suspects), GROUP)]
+            suspects = [text for group in groups if self._holds_something(group) for text in group]
+            if len(suspects) > MAX_LOOKS:
+                findings.append(PolicyFinding("values", "block", "payload"))
+                return None
         found: list[PolicyFinding] = []
-        walk = _Walk(self, found, look=look)
-        value = walk.value(value, ())
+        walk = _Walk(self, found, frozenset(suspects))
+        try:
+            value = walk.value(value, ())
+        except _Enough:
+            findings += found
+            findings.insert(0, PolicyFinding("values", "block", "payload"))
+            return None
         findings += found
         return msgspec.json.encode(value) if walk.changed else None
 
@@ -253,17 +266,18 @@ class Inspector:
 
     def text(self, text: str, where: str, findings: list[PolicyFinding]) -> str:
         """The text with what has to be redacted in it replaced."""
-        if self._is_long(text):
+        if self._is_long(text):  # blocked: nothing of it has to be redacted
             findings.append(PolicyFinding("value-size", "block", where))
+            return text
         for rule in self._found(text):
             action = rule.action
-            if action == "redact" and rule.pattern is not None:
-                changed = redacted(rule.pattern, text, REDACTED)
+            if action == "redact":
+                if rule.pattern is not None:
+                    changed = redacted(rule.pattern, text, REDACTED)
+                else:
+                    changed = without_random_text(text, self._bits, REDACTED, MAX_REDACTIONS)
                 action, text = ("block", text) if changed is None else (action, changed)
             findings.append(PolicyFinding(rule.name, action, where))
-        if self._random == "redact" and self._bits:
-            while (token := random_text(text, self._bits)) is not None:
-                text = text.replace(token, REDACTED)
         return text
 
     @property
@@ -275,20 +289,27 @@ class Inspector:
         return any(_path_matches(pattern, path) for pattern in self._paths)
 
 
+class _Enough(Exception):
+    """More was found in a message than is worked on."""
+
+
 class _Walk:
     """Goes through a JSON value, collects findings and redacts in place.
 
-    `look`: texts are looked at too, and not only where they stand and how long they are.
+    `suspects`: texts that are looked at too, and not only where they stand and how long they are. Raises
+    _Enough at more than MAX_REDACTIONS findings.
     """
 
-    def __init__(self, inspector: Inspector, findings: list[PolicyFinding], *, look: bool) -> None:
+    def __init__(self, inspector: Inspector, findings: list[PolicyFinding], suspects: frozenset[str]) -> None:
         self._inspector = inspector
         self._findings = findings
-        self._look = look
+        self._suspects = suspects
         self._blocked, self._redacted = inspector.keys
         self.changed = False
 
     def value(self, value: Any, path: tuple[str, ...]) -> Any:
+        if len(self._findings) > MAX_REDACTIONS:
+            raise _Enough
         if path and self._inspector.is_blocked_path(path):
             self._findings.append(PolicyFinding("blocked-path", "block", place_in_payload(path)))
         if isinstance(value, str):
@@ -311,12 +332,12 @@ class _Walk:
             self._findings.append(PolicyFinding("redacted-key", "redact", place_in_payload(path)))
             self.changed = True
             return REDACTED
-        if not self._inspector.is_clean(key, look=self._look):
+        if not self._inspector.is_clean(key, look=key in self._suspects):
             self._inspector.whole(key, f"a key in {place_in_payload(path[:-1])}", self._findings)
         return self.value(inner, path)
 
     def _judged(self, text: str, path: tuple[str, ...]) -> str:
-        if self._inspector.is_clean(text, look=self._look):
+        if self._inspector.is_clean(text, look=text in self._suspects):
             return text
         changed = self._inspector.text(text, place_in_payload(path), self._findings)
         self.changed |= changed != text

@@ -19,6 +19,7 @@ SHORTEST = 20  # characters of a text that is judged by its randomness
 
 # Too common in messages to be taken for a secret, and judged by nothing but their form.
 _NOT_SECRETS = frozenset({"Public IP (ipv4)"})
+_WEIGHTS = (0.0, *(count * math.log2(count) for count in range(1, 256)))
 _TOKEN = re.compile(rf"[A-Za-z0-9+/_=-]{{{SHORTEST},}}")
 
 
@@ -49,17 +50,35 @@ def _patterns() -> Iterator[tuple[str, str]]:
 def entropy(text: str) -> float:
     """Shannon entropy in bits per character."""
     size = len(text)
-    return -sum(count / size * math.log2(count / size) for count in Counter(text).values())
+    counts = Counter(text).values()
+    if max(counts, default=0) >= len(_WEIGHTS):
+        return -sum(count / size * math.log2(count / size) for count in counts)
+    return math.log2(size) - sum(map(_WEIGHTS.__getitem__, counts)) / size if size else 0.0
 
 
 def random_text(text: str, bits: float) -> str | None:
     """The first run of at least SHORTEST characters of base64 with so many bits per character."""
+    return next((match[0] for match in _random_places(text, bits)), None)
+
+
+def without_random_text(text: str, bits: float, instead: str, most: int) -> str | None:
+    """The text with every such run replaced; None if there are more than `most`. One pass over the text."""
+    pieces: list[str] = []
+    end = 0
+    for match in _random_places(text, bits):
+        if len(pieces) == most:
+            return None
+        pieces.append(text[end : match.start()])
+        end = match.end()
+    return instead.join([*pieces, text[end:]])
+
+
+def _random_places(text: str, bits: float) -> Iterator[re.Match[str]]:
     fewest = 2**bits  # a text of fewer different characters cannot have as many bits
     for match in _TOKEN.finditer(text):
         token = match[0]
         if len(set(token)) >= fewest and entropy(token) >= bits:
-            return token
-    return None
+            yield match
 
 
-__all__ = ["SHORTEST", "entropy", "random_text", "secret_patterns"]
+__all__ = ["SHORTEST", "entropy", "random_text", "secret_patterns", "without_random_text"]
