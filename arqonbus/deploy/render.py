@@ -8,12 +8,12 @@ the machine that renders do not count, because the text is for another one.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from arqonbus.config import Resolved, Settings
-from arqonbus.config.capacity import memory_limit, open_files, projector_limit
+from arqonbus.config import Resolved
+from arqonbus.config.capacity import open_files
 from arqonbus.deploy.alerts import alert_rules
+from arqonbus.deploy.compose import COMPOSE_NODES, COMPOSE_PROJECTORS, DEV, compose_env
 from arqonbus.deploy.needs import (
     Unrenderable,
     credentials,
@@ -27,66 +27,6 @@ from arqonbus.deploy.needs import (
 from arqonbus.deploy.units import bus_unit, projector_unit
 
 SCRAPE_SECONDS = 15
-DEV = "dev"
-# Where telemetry listens in staging and prod of docker-compose.yml.
-COMPOSE_NODES = ("bus-1.edge", "bus-2.edge")
-COMPOSE_PROJECTORS = ("projector-1.data", "projector-2.data")
-
-
-def compose_env(resolved: Resolved) -> str:
-    """The variables that docker-compose.yml reads."""
-    settings, name = resolved.settings, word(resolved.profile)
-    own = _project(name) | _addresses(settings) | _sizes(settings)
-    secrets = {key: found.target[0] for key, found in references(resolved) if found.origin == "credential"}
-    for store in ("postgres", "valkey"):
-        if secret := secrets.get(f"datastores.{store}.password"):
-            own[f"{store.upper()}_SECRET"] = secret
-    lines = heading(resolved, "compose-env", ".env" if name == DEV else f"profiles/{name}/compose.env")
-    lines.append("# A variable of the shell goes before what stands here.")
-    return "\n".join([*lines, *(f"{name}={value}" for name, value in sorted(own.items()))]) + "\n"
-
-
-def _project(name: str) -> dict[str, object]:
-    """Each environment is a project of its own, with its own volumes; dev is the one that the file names."""
-    named = {} if name == DEV else {"COMPOSE_PROJECT_NAME": f"arqonbus-{name}"}
-    return {"COMPOSE_PROFILES": name, "HEALTH_SECONDS": 1 if name == DEV else 2, "PROFILE": name, **named}
-
-
-def _addresses(settings: Settings) -> dict[str, object]:
-    """Where clients come in, and under which names the stores are reached, where the profile has them."""
-    public_name, public_port = public_address(settings)
-    hosts = {
-        "BUS_HOST": public_name,
-        "POSTGRES_HOST": settings.datastores.postgres.host,
-        "VALKEY_HOST": settings.datastores.valkey.address[0],
-    }
-    return {
-        "BUS_ADDRESS": settings.server.host,
-        "BUS_PORT": public_port if public_name else settings.server.port,
-        "TELEMETRY_PORT": settings.telemetry.port,
-        **{name: word(host) for name, host in hosts.items() if host},
-    }
-
-
-def _sizes(settings: Settings) -> dict[str, object]:
-    """How much, how long, how safe."""
-    memory = memory_limit(settings)
-    return {
-        "BACKUP_SECONDS": round(settings.backup.rpo / 2),
-        "CONNECTIONS": len(COMPOSE_NODES) * settings.server.max_connections,
-        "FSYNC": "always" if settings.storage.durability == "durable" else "everysec",
-        "IDLE_SECONDS": idle_seconds(settings),
-        "NOFILE": open_files(settings),
-        "PROJECTOR_MEMORY": _mebibytes(projector_limit(settings)),
-        "PROXY_PROTOCOL": "on" if settings.server.proxy_protocol else "off",
-        "STOP_SECONDS": stop_seconds(settings),
-        "TLS": "on" if settings.datastores.valkey.tls.enabled else "off",
-        **({"BUS_MEMORY": _mebibytes(memory)} if memory else {}),
-    }
-
-
-def _mebibytes(size: int) -> str:
-    return f"{math.ceil(size / 2**20)}m"
 
 
 def ansible(resolved: Resolved, runbooks: Collection[str] = ()) -> str:

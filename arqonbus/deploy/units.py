@@ -88,8 +88,8 @@ def _unit_section(description: str) -> list[str]:
         f"Description={description}",
         "Wants=network-online.target",
         "After=network-online.target time-sync.target",
-        "StartLimitIntervalSec=300",
-        "StartLimitBurst=10",
+        "# A store that is unreachable comes back, after minutes or hours: the unit is always started again.",
+        "StartLimitIntervalSec=0",
         "",
     ]
 
