@@ -122,7 +122,7 @@ def checks() -> dict[Path, str]:
         "",
         f"All {len(found)} checks. Staging is judged like prod: what would fail in prod fails there first.",
         "",
-        "| check | what holds | phase | dev | staging | prod |",
+        "| check | requirement | phase | dev | staging | prod |",
         "|---|---|---|---|---|---|",
     ]
     for each in found:
@@ -137,10 +137,10 @@ def checks() -> dict[Path, str]:
             severities = [f"{name} {each.severity[name].value}" for name in environments]
             text += [f"### {each.id}", "", f"**{each.title}.** {each.why}", ""]
             text += [f"- phase: {each.phase.value}", f"- if it fails: {', '.join(severities)}"]
-            for word, values in (("judges", each.reads), ("needs", each.requires), ("tags", each.tags)):
+            for word, values in (("settings", each.reads), ("requires", each.requires), ("tags", each.tags)):
                 if values:
                     text.append(f"- {word}: " + ", ".join(f"`{value}`" for value in values))
-            text += ["", "What to type:", "", "```", *each.fix, "```", ""]
+            text += ["", "Fix:", "", "```", *each.fix, "```", ""]
     return {Path("docs/reference/checks.md"): "\n".join(text)}
 
 

@@ -236,13 +236,13 @@ def _print_check(each: Check) -> None:
     dev, staging, prod = _severities(each)
     print(f"{styled(each.id, 'bold')} {each.title}")
     print(f"  phase {each.phase.value}; dev {dev}, staging {staging}, prod {prod}")
-    print(f"  why:    {each.why}")
+    print(f"  why:      {each.why}")
     for number, command in enumerate(each.fix):
-        print(f"  {'type:  ' if number == 0 else '       '} {command}")
+        print(f"  {'fix:     ' if number == 0 else '         '} {command}")
     if each.reads:
-        print(f"  judges: {', '.join(each.reads)}")
+        print(f"  settings: {', '.join(each.reads)}")
     if each.requires:
-        print(f"  needs:  {', '.join(each.requires)}")
+        print(f"  requires: {', '.join(each.requires)}")
 
 
 def _severities(each: Check) -> tuple[str, str, str]:

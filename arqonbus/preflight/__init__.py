@@ -1,7 +1,7 @@
-"""May this profile run here: checks of the profile, of the host and of the servers, all in one pass.
+"""Preflight: checks of the profile, the host and the servers, all in one pass.
 
-Every check is a pure function over what was gathered before. Nothing here changes a profile, a host or a
-server, but for one key and one temporary table that end by themselves.
+Every check is a pure function of facts that were gathered before. Nothing here changes a profile, a host or a
+server, except one key and one temporary table that expire by themselves.
 """
 
 from __future__ import annotations

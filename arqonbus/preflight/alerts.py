@@ -1,4 +1,4 @@
-"""The alerts of the rules beside the profiles, and whether each one's runbook is there. Reads files."""
+"""The alerts in the rules beside the profiles, and whether their runbooks exist. Reads files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arqonbus.preflight.facts import AlertFact
 
 
 def alerts_below(root: Path) -> tuple[AlertFact, ...] | None:
-    """The alerts in observability/ of a directory; None, if it has no such directory."""
+    """The alerts in `observability/` of a directory; None if it does not exist."""
     rules = root / "observability"
     if not rules.is_dir():
         return None
@@ -38,7 +38,7 @@ def _rules(file: Path) -> Iterator[dict[str, Any]]:
         text = read_regular(file, MAX_BYTES, follow_links=True).raw.decode("utf-8")
         data = parse_inline(text)
     except (OSError, NotRegular, ValueError):
-        return  # promtool tells; here only the alerts count
+        return  # promtool reports it; only the alerts matter here
     groups = data.get("groups") if isinstance(data, dict) else None
     for group in groups if isinstance(groups, list) else ():
         rules = group.get("rules") if isinstance(group, dict) else None

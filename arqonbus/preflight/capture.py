@@ -1,6 +1,6 @@
-"""The incident bundle of a run: everything that somebody elsewhere needs to see, and no secret.
+"""The incident bundle of a run: all facts for remote support, without secrets.
 
-Writes files into one directory. Every text goes through the redactor on its way.
+Writes files into one directory. Every text passes the redactor first.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def capture(
 
 
 def incident(report: Report, command: Sequence[str], root: Path) -> dict[str, Any]:
-    """What happened, in one page."""
+    """A summary of the run on one page."""
     return {
         "class": class_of(report),
         "severity": label_of(report),
@@ -71,7 +71,7 @@ def incident(report: Report, command: Sequence[str], root: Path) -> dict[str, An
 
 
 def class_of(report: Report) -> Class:
-    """Whose turn it is: code, if a check broke; a dependency, if only servers failed; else config."""
+    """Class of the incident: code if a check broke, dependency if only servers failed, else config."""
     failures = report.failures
     if any(result.outcome.status is Status.ERRORED for result in failures):
         return "code"
@@ -81,7 +81,7 @@ def class_of(report: Report) -> Class:
 
 
 def label_of(report: Report) -> Label:
-    """How urgent it is."""
+    """Urgency label of the incident."""
     if any(result.severity is Severity.FATAL for result in report.failures):
         return "blocker"
     if report.failures:
@@ -90,7 +90,7 @@ def label_of(report: Report) -> Label:
 
 
 def _without_values(command: Sequence[str]) -> list[str]:
-    """The words of the command. --set may hold a secret, even one that the profile does not know."""
+    """The command's arguments, redacted: --set may contain a secret that the profile does not know."""
     return [
         "…" if before == "--set" and "=" not in word else _without_value(word)
         for before, word in zip(["", *command], command, strict=False)
@@ -125,10 +125,10 @@ def _versions() -> dict[str, Any]:
 
 
 def _commit(root: Path) -> str | None:
-    """The commit of the profile's repository, if it is in one."""
+    """The commit of the profile's Git repository; empty if there is none."""
     try:
         done = subprocess.run(  # noqa: S603 - fixed words and the directory
-            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607 - whichever git this host has
+            ["git", "-C", str(root), "rev-parse", "HEAD"],  # noqa: S607 - the git on this host's PATH
             capture_output=True,
             text=True,
             timeout=5,

@@ -1,6 +1,6 @@
-"""Certificates and keys of files as facts: what is in them, never the key itself.
+"""Facts about certificate and key files, never the key itself.
 
-Reads the files that it is given. Anything that cannot be understood is a fact too.
+Reads the given files. Invalid content is a fact, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 def certificate_fact(key: str, path: Path, pem: bytes) -> CertificateFact:
-    """What the first certificate of a PEM text says."""
+    """Facts about the first certificate in a PEM text."""
     try:
         chain = x509.load_pem_x509_certificates(pem)
     except ValueError:
@@ -50,7 +50,7 @@ def certificate_fact(key: str, path: Path, pem: bytes) -> CertificateFact:
 def key_fact(
     key: str, path: Path, pem: bytes, *, mode: int, owner: int, certificate: bytes | None
 ) -> KeyFact:
-    """What a private key's PEM text is, and whether it belongs to the certificate."""
+    """Facts about a private key in PEM, and whether it matches the certificate."""
     fact = {"key": key, "path": str(path), "mode": mode, "owner": owner}
     if _KEY_MARK not in pem:
         problem = "holds_certificate" if _CERTIFICATE_MARK in pem else "not_pem"
@@ -86,7 +86,7 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        # Clients ignore the common name (RFC 9110, 4.3.4): it is shown to explain, and covers nothing.
+        # Clients ignore the common name (RFC 9110, 4.3.4): it is reported, but matches no host.
         common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return tuple(f"CN={each.value!s}" for each in common)
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]

@@ -1,7 +1,6 @@
-"""May this profile run here? The whole preflight as one call, for the command line and the start check.
+"""The whole preflight as one call, for the command line and the start check.
 
-The edge of this room: it looks at the clock, gathers facts and asks the servers, and hands all of it to the
-checks.
+Reads the clock, gathers facts, queries the servers, and passes all of it to the checks.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ ALL_PHASES = tuple(Phase)
 
 @dataclass(frozen=True, slots=True)
 class StartDecision:
-    """Whether the bus may start, and why. There is no report where a fresh receipt spoke for the start;
-    `refusal` says why a receipt that was given did not count."""
+    """Whether the bus may start, and why. `report` is None if a valid receipt replaced the checks;
+    `refusal` says why a given receipt was not accepted."""
 
     allowed: bool
     report: Report | None
@@ -44,9 +43,9 @@ def start_check(
     root: Path | None = None,
     process: Process = "bus",
 ) -> StartDecision:
-    """Decide about a start. With a fresh receipt that stands for it nothing else is done.
+    """Decide whether the bus may start. A valid receipt replaces the checks.
 
-    Not to be called where an event loop runs: it asks the servers in one of its own.
+    Do not call this inside a running event loop: it starts its own to query the servers.
     """
     root = (root or Path.cwd()).absolute()
     refusal = ""
@@ -65,7 +64,7 @@ def start_check(
 
 
 async def online_subset(resolved: Resolved) -> Report:
-    """The checks that ask the servers, for /readyz?verbose."""
+    """Run the online checks, for `/readyz?verbose`."""
     from arqonbus.preflight.probes import ask
 
     facts = Facts(gathered_at=time.time())
@@ -75,7 +74,7 @@ async def online_subset(resolved: Resolved) -> Report:
 
 
 def gathered(intake: Intake, phases: Collection[Phase], process: Process = "bus") -> Facts:
-    """The facts that these phases need, seen now."""
+    """Gather the facts that these phases need, now."""
     facts = Facts(gathered_at=time.time())
     if intake.unread:
         return facts
@@ -98,7 +97,7 @@ def judge(
     phases: Collection[Phase] = ALL_PHASES,
     only: Collection[str] | None = None,
 ) -> Report:
-    """Run the checks over a profile and facts."""
+    """Run the checks on a profile and facts."""
     resolved = intake.resolved
     context = Context(resolved, intake.findings, facts, None, facts.gathered_at)
     loaded = Loaded(
@@ -109,7 +108,7 @@ def judge(
         intake.unread,
         _shown(intake, intake.profile_file) if intake.profile_file else "",
     )
-    # An online run alone judges no waivers file: most of what is waived does not run in it.
+    # A run of the online phase alone does not check the waivers file: most waived checks do not run.
     waivers = (
         _waivers(intake) if Phase.STATIC in phases else dataclasses.replace(_waivers(intake), troubles=())
     )

@@ -1,6 +1,6 @@
-"""Facts of a host and answers of servers, as plain values that can be written to a file and read again.
+"""Facts of a host and answers of servers, as plain values that can be written to and read from a file.
 
-Holds no secret: a secret is there as a fingerprint at most. Pure but for `read_facts`, which reads one file.
+They contain no secrets, at most a fingerprint of one. Pure except `read_facts`, which reads one file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FACTS_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class FileFact:
-    """A file that the profile names, or that belongs to it."""
+    """A file that the profile names, or a file of the profile itself."""
 
     key: str
     path: str
@@ -29,7 +29,7 @@ class FileFact:
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateFact:
-    """The first certificate of a file, and how it stands to its key and to the rest of the file."""
+    """The first certificate of a file, whether it matches its key, and whether its chain is complete."""
 
     key: str
     path: str
@@ -49,7 +49,7 @@ class CertificateFact:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyFact:
-    """A private key. `matches` tells whether it belongs to the certificate beside it."""
+    """A private key. `matches`: whether it belongs to the certificate that is configured with it."""
 
     key: str
     path: str
@@ -61,7 +61,7 @@ class KeyFact:
 
 @dataclass(frozen=True, kw_only=True)
 class PortFact:
-    """Whether an address can be listened on."""
+    """Whether the bus can listen on an address."""
 
     key: str
     host: str
@@ -72,7 +72,7 @@ class PortFact:
 
 @dataclass(frozen=True, kw_only=True)
 class DiskFact:
-    """The file system under a directory that is written to."""
+    """The file system of a directory that the bus writes to."""
 
     key: str
     path: str
@@ -87,7 +87,7 @@ class DiskFact:
 
 @dataclass(frozen=True, kw_only=True)
 class BackupFact:
-    """The newest backup and the last restore drill of a directory. Moments are Unix seconds."""
+    """The newest backup and the last restore drill of a directory. Times are Unix seconds."""
 
     path: str
     state: Literal["directory", "missing", "unreadable"] = "directory"
@@ -102,7 +102,7 @@ class BackupFact:
 
 @dataclass(frozen=True, kw_only=True)
 class RequirementFact:
-    """A library that this version needs, and the version that is installed."""
+    """A library that this version requires, and the installed version."""
 
     name: str
     wanted: str
@@ -112,7 +112,7 @@ class RequirementFact:
 
 @dataclass(frozen=True, kw_only=True)
 class AlertFact:
-    """An alert of the rules, and whether its runbook is there."""
+    """An alert rule, and whether its runbook exists."""
 
     name: str
     file: str
@@ -120,13 +120,13 @@ class AlertFact:
     exists: bool
 
 
-# Which of ours is to be started; both may run on one host.
+# The process that is about to start; both may run on one host.
 Process = Literal["bus", "projector"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostFacts:
-    """One machine, as far as the profile and the process that is to be started concern it."""
+    """Facts of one host that matter for the profile and the process to start."""
 
     hostname: str
     uid: int
@@ -153,7 +153,7 @@ class HostFacts:
     requirements: tuple[RequirementFact, ...] = ()
     alerts: tuple[AlertFact, ...] | None = None
     secret_fingerprints: Mapping[str, str] = field(default_factory=dict)
-    unusable: tuple[str, ...] = ()  # sentences: schemas, keys and a policy that nothing can be judged by
+    unusable: tuple[str, ...] = ()  # error texts of invalid schemas, keys and policies
     revocations_problem: str = ""
 
 
@@ -182,7 +182,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFailure:
-    """Why a server could not be used: the kind, a sentence without its end, and what to type."""
+    """Why a server could not be used: the kind, a sentence without its full stop, and commands for a fix."""
 
     kind: FailureKind
     text: str
@@ -191,7 +191,7 @@ class ProbeFailure:
 
 @dataclass(frozen=True, kw_only=True)
 class SlotRange:
-    """Slots of a cluster, both ends included, and the primary that serves them."""
+    """A range of cluster slots (inclusive) and the primary that serves it."""
 
     first: int
     last: int
@@ -201,7 +201,7 @@ class SlotRange:
 
 @dataclass(frozen=True, kw_only=True)
 class SentinelAnswers:
-    """What one sentinel said of our primary: where it is, its flags, and why it could not be replaced."""
+    """Answer of one sentinel about the primary: address, flags, and why no failover is possible."""
 
     where: str
     failure: ProbeFailure | None = None
@@ -213,10 +213,10 @@ class SentinelAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class ValkeyAnswers:
-    """What Valkey said. None: it was not asked, or its user may not ask.
+    """Answers of Valkey. A None value was not queried, or the user may not read it.
 
-    `ranges` is the map of a cluster, and `nodes` what its other primaries said. `sentinels` are those of the
-    profile; then the rest is the word of the primary that they name.
+    `ranges` is the slot map of a cluster, and `nodes` are the answers of its other primaries. `sentinels` are
+    those of the profile; the other values then come from the primary that they name.
     """
 
     where: str
@@ -241,7 +241,7 @@ class ValkeyAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class PostgresAnswers:
-    """What Postgres said."""
+    """Answers of Postgres."""
 
     where: str
     failure: ProbeFailure | None = None
@@ -264,9 +264,9 @@ class PostgresAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class NatsAnswers:
-    """What NATS said in its greeting, and of the bridge's stream where there is a bridge.
+    """Answers of NATS: its greeting, and the bridge's stream if a bridge is configured.
 
-    `stream_subjects` None: there is no such stream. `dead_letters_held`: some stream holds their subject.
+    `stream_subjects` None: the stream does not exist. `dead_letters_held`: a stream covers their subject.
     """
 
     where: str
@@ -283,7 +283,7 @@ class NatsAnswers:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything that was gathered, and when (Unix seconds). What is None was not gathered."""
+    """All gathered facts, and the time in Unix seconds. None: not gathered."""
 
     gathered_at: float
     host: HostFacts | None = None
@@ -293,17 +293,17 @@ class Facts:
 
 
 class FactsUnreadable(Exception):
-    """A file that holds no facts; the message is a sentence."""
+    """A file without valid facts; the message is a sentence."""
 
 
 def facts_text(facts: Facts) -> str:
-    """The facts as JSON, the same bytes for the same facts."""
+    """The facts as JSON; the same facts give the same bytes."""
     return json.dumps(dataclasses.asdict(facts), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_facts(path: Path) -> Facts:
-    """The facts of a file that `--capture` wrote. Raises FactsUnreadable."""
-    # Needed for captured facts only, and not cheap to build.
+    """Read the facts from a file that `--capture` wrote. Raises FactsUnreadable."""
+    # Needed for captured facts only, and slow to build.
     from pydantic import TypeAdapter, ValidationError
 
     from arqonbus.config.regular_file import NotRegular, read_regular
@@ -311,18 +311,20 @@ def read_facts(path: Path) -> Facts:
     try:
         raw = read_regular(path, FACTS_BYTES, follow_links=True).raw
     except NotRegular:
-        raise FactsUnreadable(f"{path} is not a regular file; name the facts.json of a capture") from None
+        raise FactsUnreadable(f"{path} is not a regular file; give the facts.json of a capture") from None
     except OSError as error:
-        raise FactsUnreadable(f"{path} cannot be read ({error.strerror}); name a file of facts") from error
+        raise FactsUnreadable(
+            f"{path} cannot be read ({error.strerror}); give the facts.json of a capture"
+        ) from error
     if len(raw) > FACTS_BYTES:
-        raise FactsUnreadable(f"{path} is larger than facts are; name the facts.json of a capture")
+        raise FactsUnreadable(f"{path} is too large for a facts file; give the facts.json of a capture")
     try:
         return TypeAdapter(Facts).validate_json(raw)
     except ValidationError as error:
         first: Any = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "its top"
         raise FactsUnreadable(
-            f"{path} does not hold facts: at {place}, {first['msg'].lower()}; "
+            f"{path} does not contain valid facts: at {place}, {first['msg'].lower()}; "
             "write it with `arqonbus preflight --capture DIR`"
         ) from None
 

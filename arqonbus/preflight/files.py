@@ -1,6 +1,6 @@
-"""The files that a profile names, as facts: whether they are there, whose they are, and what is in them.
+"""Facts about the files that a profile names: existence, owner, mode and content.
 
-Reads them, changes nothing, and never fails: what cannot be read is a fact.
+Only reads, and never raises: an unreadable file is a fact.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PEM_BYTES = 2**20
 
 
 def files(intake: Intake) -> Iterator[FileFact]:
-    """Every file that the profile names, and those that it consists of."""
+    """Every file that the profile names, and the profile's own files."""
     named = _named_files(intake.resolved.settings, intake.root)
     yield from (_file(key, path) for key, path in (*named, *_profile_files(intake)))
 
@@ -52,7 +52,7 @@ def _named_files(settings: Settings, root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def unusable(settings: Settings, root: Path) -> Iterator[str]:
-    """What the bus would refuse to start with, of that which is there."""
+    """Errors in existing schemas, signer keys and policies that would stop the start."""
     for schema in settings.schemas:
         if (root / schema.file).is_file():
             try:
@@ -70,7 +70,7 @@ def unusable(settings: Settings, root: Path) -> Iterator[str]:
 
 
 def revocations_problem(settings: Settings, root: Path) -> str:
-    """Why the bus would not start with the list of revoked tokens, as a sentence; '' if it would."""
+    """The error in the list of revoked tokens that would stop the start; empty if there is none."""
     if settings.auth.revoked is not None:
         try:
             read_revocations(root / settings.auth.revoked)
@@ -92,7 +92,7 @@ def _file(key: str, path: Path) -> FileFact:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return FileFact(key=key, path=str(path), state="missing", reason="is not there")
+        return FileFact(key=key, path=str(path), state="missing", reason="does not exist")
     except OSError as error:
         return FileFact(
             key=key, path=str(path), state="unreadable", reason=f"cannot be read ({error.strerror})"
@@ -105,13 +105,13 @@ def _file(key: str, path: Path) -> FileFact:
     if not stat.S_ISREG(status.st_mode):
         return FileFact(key=key, path=str(path), state="other", mode=mode, owner=owner)
     if not os.access(path, os.R_OK):
-        reason = "cannot be read by this user"
+        reason = "is not readable by this user"
         return FileFact(key=key, path=str(path), state="unreadable", mode=mode, owner=owner, reason=reason)
     return FileFact(key=key, path=str(path), state="file", mode=mode, owner=owner)
 
 
 def _bytes(path: Path) -> tuple[bytes, int, int] | None:
-    """Content, mode and owner; None for what `_file` tells about already."""
+    """Content, mode and owner; None for a file that `_file` already reports."""
     try:
         content = read_regular(path, PEM_BYTES, follow_links=True)
         return content.raw, content.mode, path.stat().st_uid
@@ -120,7 +120,7 @@ def _bytes(path: Path) -> tuple[bytes, int, int] | None:
 
 
 def certificates(settings: Settings, root: Path) -> Iterator[CertificateFact]:
-    """The first certificate of each file that the profile names for one."""
+    """The first certificate of each certificate file of the profile."""
     for key, path in _named_files(settings, root):
         content = _bytes(path) if key.endswith(("cert_file", "ca_file")) else None
         if content is not None:
@@ -128,7 +128,7 @@ def certificates(settings: Settings, root: Path) -> Iterator[CertificateFact]:
 
 
 def keys(settings: Settings, root: Path) -> Iterator[KeyFact]:
-    """The private keys that the profile names, each beside its certificate."""
+    """The private keys of the profile, each with its certificate."""
     named = dict(_named_files(settings, root))
     for key, path in named.items():
         content = _bytes(path) if key.endswith("key_file") else None

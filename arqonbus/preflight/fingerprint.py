@@ -1,6 +1,6 @@
-"""A fingerprint of a secret, to see whether two environments share one without telling either. Pure.
+"""Fingerprints of secrets, to detect a shared secret without revealing it. Pure.
 
-Slow on purpose: a fingerprint lies in a receipt, where a weak secret could otherwise be guessed from it.
+Slow on purpose: receipts contain fingerprints, and a weak secret could otherwise be guessed from one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _SALT = b"arqonbus secret of tokens"
 
 @lru_cache(maxsize=8)
 def fingerprint(secret: str) -> str:
-    """The same text for the same secret, and no way back."""
+    """A one-way fingerprint; the same secret gives the same text."""
     return hashlib.scrypt(secret.encode(), salt=_SALT, n=2**14, r=8, p=1, dklen=16).hex()
 
 

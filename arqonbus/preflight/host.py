@@ -1,7 +1,6 @@
-"""Gathers the facts of this host that a profile concerns, once, before any check runs.
+"""Gather the facts of this host once, before any check runs.
 
-Reads files, tries to open the ports and closes them again. Changes nothing, and never fails: what cannot be
-seen is a fact.
+Reads files, and opens and closes the ports. Changes nothing, and never raises: a failed look-up is a fact.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ _TIMEX_BYTES = 256
 
 
 def gather(intake: Intake, process: Process = "bus") -> HostFacts:
-    """The facts for one profile."""
+    """Gather the facts for one profile."""
     settings, root = intake.resolved.settings, intake.root
     stop, source = _stop_timeout(UNITS)
     receipts = _receipts(intake)
@@ -92,7 +91,7 @@ def _unlimited(limit: int) -> int:
 
 
 def _ports(settings: Settings, process: Process) -> Iterator[PortFact]:
-    """The ports that this process would open: beside it, on the same host, the other one has its own."""
+    """The ports that this process would open; the other process on the host has its own."""
     if process == "projector":
         yield _port("projector.telemetry_port", settings.telemetry.host, settings.projector.telemetry_port)
         return
@@ -107,23 +106,23 @@ def _port(key: str, host: str, port: int) -> PortFact:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        return fact("not_here", f"is no address ({error})")
+        return fact("not_here", f"cannot be resolved ({error})")
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
-                return fact("not_here", "is no address of this host")
+                return fact("not_here", "is not an address of this host")
             if error.errno == errno.EADDRINUSE:
                 ours = _held_by_us(port)
                 return fact("ours" if ours else "taken", "is in use by another process")
-            return fact("refused", f"may not be opened ({error.strerror})")
+            return fact("refused", f"cannot be opened ({error.strerror})")
     return fact("free")
 
 
 def _held_by_us(port: int) -> bool:
-    """Whether this process listens there: systemd handed it over, or the bus reads its profile again."""
+    """Whether this process already listens there: by socket activation, or during a reload."""
     for handle in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
         try:
             if not stat.S_ISSOCK(os.fstat(handle).st_mode):
@@ -133,16 +132,16 @@ def _held_by_us(port: int) -> bool:
                 listens = held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
                 if internet and listens and held.getsockname()[1] == port:
                     return True
-        except OSError:  # closed meanwhile
+        except OSError:  # closed in the meantime
             continue
     return False
 
 
-# -- the machine
+# -- memory, limits, clock
 
 
 def _memory() -> int:
-    """The memory that this process may have: the machine's, or its control group's, if that is less."""
+    """The memory limit of this process in bytes: the lower one of the host's and the control group's."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = [
         _number_in(Path(path))
@@ -159,7 +158,7 @@ def _number_in(path: Path) -> int | None:
 
 
 def _clock_synchronised() -> bool | None:
-    # adjtimex(2) with modes 0 only reads, and works in a container, where timedatectl does not.
+    # adjtimex(2) with modes 0 only reads, and works in a container, unlike timedatectl.
     try:
         state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))
     except (OSError, AttributeError):
@@ -259,11 +258,11 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-# -- what else lies beside the profile
+# -- receipts and alert rules
 
 
 def _receipts(intake: Intake) -> Mapping[str, Mapping[str, Any]]:
-    """The newest receipt of each environment: in state_dir, and in the directories of the profiles."""
+    """The newest receipt of each environment, from state_dir and the profile directories."""
     found: dict[str, dict[str, Any]] = {}
     places = [intake.root / intake.resolved.settings.state_dir / "receipt.json"]
     if intake.profile_file is not None:
@@ -299,7 +298,7 @@ def _literal_secret(path: Path) -> str:
     try:
         value = value_at(read_layer(LayerFile("other", path, str(path))).data, ("auth", "jwt", "secret"))
     except ConfigError:
-        return ""  # that profile's own preflight says so
+        return ""  # reported by that profile's own preflight
     return value if isinstance(value, str) else ""
 
 
@@ -327,7 +326,7 @@ def _requirements() -> Iterator[RequirementFact]:
 
 
 def _fits(found: str, wanted: str) -> bool:
-    """Whether a version lies in bounds such as `>=1.2,<2`; other forms are taken as met."""
+    """Return whether a version meets bounds such as `>=1.2,<2`; other forms count as met."""
     have = _release(found)
     for bound in wanted.split(","):
         match = re.fullmatch(r"\s*(>=|<|==|>|<=)\s*([0-9][0-9.]*)\s*", bound)

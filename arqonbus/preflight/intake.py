@@ -1,8 +1,8 @@
-"""A profile taken in for judging: its settings as far as they can be had, and everything that is wrong.
+"""Load a profile for checking: all settings that are valid, and all faults.
 
-Where loading finds faults it gives no settings, rightly, because nobody may run on them. To judge the rest
-in the same pass, the values that are at fault are left aside here and the others are typed again. What comes
-of that is judged and never run.
+Normal loading returns no settings if it finds a fault, because the bus must not run with them. To check the
+rest in the same pass, this module drops the faulty values and types the others again. The result is only
+checked, never run.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from arqonbus.config.tree import leaves, sections
 
 Keys = tuple[str, ...]
 
-# These spoil a whole file, so that the settings of the rest would be those of another profile.
+# These make a whole file unusable: without it, the settings would be those of another profile.
 _SPOILING = {
     Fault.PROFILE_MISSING,
     Fault.FILE_UNREADABLE,
@@ -37,13 +37,13 @@ _SPOILING = {
     Fault.YAML_TOO_LARGE,
     Fault.DUPLICATE_KEY,
 }
-# These are about a value that is well-formed; it is judged like any other.
+# These concern a well-formed value, which is checked like any other.
 _HARMLESS = {Fault.LITERAL_SECRET, Fault.VALIDATION_SKIPPED}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a profile comes from: the arguments of loading."""
+    """The arguments for loading a profile."""
 
     profile: str | Path = "dev"
     root: Path | None = None
@@ -55,8 +55,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Intake:
-    """`resolved` is what there is to judge. `broken` are the keys left aside, with the fault of each;
-    `unread` says why nothing of the profile can be judged, or is empty."""
+    """`resolved`: the settings to check. `broken`: the dropped keys, with the fault of each. `unread`: why no
+    setting can be checked, or empty."""
 
     resolved: Resolved
     root: Path
@@ -66,7 +66,7 @@ class Intake:
 
     @property
     def profile_file(self) -> Path | None:
-        """The file of the profile itself."""
+        """The profile's own file."""
         for layer in self.resolved.provenance.layers:
             if layer.name == "profile":
                 return self.root / layer.source
@@ -74,7 +74,7 @@ class Intake:
 
 
 def take_in(source: Source) -> Intake:
-    """Load a profile for judging. Raises nothing that is the profile's fault."""
+    """Load a profile for checking. Never raises for a fault in the profile."""
     root = (source.root or Path.cwd()).absolute()
     environ = dict(os.environ if source.environ is None else source.environ)
     foreign = foreign_variables({**os.environ, **environ})
@@ -100,7 +100,7 @@ def take_in(source: Source) -> Intake:
 
 @contextmanager
 def _without_foreign() -> Iterator[None]:
-    """They are reported; while they are set, nothing can be read that the report could trust."""
+    """Drop variables of the profile libraries: they are reported, and would make the result unreliable."""
     held = {name: os.environ.pop(name) for name in list(os.environ) if foreign_variables({name: ""})}
     try:
         yield
@@ -109,7 +109,7 @@ def _without_foreign() -> Iterator[None]:
 
 
 class _Salvage:
-    """A second look at a profile that has faults."""
+    """The second pass over a profile with faults."""
 
     def __init__(
         self, source: Source, root: Path, environ: Mapping[str, str], findings: tuple[Finding, ...]
@@ -140,7 +140,7 @@ class _Salvage:
         values = self._with_environment(_merged(layers), found)
         settings = self._typed(values)
         if settings is None:
-            return self._nothing("its values cannot be typed")
+            return self._nothing("its values cannot be validated")
         resolved = Resolved(found.name, settings, Provenance(layers))
         return Intake(resolved, self._root, self._findings, dict(self._broken))
 
@@ -163,7 +163,7 @@ class _Salvage:
         return [*files, *upper]
 
     def _readable(self, layer: Layer) -> Layer:
-        """The layer without the values that are at fault, and with its references followed."""
+        """The layer without its faulty values and with its references resolved."""
         data: dict[str, Any] = _known(layer.data, ())
         for key in self._broken.keys() - {"environment"}:
             data = _without(data, tuple(key.split(".")))
@@ -177,12 +177,12 @@ class _Salvage:
         try:
             secret = self._vault.resolve(parse_reference(value))
         except ValueError:
-            # An overridden reference may dangle: loading does not follow it, so it is no finding.
+            # An overridden reference may be broken: loading does not resolve it, so it is not a finding.
             return _without(data, path)
         return _with(data, path, secret)
 
     def _with_environment(self, values: dict[str, Any], found: ProfileFiles) -> dict[str, Any]:
-        """Where it is in doubt which environment this is, it is judged as the stricter one."""
+        """Use the stricter environment if the environment is unclear."""
         doubtful = "environment" in self._broken
         named = str(values.get("environment", "dev"))
         environment = ENVIRONMENT_ALIASES.get(named, named)
@@ -192,7 +192,7 @@ class _Salvage:
         return {**values, "environment": environment}
 
     def _typed(self, values: dict[str, Any]) -> Settings | None:
-        for _ in range(8):  # each round leaves aside what the one before found; sections may hide others
+        for _ in range(8):  # each round drops what the previous one found; a section's fault can hide others
             try:
                 return Settings.model_validate(values)
             except ValidationError as error:
@@ -213,7 +213,7 @@ def _to_first_index(loc: Sequence[str | int]) -> Iterator[str]:
 
 
 def _known(data: Any, prefix: Keys) -> dict[str, Any]:
-    """Only what stands where settings do, sections being mappings."""
+    """Keep only values at the place of a setting, with mappings as sections."""
     kept: dict[str, Any] = {}
     for key, value in data.items():
         path = (*prefix, key)

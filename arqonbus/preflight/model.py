@@ -1,7 +1,7 @@
-"""What a check is, what it is given and what it answers. Pure: values in, values out.
+"""Types of checks: their context and their outcome. Pure.
 
-A check never opens a file or a connection: what it needs of the host and of the servers was gathered before
-and is part of its context, so that it judges a captured machine the same way as this one.
+A check never opens a file or a connection: facts of host and servers are gathered before and passed in its
+context, so that a captured host is checked exactly like this one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """What a check needs: the profile only, facts of the host, or answers of the servers."""
+    """The input of a check: the profile only, facts of the host, or answers of the servers."""
 
     STATIC = "static"
     HOST = "host"
@@ -28,7 +28,7 @@ class Phase(StrEnum):
 
 
 class Severity(StrEnum):
-    """What a failed check means. OFF: the check is not made. FATAL: no waiver helps."""
+    """Severity of a failed check. OFF: the check does not run. FATAL: it cannot be waived."""
 
     OFF = "off"
     WARNING = "warning"
@@ -37,7 +37,7 @@ class Severity(StrEnum):
 
 
 class Status(StrEnum):
-    """How a check ended. ERRORED, the check itself is broken, counts as failed."""
+    """Result of a check. ERRORED: the check itself raised; counts as failed."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -52,7 +52,7 @@ def _judgement(dev: Severity, outside: Severity) -> Judgement:
     return {"dev": dev, "staging": outside, "prod": outside}
 
 
-# Staging is judged like prod, so that what is found in prod was found in staging before.
+# Staging is checked like prod, so that faults are found before prod.
 EVERYWHERE = _judgement(Severity.ERROR, Severity.ERROR)
 WARN_IN_DEV = _judgement(Severity.WARNING, Severity.ERROR)
 OUTSIDE_DEV = _judgement(Severity.OFF, Severity.ERROR)
@@ -63,7 +63,7 @@ WARNING_OUTSIDE_DEV = _judgement(Severity.OFF, Severity.WARNING)
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """One thing that was seen: half a sentence, and the settings or the place that it is about."""
+    """One finding: a sentence without its full stop, and the settings or the location that it concerns."""
 
     text: str
     keys: tuple[str, ...] = ()
@@ -72,7 +72,7 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer of a check. `fix` goes before the check's own where the fault is known more exactly."""
+    """The result of a check. `fix` is more specific than the check's own fix, and is shown before it."""
 
     status: Status
     remarks: tuple[Remark, ...] = ()
@@ -83,32 +83,32 @@ class Outcome:
 
 
 def passed(latency_ms: float | None = None) -> Outcome:
-    """Nothing to say."""
+    """The requirement is met."""
     return Outcome(Status.PASSED, latency_ms=latency_ms)
 
 
 def skipped(because: str) -> Outcome:
-    """The check has nothing to judge; `because` is a sentence without its end."""
+    """The check does not apply; `because` is a sentence without its full stop."""
     return Outcome(Status.SKIPPED, because=because)
 
 
 def failed(
     *remarks: str | Remark, expected: str, fix: Iterable[str] = (), latency_ms: float | None = None
 ) -> Outcome:
-    """What was seen instead of what was expected."""
+    """The requirement is not met: the findings, and the expected value."""
     seen = tuple(remark if isinstance(remark, Remark) else Remark(remark) for remark in remarks)
     return Outcome(Status.FAILED, seen, expected, fix=tuple(fix), latency_ms=latency_ms)
 
 
 def verdict(remarks: Iterable[str | Remark], *, expected: str, fix: Iterable[str] = ()) -> Outcome:
-    """Failed if there is any remark, else passed."""
+    """Failed if there is any remark, otherwise passed."""
     found = list(remarks)
     return failed(*found, expected=expected, fix=fix) if found else passed()
 
 
 @dataclass(frozen=True)
 class Context:
-    """What checks judge. `now` is Unix seconds; `findings` is what loading the profile found."""
+    """The input of checks. `now` is in Unix seconds; `findings` are faults found while loading."""
 
     resolved: Resolved
     findings: tuple[Finding, ...] = ()
@@ -126,13 +126,13 @@ class Context:
 
     @property
     def host(self) -> HostFacts:
-        """Facts of the host. Host checks run only where there are some."""
+        """Facts of the host. Host checks run only if there are facts."""
         if self.facts is None or self.facts.host is None:
             raise LookupError("there are no facts of the host")
         return self.facts.host
 
     def is_set(self, key: str) -> bool:
-        """Whether somebody set it, whatever the value; else the default holds."""
+        """Whether the setting is set explicitly, whatever its value."""
         return self.resolved.location(key).layer != "defaults"
 
 
@@ -141,10 +141,10 @@ Judge = Callable[[Context], Outcome]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is looked at before a start.
+    """One requirement that is verified before a start.
 
-    `reads` are the settings that it judges (a section stands for all in it); if one of them could not be
-    loaded, the check is skipped. `requires` are checks without whose passing this one says nothing.
+    `reads` are the settings that it checks (a section includes all its settings); if one of them could not be
+    loaded, the check is skipped. It is also skipped unless all checks in `requires` passed.
     """
 
     id: str

@@ -1,7 +1,7 @@
-"""A signed note that a preflight passed: which settings, which version, which host, which checks, and when.
+"""Signed receipts of a passed preflight, bound to settings, version, host, checks and time.
 
-Reads and writes one file, and a key in state_dir. A receipt is worth what its key is: whoever reads the
-profile's secret could make one, and could start the bus without it just as well.
+Reads and writes one file, and a key in state_dir. A user who can read the profile's secret could forge a
+receipt, but could also start the bus without one.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ _PURPOSE = b"arqonbus preflight receipt 1"
 
 
 class ReceiptRefused(Exception):
-    """A receipt that does not stand for this start; the message is a sentence."""
+    """A receipt that is not valid for this start; the message is a sentence."""
 
 
 def receipt_of(report: Report, resolved: Resolved) -> dict[str, Any]:
-    """What a receipt of this run says, unsigned. Raises ReceiptRefused for a run that did not pass."""
+    """The content of a receipt for this run, unsigned. Raises ReceiptRefused if the run did not pass."""
     if report.failures or report.empty:
-        raise ReceiptRefused("a run that did not pass gets no receipt; correct what failed and run it again")
+        raise ReceiptRefused(
+            "the preflight did not pass, so it gets no receipt; correct the findings and run it again"
+        )
     jwt = resolved.settings.auth.jwt.secret
     return {
         "profile": report.loaded.profile,
@@ -55,7 +57,7 @@ def receipt_of(report: Report, resolved: Resolved) -> dict[str, Any]:
 
 
 def write_receipt(path: Path, receipt: dict[str, Any], settings: Settings, root: Path) -> None:
-    """Sign and write, whole or not at all. Raises OSError, or ValueError for a key that cannot be used."""
+    """Sign and write a receipt atomically. Raises OSError, or ValueError for an unusable key."""
     signed = receipt | {"signature": _signature(receipt, _key(settings, root))}
     fresh = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
@@ -64,14 +66,14 @@ def write_receipt(path: Path, receipt: dict[str, Any], settings: Settings, root:
             stream.write(json.dumps(signed, indent=2) + "\n")
         fresh.replace(path)
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it was moved to its place
+        with contextlib.suppress(FileNotFoundError):  # already renamed
             fresh.unlink()
 
 
 def verify_receipt(
     path: Path, resolved: Resolved, root: Path, now: float, fresh: float = FRESH_SECONDS
 ) -> None:
-    """Return if the receipt stands for this start, here and now. Raises ReceiptRefused."""
+    """Return if the receipt is valid for this start. Raises ReceiptRefused."""
     receipt = _read(path)
     signature = receipt.pop("signature", None)
     try:
@@ -79,7 +81,9 @@ def verify_receipt(
     except (OSError, ValueError) as error:
         raise ReceiptRefused(f"the receipt {path} cannot be verified: {error}") from error
     if not isinstance(signature, str) or not hmac.compare_digest(signature, expected):
-        raise ReceiptRefused(f"the receipt {path} was not signed with this profile's key, or was changed")
+        raise ReceiptRefused(
+            f"the receipt {path} has an invalid signature: another key signed it, or it was changed"
+        )
     wanted = {
         "digest": (resolved.digest, "other settings"),
         "environment": (resolved.settings.environment, "another environment"),
@@ -91,10 +95,12 @@ def verify_receipt(
         if receipt.get(key) != value:
             raise ReceiptRefused(f"the receipt {path} is for {what}; run the preflight again")
     if receipt.get("phases") != ["host", "online", "static"]:
-        raise ReceiptRefused(f"the receipt {path} is of a part of the preflight; run all phases")
+        raise ReceiptRefused(f"the receipt {path} covers only a part of the preflight; run all phases")
     at = receipt.get("at")
     if not isinstance(at, int) or not -60 <= now - at <= fresh:
-        raise ReceiptRefused(f"the receipt {path} is older than {fresh:g} s, or of the future; run it again")
+        raise ReceiptRefused(
+            f"the receipt {path} is older than {fresh:g} s or dated in the future; run the preflight again"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -102,13 +108,15 @@ def _read(path: Path) -> dict[str, Any]:
         raw = read_regular(path, _BYTES, follow_links=True).raw
         receipt = json.loads(raw) if len(raw) <= _BYTES else None
     except NotRegular:
-        raise ReceiptRefused(f"{path} is not a regular file; name a receipt") from None
+        raise ReceiptRefused(f"{path} is not a regular file; give a receipt") from None
     except OSError as error:
         raise ReceiptRefused(f"the receipt {path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError):
-        raise ReceiptRefused(f"{path} is no receipt; write one with `arqonbus preflight --receipt`") from None
+        raise ReceiptRefused(
+            f"{path} is not a receipt; write one with `arqonbus preflight --receipt`"
+        ) from None
     if not isinstance(receipt, dict):
-        raise ReceiptRefused(f"{path} is no receipt; write one with `arqonbus preflight --receipt`")
+        raise ReceiptRefused(f"{path} is not a receipt; write one with `arqonbus preflight --receipt`")
     return receipt
 
 
@@ -118,7 +126,7 @@ def _signature(receipt: dict[str, Any], key: bytes) -> str:
 
 
 def _key(settings: Settings, root: Path) -> bytes:
-    """A key of the profile's secret, for this purpose only; without one, a key in state_dir."""
+    """The signing key, derived from the profile's secret; without a secret, a key in state_dir."""
     jwt = settings.auth.jwt.secret
     if jwt is not None:
         return hmac.new(jwt.get_secret_value().encode(), _PURPOSE, hashlib.sha256).digest()

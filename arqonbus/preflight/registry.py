@@ -1,4 +1,4 @@
-"""All checks by id, in the order of the report. A module in checks/ adds its family when it is imported."""
+"""Registry of all checks by id, in report order. Each module in `checks/` registers its family on import."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from arqonbus.preflight import checks as files
 from arqonbus.preflight.model import Check, Judge, Judgement, Phase
 
 FAMILIES: Mapping[str, str] = {
-    "CFG": "the profile as a text",
+    "CFG": "profile files",
     "NET": "addresses, ports, timeouts",
     "TLS": "certificates and encryption",
     "SEC": "tokens and secrets",
     "PRO": "the wire protocol",
-    "STO": "what is kept, and where",
-    "PRJ": "the projection of episodes",
+    "STO": "storage",
+    "PRJ": "the projector",
     "VAL": "Valkey",
     "PGS": "Postgres",
     "NAT": "NATS",
@@ -36,10 +36,10 @@ _CHECKS: dict[str, Check] = {}
 
 
 def add(check: Check) -> None:
-    """Add one check. An id serves once, for ever: receipts and waivers name it."""
+    """Register a check. An id is never reused: receipts and waivers refer to it."""
     match = _ID.fullmatch(check.id)
     if match is None or match[1] not in FAMILIES or check.id in _CHECKS:
-        raise ValueError(f"{check.id} is no id of a check, or is taken")
+        raise ValueError(f"{check.id} is not a valid check id, or is already registered")
     _CHECKS[check.id] = check
 
 
@@ -55,7 +55,7 @@ def check(
     requires: Sequence[str] = (),
     tags: Sequence[str] = (),
 ) -> Callable[[Judge], Judge]:
-    """Make a check of a function that judges a context."""
+    """Register the decorated function as a check."""
 
     def decorate(judge: Judge) -> Judge:
         parts = tuple(reads), tuple(requires), tuple(tags)
@@ -67,7 +67,7 @@ def check(
 
 @cache
 def checks() -> Mapping[str, Check]:
-    """Every check by id, family after family."""
+    """Every check by id, family by family."""
     for module in iter_modules(files.__path__):
         import_module(f"{files.__name__}.{module.name}")
     order = list(FAMILIES)
@@ -76,17 +76,17 @@ def checks() -> Mapping[str, Check]:
 
 @cache
 def check_set() -> str:
-    """A short name of this set of checks and how they judge; another set, another name."""
+    """A short fingerprint of the checks and their severities."""
     text = "\n".join(f"{each.id} {sorted(each.severity.items())}" for each in checks().values())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class UnknownCheck(Exception):
-    """A name that is no check, no family and no tag; the message says what was meant."""
+    """A name that is not a check, family or tag; the message suggests a similar one."""
 
 
 def select(names: Iterable[str]) -> frozenset[str]:
-    """The ids that the names mean: ids, families (`TLS`), or tags. Raises UnknownCheck."""
+    """Expand ids, families (`TLS`) and tags to check ids. Raises UnknownCheck."""
     chosen: set[str] = set()
     for name in names:
         wanted = name.strip()
@@ -103,8 +103,8 @@ def select(names: Iterable[str]) -> frozenset[str]:
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.upper(), [*checks(), *FAMILIES], 1)
-    hint = f"did you mean {close[0]}?" if close else "`arqonbus preflight --list` shows them all"
-    return f"{name!r} is no check; {hint}"
+    hint = f"did you mean {close[0]}?" if close else "`arqonbus preflight --list` shows all"
+    return f"{name!r} is not a check, family or tag; {hint}"
 
 
 __all__ = ["FAMILIES", "UnknownCheck", "add", "check", "check_set", "checks", "select"]

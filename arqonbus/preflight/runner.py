@@ -1,6 +1,6 @@
-"""Runs checks over a context, all of them in one pass, and keeps what each of them said.
+"""Run all checks on a context in one pass and collect their results.
 
-Pure: everything was gathered before. A check that raises is `errored`, which counts as failed.
+Pure: all facts were gathered before. A check that raises is `errored`, which counts as failed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from arqonbus.preflight.registry import checks
 from arqonbus.preflight.waivers import Ledger, Waiver, Waivers, find_waiver
 
 _WAIVER_FAMILY = "WVR"
-_TEXT_TAG = "load"  # checks of the text of a profile, which need no settings
+_TEXT_TAG = "load"  # checks of the profile's text, which need no settings
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A remark with its places: where the value stands, and what that overrides."""
+    """A remark with its locations: where the value is set, and which locations it overrides."""
 
     text: str
     key: str = ""
@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One check's end in this run."""
+    """Result of one check in this run."""
 
     check: Check
     severity: Severity
@@ -41,7 +41,7 @@ class Result:
 
     @property
     def failed(self) -> bool:
-        """Failed or errored, and not excused."""
+        """Failed or errored, and not waived."""
         return self.outcome.status in (Status.FAILED, Status.ERRORED) and self.waiver is None
 
     @property
@@ -51,10 +51,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run needs to know of the loading of the profile.
+    """What a run needs to know about the loaded profile.
 
-    `broken` are keys without a valid value; `unread` says why there are no settings at all, or is empty;
-    `file` is the profile's own, as people call it.
+    `broken`: keys without a valid value. `unread`: why no settings were loaded, or empty. `file`: the
+    profile's own file, for messages.
     """
 
     profile: str
@@ -67,7 +67,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. `at` is the moment of the facts, in Unix seconds."""
+    """A whole run. `at` is the time of the facts in Unix seconds."""
 
     loaded: Loaded
     results: tuple[Result, ...]
@@ -90,7 +90,7 @@ class Report:
 
     @property
     def empty(self) -> bool:
-        """Nothing was judged."""
+        """The check was skipped."""
         return all(result.outcome.status is Status.SKIPPED for result in self.results)
 
 
@@ -103,9 +103,9 @@ def run(
     waivers: Waivers | None = None,
     whole: bool = True,
 ) -> Report:
-    """Run every check that applies. `only` limits them to these ids and to those that they require.
+    """Run every check that applies. `only` limits the run to these ids and the checks that they require.
 
-    `whole` False: waivers of checks that do not run here say nothing, so they are not judged.
+    `whole` False: only a part of the checks runs, so waivers are not checked.
     """
     wanted = [check for check in _chosen(only) if check.phase in phases]
     return Run(context, loaded, waivers or Waivers(), whole=whole).over(wanted)
@@ -138,7 +138,7 @@ class Run:
         self._used: set[Waiver] = set()
 
     def over(self, wanted: Iterable[Check]) -> Report:
-        """Judge the waivers after all others: whether one was used is known then only."""
+        """Check the waivers last: only then is it known which were used."""
         applying = [each for each in wanted if each.severity[self._loaded.environment] is not Severity.OFF]
         ids = {each.id for each in applying}
         for check in applying:
@@ -205,7 +205,7 @@ class Run:
         return (Seen(text, ", ".join(keys), given[0][1], tuple(overriding)),)
 
 
-_REPORT_IT = "arqonbus preflight --capture ./preflight-capture   # and send it with a report of this defect"
+_REPORT_IT = "arqonbus preflight --capture ./preflight-capture   # attach it to a bug report"
 
 
 def _covers(read: str, key: str) -> bool:

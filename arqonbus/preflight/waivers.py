@@ -1,6 +1,6 @@
-"""Approved exceptions: `waivers.yaml` beside a profile, and what became of each of its entries.
+"""Waivers: approved exceptions in `waivers.yaml` beside a profile, and their use in a run.
 
-Reads one file. A waiver names a check, the reason, who answers for it, and the day on which it ends.
+Reads one file. A waiver names a check, a reason, an owner and an expiry date.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENVIRONMENTS = ("dev", "staging", "prod")
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """One exception. `scope` is an environment, or a setting that it is limited to; empty: no limit."""
+    """One waiver. `scope` limits it to an environment or a setting; empty: no limit."""
 
     id: str
     reason: str
@@ -32,13 +32,13 @@ class Waiver:
 
     @property
     def ends_at(self) -> float:
-        """The first moment at which it no longer holds."""
+        """The time at which it expires, in Unix seconds."""
         return datetime.combine(self.expires, time.max, UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Something wrong with the file or an entry: half a sentence, and where."""
+    """A fault in the file or an entry: a sentence without its full stop, and the location."""
 
     text: str
     place: Location
@@ -46,7 +46,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Waivers:
-    """The entries that can be understood, and what cannot."""
+    """The valid entries, and the faults of the others."""
 
     entries: tuple[Waiver, ...] = ()
     troubles: tuple[Trouble, ...] = ()
@@ -54,8 +54,8 @@ class Waivers:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What became of the waivers in a run. `used` are those that excused a failed check, `undecided` the ids
-    of checks that were skipped, so that nobody knows whether they would need one."""
+    """Use of the waivers in a run. `used`: waivers that excused a failed check. `undecided`: ids of skipped
+    checks, for which it is unknown whether a waiver is needed."""
 
     waivers: Waivers
     used: frozenset[Waiver] = frozenset()
@@ -63,7 +63,7 @@ class Ledger:
 
 
 def read_waivers(path: Path, shown: str) -> Waivers:
-    """The waivers of a file; none, if there is no file."""
+    """Read the waivers of a file; without a file, there are none."""
     place = Location("waivers", shown)
     try:
         content = read_regular(path, MAX_BYTES, follow_links=True)
@@ -80,7 +80,7 @@ def read_waivers(path: Path, shown: str) -> Waivers:
 
 
 def parse_waivers(text: str, place: Location) -> Waivers:
-    """The waivers of a text: a list of mappings, or `waivers:` with such a list under it."""
+    """Parse waivers: a list of mappings, or such a list under the key `waivers`."""
     if not any(line.strip() and not line.lstrip().startswith("#") for line in text.splitlines()):
         return Waivers()
     try:
@@ -90,7 +90,7 @@ def parse_waivers(text: str, place: Location) -> Waivers:
     if isinstance(data, dict) and set(data) == {"waivers"}:
         data = data["waivers"]
     if not isinstance(data, list):
-        return Waivers((), (Trouble("holds no list; write one entry per line after a dash", place),))
+        return Waivers((), (Trouble("does not contain a list; write each entry after a dash", place),))
     lines = _entry_lines(text)
     entries: list[Waiver] = []
     troubles: list[Trouble] = []
@@ -106,7 +106,7 @@ def parse_waivers(text: str, place: Location) -> Waivers:
 
 
 def _entry_lines(text: str) -> Sequence[int]:
-    """The lines that begin an entry: a dash at the indentation of the first one."""
+    """Numbers of the lines that begin an entry: a dash at the indentation of the first one."""
     dashed = [
         (number, len(line) - len(line.lstrip()))
         for number, line in enumerate(text.splitlines(), 1)
@@ -120,7 +120,7 @@ def _problem(item: Any) -> str:
         return "is not a mapping; write id, reason, owner and expires"
     unknown = sorted(set(map(str, item)) - set(KEYS))
     if unknown:
-        return f"has the unknown key {unknown[0]}; there is {', '.join(KEYS)}"
+        return f"has the unknown key {unknown[0]}; allowed are {', '.join(KEYS)}"
     for key in ("id", "reason", "owner", "expires"):
         if not isinstance(item.get(key), str) or not item[key].strip():
             return f"has no {key}; add it as text"
@@ -129,7 +129,7 @@ def _problem(item: Any) -> str:
     try:
         date.fromisoformat(item["expires"])
     except ValueError:
-        return "has an expires that is no day; write it as 2030-01-31"
+        return "has an invalid expires; write a date such as 2030-01-31"
     return ""
 
 
@@ -147,7 +147,7 @@ def _waiver(item: Mapping[str, Any], place: Location) -> Waiver:
 def find_waiver(
     waivers: Waivers, check_id: str, environment: str, keys: Sequence[str], now: float
 ) -> Waiver | None:
-    """The waiver that holds for a failed check which judged these settings."""
+    """The waiver that applies to a failed check of these settings."""
     for waiver in waivers.entries:
         if waiver.id != check_id or waiver.ends_at <= now:
             continue

@@ -162,9 +162,9 @@ def names(can: Callable[[StorageEngine], bool]) -> str:
 
 
 def refusals(settings: Settings) -> Sequence[Refusal]:
-    """Why no bus can serve this profile, in any environment. `serve` and preflight both judge by it."""
+    """Reasons why no bus can serve this profile, in any environment. `serve` and preflight share them."""
     return [
-        *(Refusal(key, f"this version does not have {key} yet") for key in unavailable(settings)),
+        *(Refusal(key, f"{key} is not available in this version") for key in unavailable(settings)),
         *unaddressed(settings),
         *undegradable(settings),
         *(
@@ -175,14 +175,14 @@ def refusals(settings: Settings) -> Sequence[Refusal]:
 
 
 def unaddressed(settings: Settings) -> Iterator[Refusal]:
-    """An engine that is chosen and not described."""
+    """A storage engine without its address."""
     engine = engine_of(settings)
     if because := engine.missing(settings):
         yield Refusal("storage.backend", f"storage.backend is {engine.name} and {because}")
 
 
 def undegradable(settings: Settings) -> Iterator[Refusal]:
-    """Mode degraded where the engine is part of the process and keeps what memory would lose."""
+    """Mode degraded with a persistent engine inside the process."""
     engine = engine_of(settings)
     if engine.make_renewable is not None or not engine.persistent:
         return
@@ -190,7 +190,7 @@ def undegradable(settings: Settings) -> Iterator[Refusal]:
     for key in dict.fromkeys(key for key, mode in asked if mode == "degraded"):
         yield Refusal(
             key,
-            f"mode degraded is for an engine that can go away by itself; {engine.title} is part of the bus, "
+            f"mode degraded needs a storage engine in another process; {engine.title} is part of the bus, "
             "so set storage.mode to strict",
         )
 
@@ -208,7 +208,7 @@ def _unkeepable(rule: RoomRule, settings: Settings) -> str:
         return ""
     if not engine.durable_history:
         beside = names(lambda each: each.durable_history)
-        return f"storage.backend is {engine.name}; a durable history stands beside {beside}"
+        return f"storage.backend is {engine.name}; durable_history needs {beside}"
     if not settings.datastores.postgres.configured:
         return "datastores.postgres is not configured"
     if rule.history is not None and not rule.history.keep:
@@ -216,7 +216,7 @@ def _unkeepable(rule: RoomRule, settings: Settings) -> str:
     if rule.durability == "memory":
         return "its durability is memory"
     if (rule.mode or settings.storage.mode) == "degraded":
-        return "its mode is degraded, and what only memory has cannot be in Postgres"
+        return "its mode is degraded, in which some messages are held in memory only"
     return ""
 
 

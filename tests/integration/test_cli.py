@@ -371,7 +371,7 @@ def test_the_dev_bus_needs_no_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("server.workers=2", "this version does not have server.workers"),
+        ("server.workers=2", "server.workers is not available in this version"),
         ("storage.mode=degraded", "the SQLite file is part of the bus, so set storage.mode to strict"),
     ],
 )

@@ -205,9 +205,9 @@ def test_the_whole_preflight_against_dead_servers_ends(
     report = json.loads(capsys.readouterr().out)
     assert code == 1
     texts = {check["id"]: check["observed"][0]["text"] for check in report["checks"] if check["observed"]}
-    assert "does not answer a TLS handshake" in texts["ARQ-VAL-001"]
-    assert "says nothing" in texts["ARQ-PGS-001"]
-    assert "says nothing" in texts["ARQ-NAT-001"]
+    assert "answers no TLS handshake" in texts["ARQ-VAL-001"]
+    assert "sends nothing" in texts["ARQ-PGS-001"]
+    assert "sends nothing" in texts["ARQ-NAT-001"]
     assert "errored" not in {check["status"] for check in report["checks"]}
 
 

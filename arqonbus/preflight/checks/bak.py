@@ -1,4 +1,4 @@
-"""BAK: whether there is a backup, how old it is, and whether it was ever restored."""
+"""BAK: existence, age and permissions of backups, and restore drills."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _FIRST, _SECOND = "ARQ-BAK-001", "ARQ-BAK-002"
 
 @check(
     _FIRST,
-    "There is a place for backups",
+    "backup.directory is set",
     severity=OUTSIDE_DEV,
-    why="A disk that dies without a backup takes the durable record with it.",
+    why="Without a backup, a failed disk destroys the durable record.",
     fix=("$EDITOR FILE   # backup: {directory: /var/backups/arqonbus}",),
     reads=("backup.directory",),
 )
@@ -35,47 +35,47 @@ def place_is_said(context: Context) -> Outcome:
 def _backup(context: Context) -> BackupFact:
     backup = context.host.backup
     if backup is None:
-        raise LookupError("backups were not looked at")
+        raise LookupError("backups were not inspected")
     return backup
 
 
 @check(
     _SECOND,
-    "The place for backups can be read",
+    "The backup directory is readable",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="What cannot be seen here cannot be trusted to exist.",
+    why="Preflight cannot verify backups that it cannot read.",
     fix=("install -d -o arqonbus -m 0750 /var/backups/arqonbus",),
     reads=("backup.directory",),
     requires=(_FIRST,),
 )
 def place_can_be_read(context: Context) -> Outcome:
     if context.host.backup is None:
-        return skipped("backups were not looked at")
+        return skipped("backups were not inspected")
     backup = _backup(context)
     bad = backup.state != "directory"
     return verdict(
         [f"{backup.path} is {backup.state}"] if bad else [],
-        expected="a directory that we may read",
+        expected="a directory that the user of the bus can read",
         fix=[f"install -d -o arqonbus -m 0750 {backup.path}"],
     )
 
 
 @check(
     "ARQ-BAK-003",
-    "The newest backup is young enough",
+    "The newest backup is not older than backup.rpo",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Everything since then would be lost with the disk.",
+    why="If the disk fails, everything after the newest backup is lost.",
     fix=("ls -lt /var/backups/arqonbus | head", "see the runbook projector migration, backup and restore"),
     reads=("backup.directory", "backup.rpo"),
     requires=(_FIRST, _SECOND),
 )
 def backup_is_young(context: Context) -> Outcome:
     backup, rpo = _backup(context), context.settings.backup.rpo
-    expected = f"{_hours(rpo)} old at most, and not empty"
+    expected = f"at most {_hours(rpo)} old, and not empty"
     if backup.newest_at is None:
-        return failed(f"there is none in {backup.path}", expected=expected)
+        return failed(f"{backup.path} contains no backup", expected=expected)
     age = context.now - backup.newest_at
     remarks = []
     if age > rpo:
@@ -87,10 +87,10 @@ def backup_is_young(context: Context) -> Outcome:
 
 @check(
     "ARQ-BAK-004",
-    "A restore was tried lately",
+    "The last restore drill is not older than backup.drill_max_age",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="A backup that was never restored is a hope.",
+    why="Only a restore proves that a backup is usable.",
     fix=("see the runbook restore drill",),
     reads=("backup.directory", "backup.drill_max_age"),
     requires=(_FIRST, _SECOND),
@@ -99,7 +99,7 @@ def drill_is_young(context: Context) -> Outcome:
     backup, most = _backup(context), context.settings.backup.drill_max_age
     expected = f"a drill within {_hours(most)}"
     if backup.drill_at is None:
-        return failed(f"{backup.path} holds no receipt of a drill", expected=expected)
+        return failed(f"{backup.path} contains no receipt of a drill", expected=expected)
     age = context.now - backup.drill_at
     remarks = (
         [Remark(f"{backup.drill} is {_hours(age)} old", ("backup.drill_max_age",))] if age > most else []
@@ -109,10 +109,10 @@ def drill_is_young(context: Context) -> Outcome:
 
 @check(
     "ARQ-BAK-005",
-    "The last restore succeeded",
+    "The last restore drill passed",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="What could not be restored in a drill cannot be restored in need.",
+    why="A backup that fails in a drill would also fail in an emergency.",
     fix=("see the runbook restore drill",),
     reads=("backup.directory",),
     requires=(_FIRST, _SECOND),
@@ -122,15 +122,15 @@ def drill_succeeded(context: Context) -> Outcome:
     if backup.drill_at is None:
         return skipped("there was no drill")
     bad = backup.drill_passed is not True
-    return verdict([f"{backup.drill} says that it failed"] if bad else [], expected="a drill that passed")
+    return verdict([f"{backup.drill} reports a failed drill"] if bad else [], expected="a drill that passed")
 
 
 @check(
     "ARQ-BAK-006",
-    "Nobody else can read the backups",
+    "Backups are not readable by other users",
     phase=Phase.HOST,
     severity=WARNING_OUTSIDE_DEV,
-    why="A backup holds all messages of all tenants.",
+    why="A backup contains all messages of all tenants.",
     fix=("chmod 0750 /var/backups/arqonbus",),
     reads=("backup.directory",),
     requires=(_FIRST, _SECOND),
@@ -140,16 +140,16 @@ def backups_are_private(context: Context) -> Outcome:
     shared = backup.mode & 0o007
     return verdict(
         [f"{backup.path} has mode {backup.mode:04o}"] if shared else [],
-        expected="0750 or less",
+        expected="mode 0750 or stricter",
         fix=[f"chmod 0750 {backup.path}"],
     )
 
 
 @check(
     "ARQ-BAK-007",
-    "The promised age of backups is one day at most",
+    "backup.rpo is at most 24 h, and backup.drill_max_age at most 30 days",
     severity=WARNING_OUTSIDE_DEV,
-    why="It is how much may be lost.",
+    why="backup.rpo is the period of data that can be lost.",
     fix=("$EDITOR FILE   # backup: {rpo: 24h, drill_max_age: 30d}",),
     reads=("backup.rpo", "backup.drill_max_age"),
 )
@@ -161,7 +161,7 @@ def promises_are_useful(context: Context) -> Outcome:
     if not 0 < backup.drill_max_age <= 30 * 86_400:
         text = f"backup.drill_max_age is {_hours(backup.drill_max_age)}"
         remarks.append(Remark(text, ("backup.drill_max_age",)))
-    return verdict(remarks, expected="24 h, and 30 days for drills")
+    return verdict(remarks, expected="at most 24 h, and 30 days for drills")
 
 
 def _hours(seconds: float) -> str:

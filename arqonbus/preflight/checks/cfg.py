@@ -1,4 +1,4 @@
-"""CFG: the profile as a text. What loading found is shown as checks, beside those that only judge."""
+"""CFG: the text of the profile. Faults found while loading are reported as checks, too."""
 
 from __future__ import annotations
 
@@ -33,105 +33,105 @@ class _FaultCheck(NamedTuple):
 
 _SOURCES = "arqonbus profile sources --profile PROFILE"
 _SHOW = "arqonbus profile show --profile PROFILE --all"
-_LOST = "A setting that is not read does not hold, and nothing says so while the bus runs."
+_LOST = "An unknown setting has no effect, and the bus would not report it."
 
 FAULT_CHECKS: Mapping[Fault, _FaultCheck] = {
     Fault.PROFILE_MISSING: _FaultCheck(
         "ARQ-CFG-001",
         "The profile exists",
-        "Without a profile the bus would run on defaults that nobody chose.",
+        "Without a profile, the bus would run with defaults only.",
         ("ls profiles", "arqonbus preflight --profile prod --profiles-dir /etc/arqonbus/profiles"),
     ),
     Fault.FILE_UNREADABLE: _FaultCheck(
         "ARQ-CFG-002",
-        "Every file of the profile can be read",
-        "A layer that is missing takes its settings with it, the strict ones included.",
+        "Every profile file is readable",
+        "If a layer is missing, its settings do not apply, including the strict ones.",
         ("chmod 0644 FILE", "chmod 0755 $(dirname FILE)"),
     ),
     Fault.YAML_INVALID: _FaultCheck(
         "ARQ-CFG-003",
-        "Every file of the profile is plain YAML",
-        "What cannot be read with certainty is not guessed: YAML's surprises have opened servers before.",
-        ("$EDITOR FILE   # at the line that is named",),
+        "Every profile file is plain YAML",
+        "Ambiguous YAML is refused, because a misread value can open a server.",
+        ("$EDITOR FILE   # correct the line that the finding names",),
     ),
     Fault.YAML_TOO_LARGE: _FaultCheck(
         "ARQ-CFG-004",
-        "Every file of the profile is of a profile's size",
-        "A file that expands without end would stop the start on every node at once.",
+        "Every profile file is within the size limits",
+        "A file that expands without limit would block the start on every node.",
         ("wc -c FILE", "$EDITOR FILE   # remove anchors and generated parts"),
     ),
     Fault.DUPLICATE_KEY: _FaultCheck(
         "ARQ-CFG-005",
-        "No key stands twice",
-        "Of two values one would hold, and a reader cannot know which.",
+        "No key is duplicated",
+        "Only one of the two values would apply, and a reader cannot tell which.",
         ("$EDITOR FILE   # keep one of the two lines",),
     ),
     Fault.UNKNOWN_KEY: _FaultCheck(
-        "ARQ-CFG-006", "Every key is a setting", _LOST, ("$EDITOR FILE   # the key as it is meant", _SHOW)
+        "ARQ-CFG-006", "Every key is a known setting", _LOST, ("$EDITOR FILE   # correct the key", _SHOW)
     ),
     Fault.BAD_VALUE: _FaultCheck(
         "ARQ-CFG-007",
-        "Every value is one that its setting can take",
-        "The bus does not start with it.",
+        "Every value is valid for its setting",
+        "The bus does not start with an invalid value.",
         ("arqonbus profile explain KEY --profile PROFILE", "arqonbus profile schema"),
     ),
     Fault.EMPTY_VALUE: _FaultCheck(
         "ARQ-CFG-008",
         "No value is empty",
-        "An empty variable is mostly a secret that did not arrive; taken as unset, a default would hold.",
-        ("unset NAME   # or give it a value",),
+        "An empty variable is usually a missing secret; if it were ignored, a default would apply.",
+        ("unset NAME   # or set a value",),
     ),
     Fault.UNKNOWN_VARIABLE: _FaultCheck(
         "ARQ-CFG-009",
-        "Every ARQONBUS_ variable is a setting",
+        "Every ARQONBUS_ variable is a known setting",
         _LOST,
         ("arqonbus profile sources --variables", "unset NAME"),
     ),
     Fault.CONFLICTING_VARIABLES: _FaultCheck(
         "ARQ-CFG-010",
-        "No two variables disagree on one setting",
-        "Which of them held would depend on their names.",
-        ("unset NAME   # of the older spelling",),
+        "No two variables set the same setting to different values",
+        "It would be unclear which of the two values applies.",
+        ("unset NAME   # the older name",),
     ),
     Fault.FOREIGN_VARIABLE: _FaultCheck(
         "ARQ-CFG-011",
-        "No variable reaches into the libraries that read profiles",
-        "Such a variable changes how files are read, or writes secrets to the log.",
+        "No variable configures the libraries that read profiles",
+        "Such a variable can change how files are read, or write secrets to the log.",
         ("unset NAME",),
     ),
     Fault.BAD_OVERRIDE: _FaultCheck(
         "ARQ-CFG-012",
-        "Every --set names a setting",
+        "Every --set names a known setting",
         _LOST,
         ("arqonbus preflight --set server.port=9100",),
     ),
     Fault.BAD_REFERENCE: _FaultCheck(
         "ARQ-CFG-013",
-        "Every reference to a secret says where the secret is",
-        "The secret cannot be fetched.",
+        "Every secret reference is complete",
+        "The bus cannot read a secret from an incomplete reference.",
         ("$EDITOR FILE   # {from: credential, name: NAME}",),
     ),
     Fault.SECRET_UNREADABLE: _FaultCheck(
         "ARQ-CFG-014",
-        "Every secret can be read, by its owner only",
-        "Without its secret the bus lets nobody in, or cannot reach its store; a secret that all may read "
-        "is none.",
+        "Every secret is readable, and by its owner only",
+        "Without its secrets, the bus cannot verify tokens or reach its datastores. A secret "
+        "that other users can read is exposed.",
         (
-            "$EDITOR FILE   # where the secret really is",
+            "$EDITOR FILE   # correct the reference",
             "systemctl cat arqonbus@   # LoadCredential=NAME:PATH",
         ),
     ),
     Fault.ENVIRONMENT_MISMATCH: _FaultCheck(
         "ARQ-CFG-015",
-        "The profile's directory, its environment and the variable agree",
-        "A production host that runs as dev is judged as dev, and nothing below would be checked.",
-        ("unset ARQONBUS_ENVIRONMENT", "$EDITOR FILE   # environment: as the directory is called"),
+        "Profile directory, environment and ARQONBUS_ENVIRONMENT agree",
+        "A production host that runs as dev would be checked as dev, and most requirements would not apply.",
+        ("unset ARQONBUS_ENVIRONMENT", "$EDITOR FILE   # environment: the name of the directory"),
     ),
 }
 
 
 def judge_fault(fault: Fault, *, expected: str) -> Judge:
-    """A judge that shows the findings of this code."""
+    """A judge that reports the findings with this fault code."""
 
     def judge(context: Context) -> Outcome:
         found = [finding for finding in context.findings if finding.code is fault]
@@ -166,51 +166,52 @@ for _fault, _texts in FAULT_CHECKS.items():
 
 @check(
     "ARQ-CFG-016",
-    "The environment is said",
+    "environment is set explicitly",
     severity=WARNING_EVERYWHERE,
-    why="A profile that does not say what it is counts as dev, where next to nothing is forbidden.",
+    why="Without it, the profile is checked as dev, which forbids almost nothing.",
     fix=("$EDITOR FILE   # environment: prod",),
     reads=("environment",),
 )
-def environment_is_said(context: Context) -> Outcome:
-    said = context.is_set("environment")
-    return verdict([] if said else ["nobody sets environment"], expected="dev, staging or prod")
+def environment_is_set(context: Context) -> Outcome:
+    text = f"environment is not set; the default {context.settings.environment} would apply"
+    remarks = [] if context.is_set("environment") else [text]
+    return verdict(remarks, expected="dev, staging or prod")
 
 
 @check(
     "ARQ-CFG-017",
-    "A host overlay is there because the profile declares it",
+    "No host overlay exists that the profile does not declare",
     phase=Phase.HOST,
     severity=WARNING_EVERYWHERE,
-    why="A file that looks like a layer and is not read makes people believe in settings that do not hold.",
+    why="The settings in an undeclared overlay do not apply, although the file suggests that they do.",
     fix=("$EDITOR FILE   # host_overlay: /etc/arqonbus/local.yaml", "rm /etc/arqonbus/local.yaml"),
     reads=("host_overlay",),
 )
 def overlay_is_declared(context: Context) -> Outcome:
     found = context.host.undeclared_overlay
-    remarks = [Remark(f"{found} exists and is not read")] if found else []
-    return verdict(remarks, expected="no such file, or its path as host_overlay")
+    remarks = [Remark(f"{found} exists but is not declared as host_overlay")] if found else []
+    return verdict(remarks, expected="no such file, or host_overlay set to its path")
 
 
 @check(
     "ARQ-CFG-018",
-    "Nothing is set on the command line",
+    "No setting is set on the command line",
     severity=WARNING_OUTSIDE_DEV,
-    why="What --set says is gone with the next start, and stands in no review.",
-    fix=("$EDITOR FILE   # write it into the profile or the host overlay",),
+    why="A value given with --set is lost at the next start and is never reviewed.",
+    fix=("$EDITOR FILE   # set it in the profile or the host overlay",),
 )
 def nothing_on_the_command_line(context: Context) -> Outcome:
     keys = [leaf.key for leaf in leaves().values() if context.resolved.location(leaf.key).layer == "set"]
-    remarks = [Remark(f"{key} comes from --set", (key,)) for key in keys]
-    return verdict(remarks, expected="settings in files, secrets in their directory")
+    remarks = [Remark(f"{key} is set with --set", (key,)) for key in keys]
+    return verdict(remarks, expected="settings in files, secrets in the secrets directory")
 
 
 @check(
     "ARQ-CFG-019",
-    "Only the owner can write the profile's files",
+    "Profile files are writable by their owner only",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Whoever writes the profile decides where passwords are sent.",
+    why="A user who can write the profile can redirect passwords to another server.",
     fix=("chmod go-w FILE",),
 )
 def files_are_not_writable(context: Context) -> Outcome:
@@ -226,9 +227,9 @@ def files_are_not_writable(context: Context) -> Outcome:
 
 @check(
     "ARQ-CFG-020",
-    "The state directory does not depend on where the bus is started",
+    "The path of the database is absolute",
     severity=WARNING_OUTSIDE_DEV,
-    why="Started from another directory the bus would make a new, empty database and lose nothing but sight.",
+    why="With a relative path, a start from another directory would create a new, empty database.",
     fix=("$EDITOR FILE   # state_dir: /var/lib/arqonbus",),
     reads=("state_dir", "storage.backend", "storage.sqlite.path"),
 )
@@ -236,7 +237,7 @@ def state_is_absolute(context: Context) -> Outcome:
     settings = context.settings
     path = engine_of(settings).file(settings)
     relative = path is not None and not path.is_absolute()
-    remarks = [Remark(f"the database is {path}, a relative path", ("state_dir",))] if relative else []
+    remarks = [Remark(f"the database path {path} is relative", ("state_dir",))] if relative else []
     return verdict(remarks, expected="an absolute state_dir, such as /var/lib/arqonbus")
 
 
@@ -245,11 +246,11 @@ def state_is_absolute(context: Context) -> Outcome:
     "Every setting is available in this version",
     severity=EVERYWHERE,
     why="The bus does not start with a setting that it cannot apply.",
-    fix=("$EDITOR FILE   # leave the setting out",),
+    fix=("$EDITOR FILE   # remove the setting",),
     reads=tuple(leaf.key for leaf in reserved()),
 )
 def settings_are_available(context: Context) -> Outcome:
     remarks = [
-        Remark(f"this version does not have {key} yet", (key,)) for key in unavailable(context.settings)
+        Remark(f"{key} is not available in this version", (key,)) for key in unavailable(context.settings)
     ]
     return verdict(remarks, expected="the default")

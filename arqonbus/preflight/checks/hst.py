@@ -1,4 +1,4 @@
-"""HST: whether this machine can carry what the profile promises."""
+"""HST: limits, memory, disks, clock and software of this host."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LEAST_PYTHON = (3, 11)
 
 @check(
     "ARQ-HST-001",
-    "There are open files for every connection",
+    "LimitNOFILE covers server.max_connections",
     phase=Phase.HOST,
     severity=WARN_IN_DEV,
-    why="When they run out the bus accepts nobody, logs nothing to a new file, and looks healthy.",
+    why="Without free file descriptors, the bus accepts no connections although it looks healthy.",
     fix=("systemctl edit arqonbus@   # LimitNOFILE=65536", "ulimit -n 65536"),
     reads=("server.max_connections",),
 )
@@ -36,30 +36,30 @@ def files_suffice(context: Context) -> Outcome:
     if host.process == "projector":
         return skipped("the projector has no clients")
     needed = open_files(context.settings)
-    # The bus raises the soft limit to the hard one by itself.
+    # The bus raises the soft limit to the hard limit.
     there = host.nofile_hard
-    text = f"{there} files may be open and {connections} connections need {needed}"
+    text = f"the limit is {there} open files, and {connections} connections need {needed}"
     remarks = [Remark(text, ("server.max_connections",))] if there < needed else []
     return verdict(
-        remarks, expected=f"{needed} or more", fix=[f"systemctl edit arqonbus@   # LimitNOFILE={needed}"]
+        remarks, expected=f"at least {needed}", fix=[f"systemctl edit arqonbus@   # LimitNOFILE={needed}"]
     )
 
 
 @check(
     "ARQ-HST-002",
-    "There is memory for the promised connections",
+    "The host has enough memory for server.max_connections",
     phase=Phase.HOST,
     severity=WARN_IN_DEV,
-    why="The kernel ends the bus, and all connections with it, when they are most.",
+    why="Under full load, the kernel would kill the bus and close all connections.",
     fix=("free -m", "$EDITOR FILE   # server: {max_connections: fewer}"),
     reads=("server.max_connections", "server.workers", "limits.send_queue_bytes"),
 )
 def memory_suffices(context: Context) -> Outcome:
     bill = projector_bill if context.host.process == "projector" else memory_bill
     needed, there = bill(context.settings), context.host.memory_bytes
-    text = f"{_mib(needed)} MiB are needed and {_mib(there)} MiB are there"
+    text = f"{_mib(needed)} MiB are needed and {_mib(there)} MiB are available"
     remarks = [Remark(text, ("server.max_connections",))] if there < needed else []
-    return verdict(remarks, expected=f"{_mib(needed)} MiB or more")
+    return verdict(remarks, expected=f"at least {_mib(needed)} MiB")
 
 
 def _mib(size: int) -> int:
@@ -71,39 +71,39 @@ def _mib(size: int) -> int:
     "The clock is synchronised",
     phase=Phase.HOST,
     severity=WARNING_OUTSIDE_DEV,
-    why="Ends of tokens, ages of messages and certificates are judged by it.",
+    why="Token expiry, message age and certificates depend on the clock.",
     fix=("timedatectl set-ntp true", "timedatectl timesync-status"),
 )
 def clock_is_synchronised(context: Context) -> Outcome:
     state = context.host.clock_synchronised
     if state is None:
-        return skipped("this host does not tell")
+        return skipped("this host does not report it")
     return verdict(
-        [] if state else ["the kernel says that the clock follows nobody"],
-        expected="a clock that follows NTP",
+        [] if state else ["the kernel reports an unsynchronised clock"],
+        expected="a clock synchronised by NTP",
     )
 
 
 @check(
     "ARQ-HST-004",
-    "The clock is not set back",
+    "The clock is not behind the installation time of this version",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="It is before the time at which this version was made: tokens that have ended would be accepted.",
+    why="With a clock in the past, expired tokens would be accepted.",
     fix=("date -u", "timedatectl set-ntp true"),
 )
 def clock_is_not_behind(context: Context) -> Outcome:
     behind = context.host.built_at - context.now
-    text = f"it is {behind / 86_400:.1f} days before this version was installed"
-    return verdict([text] if behind > 86_400 else [], expected="the time of day")
+    text = f"the clock is {behind / 86_400:.1f} days behind the installation of this version"
+    return verdict([text] if behind > 86_400 else [], expected="the current time")
 
 
 @check(
     "ARQ-HST-005",
-    "There is room on the disk",
+    "Disks have free space",
     phase=Phase.HOST,
     severity=WARN_IN_DEV,
-    why="A full disk stops the engine, the log and the backup in the same moment.",
+    why="A full disk stops the storage engine, the logs and the backups at the same time.",
     fix=("df -h", "journalctl --vacuum-size=500M"),
     reads=("state_dir", "backup.directory"),
 )
@@ -116,15 +116,15 @@ def disk_has_room(context: Context) -> Outcome:
     remarks = [
         Remark(f"{_mib(disk.free_bytes)} MiB are free under {disk.path}", (disk.key,)) for disk in full
     ]
-    return verdict(remarks, expected="1 GiB and 5 % at least")
+    return verdict(remarks, expected="at least 1 GiB and 5 %")
 
 
 @check(
     "ARQ-HST-006",
-    "There are inodes on the disk",
+    "Disks have free inodes",
     phase=Phase.HOST,
     severity=WARNING_EVERYWHERE,
-    why="Without them no file can be made, however much room there is.",
+    why="Without free inodes, no file can be created even if space is free.",
     fix=("df -i",),
     reads=("state_dir", "backup.directory"),
 )
@@ -133,29 +133,31 @@ def disk_has_inodes(context: Context) -> Outcome:
         disk for disk in context.host.disks if disk.total_inodes and disk.free_inodes * 20 < disk.total_inodes
     ]
     remarks = [Remark(f"{disk.free_inodes} inodes are free under {disk.path}", (disk.key,)) for disk in full]
-    return verdict(remarks, expected="5 % at least")
+    return verdict(remarks, expected="at least 5 %")
 
 
 @check(
     "ARQ-HST-007",
-    "Python is new enough",
+    "The Python version is supported",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The bus uses what older versions do not have.",
+    why="The bus uses features that older versions lack.",
     fix=("python3 --version",),
 )
 def python_is_new_enough(context: Context) -> Outcome:
     version = context.host.python
     old = tuple(version[:2]) < LEAST_PYTHON
-    return verdict([f"it is {'.'.join(map(str, version))}"] if old else [], expected="3.11 or newer")
+    return verdict(
+        [f"Python is version {'.'.join(map(str, version))}"] if old else [], expected="3.11 or newer"
+    )
 
 
 @check(
     "ARQ-HST-008",
-    "The libraries are those that this version was tested with",
+    "Libraries have the required versions",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="Another version may lack what is called, and shows it under load.",
+    why="Other versions were not tested with this version and can fail under load.",
     fix=("pip install --require-hashes -r requirements/runtime.txt",),
 )
 def libraries_fit(context: Context) -> Outcome:
@@ -163,7 +165,7 @@ def libraries_fit(context: Context) -> Outcome:
     if not requirements:
         return skipped("arqonbus is not installed as a package here")
     wrong = [each for each in requirements if not each.fits]
-    remarks = [f"{each.name} is {each.found or 'missing'}, wanted {each.wanted}" for each in wrong]
+    remarks = [f"{each.name} is {each.found or 'missing'}, required is {each.wanted}" for each in wrong]
     return verdict(remarks, expected="the declared versions")
 
 
@@ -172,44 +174,46 @@ def libraries_fit(context: Context) -> Outcome:
     "The bus does not run as root",
     phase=Phase.HOST,
     severity=WARNING_OUTSIDE_DEV,
-    why="A fault in it would then be a fault of the whole host.",
+    why="As root, a fault in the bus could affect the whole host.",
     fix=("systemctl edit arqonbus@   # User=arqonbus",),
 )
 def is_not_root(context: Context) -> Outcome:
     return verdict(
-        ["the bus would run as root"] if context.host.uid == 0 else [], expected="a user of its own"
+        ["the bus would run as root"] if context.host.uid == 0 else [], expected="a dedicated user"
     )
 
 
 @check(
     "ARQ-HST-010",
-    "Nobody else can look into the state directory",
+    "The state directory is not accessible to other users",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="It holds messages, and the key that receipts are signed with.",
+    why="It contains messages and the key that signs receipts.",
     fix=("chmod 0700 STATE_DIR",),
     reads=("state_dir",),
 )
 def state_is_private(context: Context) -> Outcome:
     shared = [d for d in context.host.disks if d.key == "state_dir" and d.exists and d.mode & 0o007]
     remarks = [f"{disk.path} has mode {disk.mode:04o}" for disk in shared]
-    return verdict(remarks, expected="0750 or less", fix=[f"chmod 0700 {disk.path}" for disk in shared])
+    return verdict(
+        remarks, expected="mode 0750 or stricter", fix=[f"chmod 0700 {disk.path}" for disk in shared]
+    )
 
 
 @check(
     "ARQ-HST-011",
-    "Many clients can come back at once",
+    "net.core.somaxconn is large enough for reconnects",
     phase=Phase.HOST,
     severity=WARNING_OUTSIDE_DEV,
-    why="After a restart all clients connect within seconds; those beyond the kernel's queue are dropped.",
+    why="After a restart, all clients reconnect within seconds; the kernel drops those beyond its queue.",
     fix=("sysctl -w net.core.somaxconn=4096", "echo net.core.somaxconn=4096 > /etc/sysctl.d/arqonbus.conf"),
     reads=("server.max_connections",),
 )
 def listen_queue_is_long(context: Context) -> Outcome:
     length = context.host.somaxconn
     if length is None:
-        return skipped("this host does not tell")
+        return skipped("this host does not report it")
     wanted = min(1024, context.settings.server.max_connections)
     return verdict(
-        [f"net.core.somaxconn is {length}"] if length < wanted else [], expected=f"{wanted} or more"
+        [f"net.core.somaxconn is {length}"] if length < wanted else [], expected=f"at least {wanted}"
     )

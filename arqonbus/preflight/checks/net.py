@@ -1,10 +1,11 @@
-"""NET: the addresses and ports of this node, the pages that may connect, and the times that must fit."""
+"""NET: listener addresses and ports, allowed origins, and timeouts that depend on each other."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 from urllib.parse import urlsplit
 
 from arqonbus.preflight.model import (
@@ -27,7 +28,7 @@ PROXY_IDLE_SECONDS = 60.0  # nginx, HAProxy's common setting and the load balanc
 STOP_SECONDS = 90.0  # systemd's default
 
 _PLACEHOLDER = re.compile(r"(^|\.)(example|invalid|test)$|(^|\.)example\.(com|net|org)$")
-# Without the passwords, so that a secret that is missing does not hide a wrong host.
+# Without the passwords: a missing secret must not hide a wrong host.
 ADDRESSES = (
     "datastores.valkey.url",
     "datastores.postgres.url",
@@ -41,7 +42,7 @@ _LOCAL_NAMES = {"localhost", "localhost.localdomain", "ip6-localhost"}
 
 
 def is_local(host: str) -> bool:
-    """Whether a name or an address means this machine."""
+    """Return whether a host name or address means this machine."""
     host = host.strip("[]").lower()
     if host in _LOCAL_NAMES or host.endswith(".localhost"):
         return True
@@ -62,74 +63,77 @@ def _every_address(host: str) -> bool:
 
 
 def host_of(url: str | None) -> str:
-    """The host of a URL; empty, if there is none to be read."""
+    """The host of a URL; empty if the URL has none or cannot be parsed."""
     try:
         return (urlsplit(url or "").hostname or "").lower()
     except ValueError:
         return ""
 
 
-def _is_said(context: Context, key: str) -> Outcome:
-    remarks = [] if context.is_set(key) else [Remark(f"nobody sets {key}; the default would hold", (key,))]
-    return verdict(remarks, expected="a value in the profile, also where it equals the default")
+def _is_set(context: Context, key: str) -> Outcome:
+    if context.is_set(key):
+        return passed()
+    default = attrgetter(key)(context.settings)
+    text = f"{key} is not set; the default {default} would apply"
+    return verdict([Remark(text, (key,))], expected="a value in the profile, even if it equals the default")
 
 
-_SAID = "What an upgrade changes must not move a production port; a reviewer sees only what is written."
+_EXPLICIT = "A default that changes in an upgrade must not move a production listener."
 
 
 @check(
     "ARQ-NET-001",
-    "The address of the bus is said",
+    "server.host is set explicitly",
     severity=OUTSIDE_DEV,
-    why=_SAID,
+    why=_EXPLICIT,
     fix=("$EDITOR FILE   # server: {host: 0.0.0.0}",),
     reads=("server.host",),
 )
-def host_is_said(context: Context) -> Outcome:
-    return _is_said(context, "server.host")
+def host_is_set(context: Context) -> Outcome:
+    return _is_set(context, "server.host")
 
 
 @check(
     "ARQ-NET-002",
-    "The port of the bus is said",
+    "server.port is set explicitly",
     severity=OUTSIDE_DEV,
-    why=_SAID,
+    why=_EXPLICIT,
     fix=("$EDITOR FILE   # server: {port: 9100}",),
     reads=("server.port",),
 )
-def port_is_said(context: Context) -> Outcome:
-    return _is_said(context, "server.port")
+def port_is_set(context: Context) -> Outcome:
+    return _is_set(context, "server.port")
 
 
 @check(
     "ARQ-NET-007",
-    "The address of telemetry is said",
+    "telemetry.host is set explicitly",
     severity=OUTSIDE_DEV,
-    why=_SAID,
+    why=_EXPLICIT,
     fix=("$EDITOR FILE   # telemetry: {host: 127.0.0.1}",),
     reads=("telemetry.host",),
 )
-def telemetry_host_is_said(context: Context) -> Outcome:
-    return _is_said(context, "telemetry.host")
+def telemetry_host_is_set(context: Context) -> Outcome:
+    return _is_set(context, "telemetry.host")
 
 
 @check(
     "ARQ-NET-008",
-    "The port of telemetry is said",
+    "telemetry.port is set explicitly",
     severity=OUTSIDE_DEV,
-    why=_SAID,
+    why=_EXPLICIT,
     fix=("$EDITOR FILE   # telemetry: {port: 9101}",),
     reads=("telemetry.port",),
 )
-def telemetry_port_is_said(context: Context) -> Outcome:
-    return _is_said(context, "telemetry.port")
+def telemetry_port_is_set(context: Context) -> Outcome:
+    return _is_set(context, "telemetry.port")
 
 
 @check(
     "ARQ-NET-009",
-    "Telemetry is not public",
+    "The telemetry listener is not public",
     severity=WARN_IN_DEV,
-    why="Metrics and health tell tenants, versions and load to whoever asks, without a token.",
+    why="Metrics and health checks need no token; they expose tenant names, versions and load.",
     fix=("$EDITOR FILE   # telemetry: {host: 127.0.0.1}, or a private address of the host",),
     reads=("telemetry.host",),
 )
@@ -144,12 +148,12 @@ def telemetry_is_private(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-010",
-    "What others can reach is encrypted",
+    "Public listeners use TLS",
     severity=WARN_IN_DEV,
-    why="Tokens and messages would cross the network for everybody on the way to read.",
+    why="Without TLS, tokens and messages can be read on the network.",
     fix=(
         "$EDITOR FILE   # server: {tls: {cert_file: …, key_file: …}}",
-        "$EDITOR FILE   # server: {host: 127.0.0.1}, where a load balancer on this host ends TLS",
+        "$EDITOR FILE   # server: {host: 127.0.0.1}, if a load balancer on this host terminates TLS",
     ),
     reads=("server.host", "server.tls"),
     tags=("encryption",),
@@ -157,15 +161,17 @@ def telemetry_is_private(context: Context) -> Outcome:
 def reachable_means_encrypted(context: Context) -> Outcome:
     server = context.settings.server
     bare = server.tls.cert_file is None and not is_local(server.host)
-    remarks = [Remark(f"the bus listens on {server.host} without TLS", ("server.host",))] if bare else []
-    return verdict(remarks, expected="TLS, or a loopback address behind a proxy")
+    remarks = (
+        [Remark(f"server.host is {server.host} and server.tls is not set", ("server.host",))] if bare else []
+    )
+    return verdict(remarks, expected="TLS, or a loopback address behind a proxy that terminates TLS")
 
 
 @check(
     "ARQ-NET-011",
-    "The public address is said",
+    "server.public_url is set",
     severity=OUTSIDE_DEV,
-    why="Clients are told to come back to it, and the certificate is compared with it.",
+    why="Clients reconnect to this address, and preflight compares the certificate with it.",
     fix=("$EDITOR FILE   # server: {public_url: wss://bus.your-domain/v1/ws}",),
     reads=("server.public_url",),
 )
@@ -176,9 +182,9 @@ def public_url_is_said(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-012",
-    "The public address is one that clients can use safely",
+    "server.public_url is a public wss:// address with the path /v1/ws",
     severity=OUTSIDE_DEV,
-    why="Clients that are given ws:// send their token in the clear; another path gives 404.",
+    why="With ws://, clients send their tokens unencrypted; any other path returns 404.",
     fix=("$EDITOR FILE   # server: {public_url: wss://bus.your-domain/v1/ws}",),
     reads=("server.public_url",),
     requires=("ARQ-NET-011",),
@@ -189,7 +195,7 @@ def public_url_is_right(context: Context) -> Outcome:
     if not url.startswith("wss://"):
         remarks.append("server.public_url is not wss://")
     if is_local(host_of(url)) or not host_of(url):
-        remarks.append(f"server.public_url names no host that others can reach ({host_of(url) or 'none'})")
+        remarks.append(f"server.public_url has no public host ({host_of(url) or 'none'})")
     if url.partition("://")[2].partition("/")[2].rstrip("/") != "v1/ws":
         remarks.append("server.public_url does not end in /v1/ws")
     return verdict(remarks, expected="wss://, a public host, /v1/ws")
@@ -197,10 +203,10 @@ def public_url_is_right(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-013",
-    "No name of the examples is left",
+    "No example domain is left in the profile",
     severity=WARNING_OUTSIDE_DEV,
-    why="Names such as example.org belong to nobody; this profile was not finished.",
-    fix=("$EDITOR FILE   # write your own names",),
+    why="Domains such as example.org are reserved: a profile that uses one is not finished.",
+    fix=("$EDITOR FILE   # use the names of this deployment",),
     reads=("server.public_url", "server.origins", *ADDRESSES, "auth.jwt.issuer", "auth.jwt.jwks_url"),
 )
 def no_examples_left(context: Context) -> Outcome:
@@ -217,15 +223,19 @@ def no_examples_left(context: Context) -> Outcome:
         ("auth.jwt.issuer", host_of(settings.auth.jwt.issuer)),
         ("auth.jwt.jwks_url", host_of(settings.auth.jwt.jwks_url)),
     ]
-    remarks = [Remark(f"{key} names {host}", (key,)) for key, host in named if _PLACEHOLDER.search(host)]
+    remarks = [
+        Remark(f"{key} uses the example domain {host}", (key,))
+        for key, host in named
+        if _PLACEHOLDER.search(host)
+    ]
     return verdict(remarks, expected="names of this deployment")
 
 
 @check(
     "ARQ-NET-014",
-    "Bus and telemetry have ports of their own",
+    "server.port and telemetry.port differ",
     severity=EVERYWHERE,
-    why="The second one cannot be opened, and the bus does not start.",
+    why="The second listener cannot open the port, and the bus does not start.",
     fix=("$EDITOR FILE   # telemetry: {port: 9101}",),
     reads=("server.host", "server.port", "telemetry.host", "telemetry.port"),
 )
@@ -233,16 +243,20 @@ def ports_differ(context: Context) -> Outcome:
     server, telemetry = context.settings.server, context.settings.telemetry
     same_host = server.host == telemetry.host or _every_address(server.host) or _every_address(telemetry.host)
     clash = server.port == telemetry.port and same_host
-    remarks = [Remark(f"both want port {server.port}", ("telemetry.port",))] if clash else []
+    remarks = (
+        [Remark(f"server.port and telemetry.port are both {server.port}", ("telemetry.port",))]
+        if clash
+        else []
+    )
     return verdict(remarks, expected="two different ports")
 
 
 @check(
     "ARQ-NET-015",
-    "No port needs privileges",
+    "Ports are 1024 or higher",
     severity=WARNING_EVERYWHERE,
-    why="A port below 1024 can only be opened with a capability that the bus otherwise runs without.",
-    fix=("$EDITOR FILE   # server: {port: 9100}, behind a load balancer on 443",),
+    why="A port below 1024 requires CAP_NET_BIND_SERVICE, which the bus does not need otherwise.",
+    fix=("$EDITOR FILE   # server: {port: 9100}, with a load balancer on 443 in front",),
     reads=("server.port", "telemetry.port"),
 )
 def ports_are_unprivileged(context: Context) -> Outcome:
@@ -253,9 +267,9 @@ def ports_are_unprivileged(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-016",
-    "Connections are kept alive through proxies",
+    f"limits.ping_interval is above 0 and below {PROXY_IDLE_SECONDS:g} s",
     severity=WARN_IN_DEV,
-    why="A proxy cuts connections that are silent for its idle timeout, mostly 60 s; clients reconnect.",
+    why="Proxies close idle connections, most of them after 60 s; clients then keep reconnecting.",
     fix=("$EDITOR FILE   # limits: {ping_interval: 25s}",),
     reads=("limits.ping_interval",),
     tags=("timeouts",),
@@ -264,17 +278,17 @@ def pings_outpace_proxies(context: Context) -> Outcome:
     interval = context.settings.limits.ping_interval
     remarks = []
     if interval == 0:
-        remarks.append("pings are off")
+        remarks.append("limits.ping_interval is 0: pings are disabled")
     elif interval >= PROXY_IDLE_SECONDS:
-        remarks.append(f"a ping goes out every {interval:g} s")
+        remarks.append(f"limits.ping_interval is {interval:g} s")
     return verdict(remarks, expected=f"more than 0 and less than {PROXY_IDLE_SECONDS:g} s")
 
 
 @check(
     "ARQ-NET-017",
-    "Dead connections are found before a minute and a half is over",
+    "Dead connections are detected within 90 s",
     severity=WARNING_OUTSIDE_DEV,
-    why="Until then messages pile up for a client that is gone, and it counts as present.",
+    why="Until then, messages are queued for the disconnected client, and presence still lists it.",
     fix=("$EDITOR FILE   # limits: {ping_interval: 25s, ping_timeout: 20s}",),
     reads=("limits.ping_interval", "limits.ping_timeout"),
     tags=("timeouts",),
@@ -282,45 +296,49 @@ def pings_outpace_proxies(context: Context) -> Outcome:
 def dead_connections_are_found(context: Context) -> Outcome:
     limits = context.settings.limits
     total = limits.ping_interval + limits.ping_timeout
-    late = [f"interval and timeout together are {total:g} s"] if limits.ping_interval and total > 90 else []
-    return verdict(late, expected="90 s at most")
+    late = (
+        [f"limits.ping_interval and limits.ping_timeout add up to {total:g} s"]
+        if limits.ping_interval and total > 90
+        else []
+    )
+    return verdict(late, expected="at most 90 s")
 
 
 @check(
     "ARQ-NET-018",
-    "Connections are closed over time at a stop",
+    "Graceful shutdown takes at least 1 s",
     severity=OUTSIDE_DEV,
-    why="Without a drain all clients reconnect in one moment, and what was about to be acked is cut.",
+    why="Without a drain, all clients reconnect at once, and publishes in flight get no ack.",
     fix=("$EDITOR FILE   # server: {drain_seconds: 20}",),
     reads=("server.drain_seconds",),
     tags=("timeouts",),
 )
 def there_is_a_drain(context: Context) -> Outcome:
     seconds = context.settings.server.drain_seconds
-    return verdict([f"the drain takes {seconds:g} s"] if seconds < 1 else [], expected="1 s at least")
+    return verdict([f"server.drain_seconds is {seconds:g}"] if seconds < 1 else [], expected="at least 1 s")
 
 
 @check(
     "ARQ-NET-019",
-    "The drain ends before the service is killed",
+    "server.drain_seconds is below the default stop timeout of systemd",
     severity=OUTSIDE_DEV,
-    why="What stops the bus kills it after its own timeout, in the middle of the drain.",
+    why="When the stop timeout ends, systemd kills the bus in the middle of the drain.",
     fix=("$EDITOR FILE   # server: {drain_seconds: 20}", "systemctl edit arqonbus@   # TimeoutStopSec=60"),
     reads=("server.drain_seconds",),
     tags=("timeouts",),
 )
 def drain_fits_the_default(context: Context) -> Outcome:
     seconds = context.settings.server.drain_seconds
-    late = [f"the drain takes {seconds:g} s"] if seconds >= STOP_SECONDS else []
+    late = [f"server.drain_seconds is {seconds:g}"] if seconds >= STOP_SECONDS else []
     return verdict(late, expected=f"less than {STOP_SECONDS:g} s, the default of systemd")
 
 
 @check(
     "ARQ-NET-020",
-    "The drain fits the stop timeout of this host's unit",
+    "server.drain_seconds is below TimeoutStopSec of this host's unit",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="systemd kills the bus in the middle of the drain.",
+    why="When TimeoutStopSec ends, systemd kills the bus in the middle of the drain.",
     fix=("systemctl edit arqonbus@   # TimeoutStopSec=60", "systemctl daemon-reload"),
     reads=("server.drain_seconds",),
     tags=("timeouts",),
@@ -328,26 +346,26 @@ def drain_fits_the_default(context: Context) -> Outcome:
 def drain_fits_the_unit(context: Context) -> Outcome:
     host, seconds = context.host, context.settings.server.drain_seconds
     if host.stop_seconds is None:
-        return skipped("no unit of this host sets a stop timeout")
+        return skipped("no unit on this host sets TimeoutStopSec")
     late = seconds >= host.stop_seconds
-    remarks = [f"the drain takes {seconds:g} s and {host.stop_source} allows {host.stop_seconds:g} s"]
-    return verdict(remarks if late else [], expected="a drain shorter than the stop timeout")
+    remarks = [f"server.drain_seconds is {seconds:g} and {host.stop_source} allows {host.stop_seconds:g} s"]
+    return verdict(remarks if late else [], expected="a value below the stop timeout")
 
 
 def _port_outcome(context: Context, key: str, states: Sequence[str], expected: str) -> Outcome:
     ports = [port for port in context.host.ports if port.key == key]
     if not ports:
-        return skipped(f"{key} was not tried on this host")
+        return skipped(f"{key} was not tested on this host")
     remarks = [f"{p.host}:{p.port} {p.reason or p.state}" for p in ports if p.state in states]
     return verdict(remarks, expected=expected) if remarks else passed()
 
 
 @check(
     "ARQ-NET-021",
-    "The port of the bus is free, or ours",
+    "server.port is free, or used by this bus",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The bus cannot open it and does not start.",
+    why="If the bus cannot open the port, it does not start.",
     fix=("ss -ltnp 'sport = :9100'", "$EDITOR FILE   # server: {port: another}"),
     reads=("server.host", "server.port"),
 )
@@ -357,10 +375,10 @@ def port_is_free(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-022",
-    "The port of telemetry is free, or ours",
+    "telemetry.port is free, or used by this bus",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The bus opens it first and does not start without it.",
+    why="If the bus cannot open the port, it does not start.",
     fix=("ss -ltnp 'sport = :9101'", "$EDITOR FILE   # telemetry: {port: another}"),
     reads=("telemetry.host", "telemetry.port"),
 )
@@ -370,24 +388,26 @@ def telemetry_port_is_free(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-023",
-    "This host has the addresses that are listened on",
+    "The listener addresses belong to this host",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="An address of another host, or a name that is not known, cannot be listened on.",
+    why="The bus cannot listen on another host's address or on a name that does not resolve.",
     fix=("ip -brief address", "$EDITOR FILE   # server: {host: an address of this host}"),
     reads=("server.host", "telemetry.host"),
 )
 def addresses_are_here(context: Context) -> Outcome:
-    away = [port for port in context.host.ports if port.state == "not_here"]
-    remarks = [Remark(f"{p.host} is no address of this host", (p.key.replace("port", "host"),)) for p in away]
+    foreign = [port for port in context.host.ports if port.state == "not_here"]
+    remarks = [
+        Remark(f"{p.host} is not an address of this host", (p.key.replace("port", "host"),)) for p in foreign
+    ]
     return verdict(remarks, expected="addresses of this host")
 
 
 @check(
     "ARQ-NET-024",
-    "Half-open connections end",
+    "server.handshake_timeout is between 1 s and 60 s",
     severity=WARNING_OUTSIDE_DEV,
-    why="Whoever connects and says nothing would hold a place as long as they like.",
+    why="A client that connects and sends nothing would occupy a connection slot indefinitely.",
     fix=("$EDITOR FILE   # server: {handshake_timeout: 10s}",),
     reads=("server.handshake_timeout",),
     tags=("timeouts",),
@@ -395,4 +415,6 @@ def addresses_are_here(context: Context) -> Outcome:
 def handshakes_end(context: Context) -> Outcome:
     seconds = context.settings.server.handshake_timeout
     wrong = seconds < 1 or seconds > 60
-    return verdict([f"a handshake may take {seconds:g} s"] if wrong else [], expected="between 1 s and 60 s")
+    return verdict(
+        [f"server.handshake_timeout is {seconds:g} s"] if wrong else [], expected="between 1 s and 60 s"
+    )

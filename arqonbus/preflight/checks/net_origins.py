@@ -1,4 +1,4 @@
-"""NET, continued: the pages that may connect, and the proxies whose word counts."""
+"""NET, continued: allowed origins and trusted proxies."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from arqonbus.preflight.checks.net import host_of, is_local
 from arqonbus.preflight.model import EVERYWHERE, OUTSIDE_DEV, Context, Outcome, verdict
 from arqonbus.preflight.registry import check
 
-LEAST_PREFIX = {4: 8, 6: 32}  # 10.0.0.0/8 is the widest range that anybody has of their own
+LEAST_PREFIX = {4: 8, 6: 32}  # 10.0.0.0/8 is the widest private range
 
 
 @check(
     "ARQ-NET-003",
-    "Only named pages may connect",
+    "Wildcards in server.origins stay within one domain",
     severity=OUTSIDE_DEV,
-    why="Any page that a user opens could connect in their name.",
+    why="Any web page that a user opens could connect on that user's behalf.",
     fix=("$EDITOR FILE   # origins: [https://app.your-domain]",),
     reads=("server.origins",),
     tags=("origins",),
@@ -24,14 +24,14 @@ LEAST_PREFIX = {4: 8, 6: 32}  # 10.0.0.0/8 is the widest range that anybody has 
 def origins_are_named(context: Context) -> Outcome:
     wide = [origin for origin in context.settings.server.origins if _too_wide(origin)]
     remarks = [f'server.origins allows "{origin}"' for origin in wide]
-    return verdict(remarks, expected="origins that end in a domain of yours")
+    return verdict(remarks, expected="origins that end in a domain of this deployment")
 
 
 @check(
     "ARQ-NET-025",
-    "Trusted proxies are few, and are there where they are needed",
+    "server.trusted_proxies is narrow, and set if proxy_protocol is on",
     severity=EVERYWHERE,
-    why="Who is trusted may say that it is any address, and so be in nobody's limits.",
+    why="A trusted proxy can claim any client address, and so bypass the limits per address.",
     fix=("$EDITOR FILE   # server: {trusted_proxies: [10.0.0.5]}",),
     reads=("server.trusted_proxies", "server.proxy_protocol"),
 )
@@ -39,26 +39,26 @@ def proxies_are_few(context: Context) -> Outcome:
     server = context.settings.server
     remarks = []
     if server.proxy_protocol and not server.trusted_proxies:
-        remarks.append("proxy_protocol is on and no proxy is trusted, so none is listened to")
+        remarks.append("server.proxy_protocol is on and server.trusted_proxies is empty")
     for text in server.trusted_proxies:
         network = ip_network(text)
         if network.prefixlen < LEAST_PREFIX[network.version]:
-            remarks.append(f"{text} takes in {network.num_addresses} addresses")
-    return verdict(remarks, expected="the addresses of your proxies")
+            remarks.append(f"the trusted proxy range {text} covers {network.num_addresses} addresses")
+    return verdict(remarks, expected="the addresses of your proxies only")
 
 
 def _too_wide(origin: str) -> bool:
     host = origin.partition("://")[2] or origin
     labels = host.partition(":")[0].split(".")
-    # Two whole labels at the end at least, or the pattern takes in domains of strangers.
+    # At least two whole labels at the end; otherwise the pattern covers other people's domains.
     return "*" in origin and (len(labels) < 3 or any("*" in label for label in labels[-2:]))
 
 
 @check(
     "ARQ-NET-004",
-    "Pages that may connect were loaded over TLS",
+    "Every allowed origin uses https://",
     severity=OUTSIDE_DEV,
-    why="A page that came in the clear can be changed on its way, and then acts with the user's token.",
+    why="A page loaded without TLS can be modified on the network, and then acts with the user's token.",
     fix=("$EDITOR FILE   # origins: [https://app.your-domain]",),
     reads=("server.origins",),
     tags=("origins",),
@@ -70,9 +70,9 @@ def origins_are_encrypted(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-005",
-    "No page of a developer's machine may connect",
+    "server.origins does not allow localhost",
     severity=OUTSIDE_DEV,
-    why="Whatever runs on the user's own machine could connect in their name.",
+    why="Any program on the user's machine could connect on that user's behalf.",
     fix=("$EDITOR FILE   # remove the origin",),
     reads=("server.origins",),
     tags=("origins",),
@@ -84,9 +84,9 @@ def origins_are_not_local(context: Context) -> Outcome:
 
 @check(
     "ARQ-NET-006",
-    "Every origin has the form of one",
+    "Every origin has the form scheme://host[:port]",
     severity=EVERYWHERE,
-    why="A browser sends scheme, host and port, and nothing else: such an origin never matches, so the page "
+    why="A browser sends only scheme, host and port: an origin in another form never matches, and the page "
     "is refused.",
     fix=("$EDITOR FILE   # origins: [https://app.your-domain]",),
     reads=("server.origins",),

@@ -1,4 +1,4 @@
-"""OBS: logs that say enough and not too much, and alerts that tell what to do."""
+"""OBS: log level and format, and runbooks for alerts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from arqonbus.preflight.registry import check
     "Every alert has a runbook",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Who is woken at night needs the next step, not the name of a metric.",
+    why="An on-call engineer needs the next step, not only the name of a metric.",
     fix=("$EDITOR runbooks/alerts/ALERT.md", "$EDITOR observability/…   # annotations: {runbook_url: …}"),
 )
 def alerts_have_runbooks(context: Context) -> Outcome:
     alerts = context.host.alerts
     if alerts is None:
-        return skipped("the rules of the alerts are not on this host")
+        return skipped("the alert rules are not on this host")
     remarks = [
-        f"{alert.name} in {alert.file} "
-        + (f"names {alert.runbook}, which is missing" if alert.runbook else "names none")
+        f"the alert {alert.name} in {alert.file} "
+        + (
+            f"names the runbook {alert.runbook}, which does not exist"
+            if alert.runbook
+            else "names no runbook"
+        )
         for alert in alerts
         if not alert.exists
     ]
@@ -37,9 +41,9 @@ def alerts_have_runbooks(context: Context) -> Outcome:
 
 @check(
     "ARQ-OBS-002",
-    "The log does not tell everything",
+    "Debug logging is off",
     severity=OUTSIDE_DEV,
-    why="At debug the log names tenants, rooms and ids of every message, and fills the disk.",
+    why="At level debug, the log contains tenant, room and id of every message, and fills the disk.",
     fix=("$EDITOR FILE   # telemetry: {log_level: info}",),
     reads=("telemetry.log_level",),
 )
@@ -52,9 +56,9 @@ def log_is_not_debug(context: Context) -> Outcome:
 
 @check(
     "ARQ-OBS-003",
-    "The log tells enough",
+    "telemetry.log_level includes warnings",
     severity=WARNING_OUTSIDE_DEV,
-    why="At error nothing tells why a client was refused, or when a node began to degrade.",
+    why="At level error, the log does not show refused clients or a node that becomes degraded.",
     fix=("$EDITOR FILE   # telemetry: {log_level: info}",),
     reads=("telemetry.log_level",),
 )
@@ -67,9 +71,9 @@ def log_is_not_mute(context: Context) -> Outcome:
 
 @check(
     "ARQ-OBS-004",
-    "The log can be read by machines",
+    "telemetry.log_format is machine-readable",
     severity=WARNING_OUTSIDE_DEV,
-    why="Text is for a terminal; a collector makes one field of it and nothing can be searched.",
+    why="Log collectors cannot search fields in plain text.",
     fix=("$EDITOR FILE   # telemetry: {log_format: json}",),
     reads=("telemetry.log_format",),
 )

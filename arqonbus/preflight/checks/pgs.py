@@ -1,4 +1,4 @@
-"""PGS: what the Postgres server that the profile names says about itself."""
+"""PGS: version, schema, settings, permissions and latency of the Postgres server."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ _STORE = "datastores.postgres"
 
 def _answers(context: Context) -> PostgresAnswers:
     if context.facts is None or context.facts.postgres is None:
-        raise LookupError("Postgres was not asked")
+        raise LookupError("Postgres was not queried")
     return context.facts.postgres
 
 
 def not_asked(context: Context) -> str:
-    """Why there are no answers, or nothing."""
+    """Reason why Postgres was not queried; empty if it was."""
     if not context.settings.datastores.postgres.configured:
         return "no Postgres is configured"
     if context.facts is None or context.facts.postgres is None:
-        return "Postgres was not asked"
+        return "Postgres was not queried"
     return ""
 
 
 @check(
     _FIRST,
-    "Postgres answers, and lets us in",
+    "Postgres is reachable and accepts the credentials",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Nothing durable can be written without it.",
+    why="Without Postgres, the durable record cannot be written.",
     fix=("psql 'host=HOST user=arqonbus dbname=arqonbus sslmode=verify-full' -c 'select 1'",),
     reads=(_STORE,),
     tags=("reach",),
@@ -59,7 +59,7 @@ def answers(context: Context) -> Outcome:
     key = f"{_STORE}.url" if context.settings.datastores.postgres.url else f"{_STORE}.host"
     if said.failure is not None:
         return failed(
-            Remark(said.failure.text, (key,)), expected="a Postgres that answers", fix=said.failure.fix
+            Remark(said.failure.text, (key,)), expected="a reachable Postgres server", fix=said.failure.fix
         )
     return passed(said.probe_ms)
 
@@ -69,23 +69,23 @@ def answers(context: Context) -> Outcome:
     "The connection to Postgres is encrypted",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="The durable record crosses the network in the clear.",
+    why="Without TLS, the durable record can be read on the network.",
     fix=("$EDITOR FILE   # datastores: {postgres: {sslmode: verify-full}}", "psql -c 'show ssl'"),
     reads=(_STORE,),
     requires=(_FIRST,),
     tags=("encryption",),
 )
 def is_encrypted(context: Context) -> Outcome:
-    remarks = [Remark("TLS was not used", (f"{_STORE}.sslmode",))]
+    remarks = [Remark("the connection does not use TLS", (f"{_STORE}.sslmode",))]
     return verdict([] if _answers(context).encrypted else remarks, expected="TLS")
 
 
 @check(
     "ARQ-PGS-003",
-    "Postgres is new enough",
+    "The Postgres version is supported",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="The schema uses what older versions do not have.",
+    why="The schema uses features that older versions lack.",
     fix=("psql -c 'select version()'", "pg_upgradecluster VERSION main"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -93,16 +93,17 @@ def is_encrypted(context: Context) -> Outcome:
 def is_new_enough(context: Context) -> Outcome:
     major = _answers(context).version // 10_000
     return verdict(
-        [f"it is version {major}"] if major < LEAST_VERSION else [], expected=f"{LEAST_VERSION} or newer"
+        [f"Postgres is version {major}"] if major < LEAST_VERSION else [],
+        expected=f"{LEAST_VERSION} or newer",
     )
 
 
 @check(
     "ARQ-PGS-004",
-    "The role of the bus is no superuser",
+    "The Postgres role of the bus is not a superuser",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="A fault of the bus could then touch every database of the server, and the server's files.",
+    why="With a superuser, a fault in the bus could affect every database and the files of the server.",
     fix=("psql -c 'ALTER ROLE arqonbus NOSUPERUSER'",),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -115,10 +116,10 @@ def role_is_ordinary(context: Context) -> Outcome:
 
 @check(
     "ARQ-PGS-005",
-    "The schema is that of this version",
+    "No migration is pending",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="The bus would write to columns that are not there yet.",
+    why="The bus would write to tables and columns that do not exist yet.",
     fix=("arqonbus migrate plan --profile PROFILE", "arqonbus migrate apply --profile PROFILE"),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-PGS-006"),
@@ -126,15 +127,17 @@ def role_is_ordinary(context: Context) -> Outcome:
 )
 def schema_is_current(context: Context) -> Outcome:
     pending = _answers(context).pending
-    return verdict([f"missing: {', '.join(pending)}"] if pending else [], expected="no pending migration")
+    return verdict(
+        [f"pending migrations: {', '.join(pending)}"] if pending else [], expected="no pending migration"
+    )
 
 
 @check(
     "ARQ-PGS-006",
-    "The schema is one that this version can go on from",
+    "The schema is not newer than this version",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A newer version has written here, or the steps were changed; going on would damage what it wrote.",
+    why="A newer version migrated this database, or a migration was changed; writes could damage data.",
     fix=("arqonbus migrate status --profile PROFILE", "arqonbus --version   # run the newer version"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -147,10 +150,10 @@ def schema_is_not_newer(context: Context) -> Outcome:
 
 @check(
     "ARQ-PGS-007",
-    "Postgres keeps what it has committed",
+    "fsync, full_page_writes and synchronous_commit are on",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="With one of these off, a crash of the server loses or damages what was acked as durable.",
+    why="With one of them off, a crash of the server loses or damages durable messages.",
     fix=('psql -c "ALTER SYSTEM SET fsync = on"', "psql -c 'SELECT pg_reload_conf()'"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -167,10 +170,10 @@ def keeps_commits(context: Context) -> Outcome:
 
 @check(
     "ARQ-PGS-008",
-    "Postgres has connections for every worker",
+    "max_connections covers the pools of all workers",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="When the pools of all workers are full, the last ones are refused, in the worst moment.",
+    why="Otherwise connections are refused when the load is highest.",
     fix=("psql -c 'SHOW max_connections'", "$EDITOR FILE   # datastores: {postgres: {pool: {max: 10}}}"),
     reads=("datastores.postgres", "server.workers"),
     requires=(_FIRST,),
@@ -183,51 +186,51 @@ def has_connections(context: Context) -> Outcome:
     pool, workers = context.settings.datastores.postgres.pool.max, context.settings.server.workers
     if not most or pool * workers <= most - reserved:
         return passed()
-    text = f"{workers} × {pool} connections are wanted and {most - reserved} are there"
+    text = f"{workers} × {pool} connections are needed and {most - reserved} are available"
     return failed(Remark(text, (f"{_STORE}.pool.max",)), expected="pools that fit max_connections")
 
 
 @check(
     "ARQ-PGS-009",
-    "The database is in UTF-8",
+    "The database encoding is UTF8",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="In another encoding some text cannot be stored, and the write fails when it comes.",
+    why="Other encodings cannot store all text, so some writes would fail.",
     fix=("createdb --encoding UTF8 --template template0 --owner arqonbus arqonbus",),
     reads=(_STORE,),
     requires=(_FIRST,),
 )
 def is_unicode(context: Context) -> Outcome:
     encoding = _answers(context).encoding
-    return verdict([f"it is in {encoding}"] if encoding != "UTF8" else [], expected="UTF8")
+    return verdict([f"the encoding is {encoding}"] if encoding != "UTF8" else [], expected="UTF8")
 
 
 @check(
     "ARQ-PGS-010",
-    "What is written to Postgres can be read",
+    "Postgres is a writable primary",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A standby, or a role without rights, answers every question and keeps nothing.",
+    why="A standby, or a role without permissions, answers queries but refuses writes.",
     fix=("psql -c 'SELECT pg_is_in_recovery()'", "psql -c 'GRANT CREATE ON DATABASE arqonbus TO arqonbus'"),
     reads=(_STORE,),
     requires=(_FIRST,),
 )
 def stores(context: Context) -> Outcome:
     said = _answers(context)
-    remarks = ["it is a standby"] if said.recovering else []
+    remarks = ["the server is a standby"] if said.recovering else []
     if said.probe_problem and not said.recovering:
         remarks.append(said.probe_problem)
     if not said.may_create:
-        remarks.append(f"{said.role} may not create schemas in the database")
+        remarks.append(f"the role {said.role} may not create schemas in the database")
     return verdict(remarks, expected="a primary, and a role that owns its database")
 
 
 @check(
     "ARQ-PGS-011",
-    "Postgres answers quickly",
+    f"Postgres answers within {SLOW_MS:g} ms",
     phase=Phase.ONLINE,
     severity=WARNING_EVERYWHERE,
-    why="Every durable write waits for it.",
+    why="Every durable write waits for Postgres.",
     fix=("psql -c 'SELECT * FROM pg_stat_activity WHERE state <> $$idle$$'",),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-PGS-010"),
@@ -239,10 +242,10 @@ def is_quick(context: Context) -> Outcome:
 
 @check(
     "ARQ-PGS-012",
-    "Postgres is not too slow to be used",
+    f"Postgres answers within {TOO_SLOW_MS:g} ms",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Writes pile up faster than they are done.",
+    why="Writes arrive faster than they complete.",
     fix=("psql -c 'SELECT * FROM pg_stat_activity WHERE state <> $$idle$$'",),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-PGS-010"),
@@ -257,16 +260,16 @@ def _within(milliseconds: float | None, bound: float) -> Outcome:
         return skipped("nothing was measured")
     if milliseconds <= bound:
         return passed(milliseconds)
-    text = f"write and read took {milliseconds:.1f} ms"
-    return failed(text, expected=f"{bound:g} ms at most", latency_ms=milliseconds)
+    text = f"writing and reading a row took {milliseconds:.1f} ms"
+    return failed(text, expected=f"at most {bound:g} ms", latency_ms=milliseconds)
 
 
 @check(
     "ARQ-PGS-013",
-    "The clocks of Postgres and of this host agree",
+    "The clocks of Postgres and this host differ by at most 1 s",
     phase=Phase.ONLINE,
     severity=WARNING_EVERYWHERE,
-    why="Ages, ends of tokens and the order of the audit are compared across both.",
+    why="Retention, token expiry and the order of the audit log compare times of both.",
     fix=("timedatectl", "systemctl restart systemd-timesyncd"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -274,15 +277,15 @@ def _within(milliseconds: float | None, bound: float) -> Outcome:
 def clocks_agree(context: Context) -> Outcome:
     ahead = _answers(context).clock_ahead
     text = f"the clock of Postgres is {abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}"
-    return verdict([text] if abs(ahead) > 1 else [], expected="1 s of difference at most")
+    return verdict([text] if abs(ahead) > 1 else [], expected="a difference of at most 1 s")
 
 
 @check(
     "ARQ-PGS-014",
-    "Postgres notices damaged pages, and keeps passwords well",
+    "data_checksums is on, and password_encryption is scram-sha-256",
     phase=Phase.ONLINE,
     severity=WARNING_OUTSIDE_DEV,
-    why="Without checksums a failing disk is noticed when the backup is damaged too; md5 can be replayed.",
+    why="Without checksums, disk damage can reach the backups unnoticed; md5 hashes can be replayed.",
     fix=(
         "pg_checksums --enable -D DATA   # while the server is stopped",
         "ALTER SYSTEM SET password_encryption = 'scram-sha-256'",
@@ -297,4 +300,4 @@ def guards_its_data(context: Context) -> Outcome:
         remarks.append("data_checksums is off")
     if settings.get("password_encryption") == "md5":
         remarks.append("password_encryption is md5")
-    return verdict(remarks, expected="data_checksums on, scram-sha-256")
+    return verdict(remarks, expected="data_checksums on, password_encryption scram-sha-256")

@@ -1,4 +1,4 @@
-"""PRJ: what the projector needs, where one is meant to run."""
+"""PRJ: storage, port and retention for the projector, if one runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arqonbus.storage.engines import engine_of, names, projection_misplaced
 ROOM = "continuum.episode.v1"
 LEAST_AGE_US = 24 * 3600 * 1_000_000
 
-_NONE = "nothing is projected"
+_NONE = "no projector is configured"
 
 
 def _projects(context: Context) -> bool:
@@ -29,9 +29,9 @@ def _projects(context: Context) -> bool:
 
 @check(
     "ARQ-PRJ-001",
-    "The projector has a store of its own",
+    "The projector has Postgres if the storage engine is shared",
     severity=EVERYWHERE,
-    why="Beside Valkey it is a process of its own, and an embedded file belongs to one process only.",
+    why="With Valkey, the projector is a separate process, and an SQLite file belongs to one process only.",
     fix=("$EDITOR FILE   # datastores: {postgres: {host: …}}, or projector: {phase: emit_only}",),
     reads=("projector.phase", "storage.backend", "datastores.postgres"),
     tags=("projector",),
@@ -42,14 +42,17 @@ def has_a_store(context: Context) -> Outcome:
     settings = context.settings
     alone = projection_misplaced(settings)
     text = f"projector.phase is {settings.projector.phase} and no Postgres is configured"
-    return verdict([Remark(text, ("projector.phase",))] if alone else [], expected="Postgres beside Valkey")
+    return verdict(
+        [Remark(text, ("projector.phase",))] if alone else [],
+        expected="Postgres, if storage.backend is valkey",
+    )
 
 
 @check(
     "ARQ-PRJ-002",
-    "The engine of the log can hand out events",
+    "The storage engine supports consumer groups",
     severity=WARN_IN_DEV,
-    why="The projector reads the log as a consumer group, and memory has none: nothing would be projected.",
+    why="The projector reads the log as a consumer group, which the engine memory does not support.",
     fix=("$EDITOR FILE   # storage: {backend: valkey}",),
     reads=("projector.phase", "storage.backend"),
     tags=("projector",),
@@ -64,9 +67,9 @@ def engine_has_groups(context: Context) -> Outcome:
 
 @check(
     "ARQ-PRJ-003",
-    "The projector's telemetry has a port of its own",
+    "projector.telemetry_port differs from the ports of the bus",
     severity=EVERYWHERE,
-    why="On one host two processes cannot open the same port; the second one would not start.",
+    why="Two processes on one host cannot open the same port; the second one would not start.",
     fix=("$EDITOR FILE   # projector: {telemetry_port: 9102}",),
     reads=("projector.phase", "projector.telemetry_port", "server.port", "telemetry.port"),
     tags=("projector",),
@@ -82,14 +85,14 @@ def port_is_its_own(context: Context) -> Outcome:
         for key, other in taken.items()
         if other == port
     ]
-    return verdict(remarks, expected="a port that nothing else wants")
+    return verdict(remarks, expected="a port that is used only once")
 
 
 @check(
     "ARQ-PRJ-004",
-    "Events wait in the log while the projection is away",
+    "The log keeps every event for at least one day",
     severity=WARNING_OUTSIDE_DEV,
-    why="What retention drops before it was projected is missing until it is exported again.",
+    why="An event that retention drops before it is projected is missing until it is exported again.",
     fix=('$EDITOR FILE   # rooms: [{match: "continuum.*", history: {max_messages: 0, max_age: 7d}}, …]',),
     reads=("projector.phase", "rooms", "storage.history"),
     tags=("projector",),
@@ -101,19 +104,19 @@ def events_wait(context: Context) -> Outcome:
     place = context.resolved.location("rooms")
     remarks = []
     if not room.history:
-        remarks.append(Remark(f'rooms "{room.match}" keep nothing', (), place))
+        remarks.append(Remark(f'rooms "{room.match}" keep no history', (), place))
     elif room.max_messages:
-        remarks.append(Remark(f"{ROOM} keeps {room.max_messages} messages only", (), place))
+        remarks.append(Remark(f"{ROOM} keeps only {room.max_messages} messages", (), place))
     elif 0 < room.max_age_us < LEAST_AGE_US:
         remarks.append(Remark(f"{ROOM} keeps events for less than a day", (), place))
-    return verdict(remarks, expected="every event, for a day or more")
+    return verdict(remarks, expected="no limit on the number of events, and an age of at least one day")
 
 
 @check(
     "ARQ-PRJ-005",
-    "Events outlive the log",
+    "projector.retention is not shorter than the log's retention",
     severity=OUTSIDE_DEV,
-    why="The events are what a lost projection is made from again; episodes without them are orphans.",
+    why="A lost projection is rebuilt from these events.",
     fix=("$EDITOR FILE   # projector: {retention: 0}, or more than the log keeps",),
     reads=("projector.phase", "projector.retention", "rooms", "storage.history"),
     tags=("projector",),
@@ -124,18 +127,19 @@ def events_outlive_the_log(context: Context) -> Outcome:
     kept = context.settings.projector.retention
     age = context.settings.room_settings(ROOM).max_age_us / 1_000_000
     short = 0 < kept < age
-    text = f"events are dropped after {kept:g} s, and the log keeps them for {age:g} s"
+    text = f"projector.retention is {kept:g} s, and the log keeps events for {age:g} s"
     return verdict(
-        [Remark(text, ("projector.retention",))] if short else [], expected="0, or more than the log"
+        [Remark(text, ("projector.retention",))] if short else [],
+        expected="0, or at least the retention of the log",
     )
 
 
 @check(
     "ARQ-PRJ-006",
-    "The port of the projector's telemetry is free",
+    "projector.telemetry_port is free",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The projector opens it first and does not start without it.",
+    why="If the projector cannot open the port, it does not start.",
     fix=("ss -ltnp 'sport = :9102'", "$EDITOR FILE   # projector: {telemetry_port: another}"),
     reads=("projector.phase", "projector.telemetry_port", "telemetry.host"),
     tags=("projector",),
@@ -143,7 +147,7 @@ def events_outlive_the_log(context: Context) -> Outcome:
 def port_is_free(context: Context) -> Outcome:
     ports = [port for port in context.host.ports if port.key == "projector.telemetry_port"]
     if not ports:
-        return skipped("no projector is to be started here")
+        return skipped("no projector starts on this host")
     remarks = [
         f"{each.host}:{each.port} {each.reason or each.state}" for each in ports if each.state != "free"
     ]

@@ -1,6 +1,6 @@
-"""SEC: what tokens are verified with, how strong secrets are, and where they come from.
+"""SEC: token verification keys, strength of secrets, and where secrets are stored.
 
-Secrets are looked at and never shown: no remark holds one, or says how it begins.
+No remark contains a secret or a part of one.
 """
 
 from __future__ import annotations
@@ -39,34 +39,39 @@ MAKE_SECRET = "openssl rand -base64 48 > jwt_secret && chmod 0640 jwt_secret"  #
 add(
     Check(
         "ARQ-SEC-001",
-        "Signatures of tokens are verified",
+        "Token signatures are verified",
         Phase.STATIC,
         FATAL_OUTSIDE_DEV,
-        "Whoever can write JSON could be anybody in any tenant. Even `false` stands one typo away from that.",
+        "Without verification, any client can claim any identity in any tenant. The setting must not be "
+        "present at all: even `false` is one edit away from that.",
         ("unset JWT_SKIP_VALIDATION", "$EDITOR FILE   # remove auth.jwt.skip_validation"),
-        judge_fault(Fault.VALIDATION_SKIPPED, expected="no such setting, whatever its value"),
+        judge_fault(
+            Fault.VALIDATION_SKIPPED, expected="auth.jwt.skip_validation not set at all, not even to false"
+        ),
         tags=("load", "tokens"),
     )
 )
 add(
     Check(
         "ARQ-SEC-002",
-        "No secret stands in a file of the profile or on a command line",
+        "No secret is in a profile file or on the command line",
         Phase.STATIC,
         EVERYWHERE,
-        "Profiles are read by many, copied and committed; a command line shows in the process list.",
+        "Profile files are copied and committed; a command line is visible in the process list.",
         (
             "$EDITOR FILE   # {from: credential, name: NAME}",
-            f"{MAKE_SECRET}   # the old one is burnt",
+            f"{MAKE_SECRET}   # replace the exposed secret",
         ),
-        judge_fault(Fault.LITERAL_SECRET, expected="a reference to where the secret is"),
+        judge_fault(
+            Fault.LITERAL_SECRET, expected="a reference to the secret, such as {from: credential, name: NAME}"
+        ),
         tags=("load", "secrets"),
     )
 )
 
 
 def secrets_of(context: Context) -> Iterator[tuple[str, str]]:
-    """The keys and values of all secrets that are set."""
+    """Keys and values of all secrets that are set."""
     for path, leaf in leaves().items():
         value: object = context.settings
         for part in path:
@@ -82,9 +87,9 @@ def _jwt_secret(context: Context) -> str:
 
 @check(
     "ARQ-SEC-004",
-    "No secret is a well-known one",
+    "No secret is a known placeholder",
     severity=WARN_IN_DEV,
-    why="Secrets of examples and placeholders are the first that anybody tries.",
+    why="Attackers try the secrets from examples and placeholders first.",
     fix=(MAKE_SECRET,),
     tags=("secrets",),
 )
@@ -96,9 +101,9 @@ def secrets_are_not_well_known(context: Context) -> Outcome:
 
 @check(
     "ARQ-SEC-005",
-    f"The secret of tokens has {LEAST_BYTES} bytes at least",
+    f"auth.jwt.secret has at least {LEAST_BYTES} bytes",
     severity=WARN_IN_DEV,
-    why="A shorter one than its hash can be guessed from one token, without asking the bus (RFC 7518, 3.2).",
+    why="A secret shorter than its hash can be brute-forced offline from one token (RFC 7518, 3.2).",
     fix=(MAKE_SECRET,),
     reads=(JWT_SECRET,),
     tags=("tokens", "secrets"),
@@ -116,9 +121,9 @@ def secret_is_long(context: Context) -> Outcome:
 
 @check(
     "ARQ-SEC-006",
-    "The secret of tokens is random",
+    "auth.jwt.secret is random",
     severity=WARN_IN_DEV,
-    why="A long word, a sentence or a pattern is found by trying, however long it is.",
+    why="Words, sentences and patterns can be guessed, whatever their length.",
     fix=(MAKE_SECRET,),
     reads=(JWT_SECRET,),
     requires=("ARQ-SEC-005",),
@@ -128,16 +133,17 @@ def secret_is_random(context: Context) -> Outcome:
     secret = _jwt_secret(context)
     weak = is_patterned(secret)
     return verdict(
-        ["it follows a pattern, or repeats few characters"] if weak else [], expected="random characters"
+        ["auth.jwt.secret follows a pattern or has few different characters"] if weak else [],
+        expected="random characters",
     )
 
 
 @check(
     "ARQ-SEC-007",
-    "No other environment has the same secret of tokens",
+    "auth.jwt.secret is not shared with another environment",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="A token made in staging would open production.",
+    why="A token issued in staging would be valid in production.",
     fix=(MAKE_SECRET,),
     reads=(JWT_SECRET,),
     tags=("tokens", "secrets"),
@@ -146,17 +152,19 @@ def secret_is_this_environments(context: Context) -> Outcome:
     secret = _jwt_secret(context)
     others = context.host.secret_fingerprints
     if not secret or not others:
-        return skipped("no other environment has left a receipt or a secret beside this profile")
+        return skipped("no receipt or secret of another environment was found")
     own = fingerprint(secret)
     same = [name for name, other in sorted(others.items()) if other == own]
-    return verdict([f"{name} has the same" for name in same], expected="a secret for each environment")
+    return verdict(
+        [f"{name} uses the same secret" for name in same], expected="a different secret in each environment"
+    )
 
 
 @check(
     "ARQ-SEC-011",
-    "The previous secret is on its way out",
+    "The previous token secret expires within 90 days",
     severity=WARNING_EVERYWHERE,
-    why="A rotation that is not finished leaves the secret in place that was to be replaced.",
+    why="Until the rotation is finished, the old secret remains valid.",
     fix=("$EDITOR FILE   # remove auth.jwt.previous_secret",),
     reads=("auth.jwt.secret", "auth.jwt.previous_secret"),
     tags=("tokens", "secrets"),
@@ -167,22 +175,27 @@ def rotation_ends(context: Context) -> Outcome:
     keys = ("auth.jwt.previous_secret.value",)
     remarks = []
     if previous.value is None or previous.valid_until is None:
-        return skipped("there is no previous secret")
+        return skipped("auth.jwt.previous_secret is not set")
     until = previous.valid_until.timestamp()
     if until <= context.now:
-        remarks.append(Remark("it has ended and is still there", keys))
+        remarks.append(Remark("auth.jwt.previous_secret has expired and is still set", keys))
     if until > context.now + 90 * 86_400:
-        remarks.append(Remark("it goes on for more than 90 days", ("auth.jwt.previous_secret.valid_until",)))
+        remarks.append(
+            Remark(
+                "auth.jwt.previous_secret is valid for more than 90 days",
+                ("auth.jwt.previous_secret.valid_until",),
+            )
+        )
     if jwt.secret and jwt.secret.get_secret_value() == previous.value.get_secret_value():
-        remarks.append(Remark("it is the same as the current one", keys))
-    return verdict(remarks, expected="another secret that ends within 90 days")
+        remarks.append(Remark("auth.jwt.previous_secret equals the current secret", keys))
+    return verdict(remarks, expected="a different secret that expires within 90 days")
 
 
 @check(
     "ARQ-SEC-016",
-    "Secrets are not in the environment",
+    "Secrets are not in environment variables",
     severity=WARNING_OUTSIDE_DEV,
-    why="Variables show in `docker inspect`, in /proc and in crash reports, and children inherit them.",
+    why="Variables are visible in `docker inspect`, /proc and crash reports; child processes inherit them.",
     fix=(
         "$EDITOR FILE   # {from: credential, name: NAME}",
         "systemctl edit arqonbus@   # LoadCredential=NAME:/etc/arqonbus/secrets/NAME",
@@ -194,15 +207,15 @@ def secrets_are_not_variables(context: Context) -> Outcome:
     for key, _ in secrets_of(context):
         place = context.resolved.location(key)
         if place.layer == "environment":
-            remarks.append(Remark(f"{key} comes from the variable {place.source}", (key,)))
+            remarks.append(Remark(f"{key} is set by the variable {place.source}", (key,)))
     return verdict(remarks, expected="the secrets directory, or a reference")
 
 
 @check(
     "ARQ-SEC-017",
-    "No URL holds a password",
+    "No URL contains a password",
     severity=WARN_IN_DEV,
-    why="URLs are shown in errors, logs and process lists of clients.",
+    why="URLs appear in error messages, logs and process lists.",
     fix=("$EDITOR FILE   # password: {from: credential, name: NAME}",),
     reads=("datastores.valkey.url", "datastores.postgres.url", "datastores.nats.url"),
     tags=("secrets",),
@@ -215,16 +228,16 @@ def urls_hold_no_password(context: Context) -> Outcome:
         "datastores.nats.url": stores.nats.url,
     }
     remarks = [
-        Remark(f"{key} holds a password", (key,)) for key, url in urls.items() if url and url.holds_secret
+        Remark(f"{key} contains a password", (key,)) for key, url in urls.items() if url and url.holds_secret
     ]
-    return verdict(remarks, expected="the password in a setting of its own")
+    return verdict(remarks, expected="the password in its own setting")
 
 
 @check(
     "ARQ-SEC-018",
-    "Datastores have passwords, and long ones",
+    f"Datastore passwords are set and have at least {LEAST_PASSWORD} characters",
     severity=OUTSIDE_DEV,
-    why="Whoever reaches the port of the store has all messages of all tenants.",
+    why="Without a strong password, any client that reaches the port can read all messages of all tenants.",
     fix=("openssl rand -base64 24 > valkey_password && chmod 0640 valkey_password",),
     reads=("datastores",),
     tags=("secrets",),
@@ -243,15 +256,15 @@ def passwords_are_long(context: Context) -> Outcome:
         if secret is None:
             remarks.append(Remark(f"{key} is not set", (key,)))
         elif len(secret.get_secret_value()) < LEAST_PASSWORD:
-            remarks.append(Remark(f"{key} has less than {LEAST_PASSWORD} characters", (key,)))
-    return verdict(remarks, expected=f"{LEAST_PASSWORD} random characters or more")
+            remarks.append(Remark(f"{key} has fewer than {LEAST_PASSWORD} characters", (key,)))
+    return verdict(remarks, expected=f"at least {LEAST_PASSWORD} random characters")
 
 
 @check(
     "ARQ-SEC-019",
-    "No secret serves twice",
+    "No secret is used for two purposes",
     severity=WARN_IN_DEV,
-    why="Whoever learns one of them has both, and one cannot be changed without the other.",
+    why="If one leaks, both are exposed, and one cannot be rotated without the other.",
     fix=(MAKE_SECRET,),
     tags=("secrets",),
 )
@@ -260,16 +273,16 @@ def secrets_serve_once(context: Context) -> Outcome:
     remarks = []
     for key, value in secrets_of(context):
         if value in seen and key != "auth.jwt.previous_secret.value":
-            remarks.append(Remark(f"{key} is the same as {seen[value]}", (key,)))
+            remarks.append(Remark(f"{key} equals {seen[value]}", (key,)))
         seen.setdefault(value, key)
-    return verdict(remarks, expected="a secret for each purpose")
+    return verdict(remarks, expected="a different secret for each purpose")
 
 
 @check(
     "ARQ-SEC-020",
-    "One connection cannot take everything",
+    "Rate limits per connection are set",
     severity=OUTSIDE_DEV,
-    why="Without limits one client that runs wild takes the bus from all others.",
+    why="Without limits, one misbehaving client can starve all others.",
     fix=("$EDITOR FILE   # limits: {messages_per_second: 1000, bytes_per_second: 8MiB}",),
     reads=("limits.messages_per_second", "limits.bytes_per_second"),
     tags=("limits",),
@@ -283,15 +296,15 @@ def connections_are_limited(context: Context) -> Outcome:
     remarks = [
         Remark(f"{key} is 0, which means no limit", (key,)) for key, rate in rates.items() if rate == 0
     ]
-    return verdict(remarks, expected="limits that an honest client never meets")
+    return verdict(remarks, expected="limits above 0 that normal clients do not reach")
 
 
 @check(
     "ARQ-SEC-021",
-    "Files of secrets belong to root or to the bus",
+    "Secret files are owned by root or the user of the bus",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Another owner can change the secret, and read it whatever its mode.",
+    why="Any other owner can read and change the secret, whatever its mode.",
     fix=("chown root:arqonbus FILE && chmod 0640 FILE",),
     tags=("secrets",),
 )
@@ -301,6 +314,6 @@ def secret_files_are_owned(context: Context) -> Outcome:
         file for file in host.files if file.key.endswith("key_file") and file.state == "file"
     ]
     strange = [file for file in held if file.owner not in (0, host.uid)]
-    remarks = [f"{file.path} belongs to the user {file.owner}" for file in strange]
+    remarks = [f"{file.path} is owned by user {file.owner}" for file in strange]
     fix = [f"chown root:arqonbus {file.path} && chmod 0640 {file.path}" for file in strange]
-    return verdict(remarks, expected="root, or the user that the bus runs as", fix=fix)
+    return verdict(remarks, expected="root, or the user of the bus", fix=fix)

@@ -1,4 +1,4 @@
-"""STO: what is promised about messages, and whether the chosen stores can keep that promise."""
+"""STO: durability settings, and whether the chosen storage can provide them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEV_NAME = re.compile(r"(^|[.\-_])(dev|develop|development|test|testing|local|s
 _STAGING_NAME = re.compile(r"(^|[.\-_])(staging|stage|stg|uat)([.\-_0-9]|$)")
 _URL = "datastores.valkey.url"
 _LEVELS = ("memory", "hot", "durable")
-_EPISODES = "continuum.episode.v1"  # the projector's room; that floor is above this one
+_EPISODES = "continuum.episode.v1"  # the projector's room; its package is above this one
 
 
 def _remarks(refusals: Iterable[Refusal]) -> list[Remark]:
@@ -44,22 +44,22 @@ def _remarks(refusals: Iterable[Refusal]) -> list[Remark]:
 
 @check(
     "ARQ-STO-001",
-    "The storage mode is said",
+    "storage.mode is set explicitly",
     severity=OUTSIDE_DEV,
-    why="It decides what an ack is worth when the engine is away; nobody should have to look that up.",
+    why="It decides what an ack guarantees while the storage engine is unreachable.",
     fix=("$EDITOR FILE   # storage: {mode: strict}",),
     reads=("storage.mode",),
 )
-def mode_is_said(context: Context) -> Outcome:
-    said = context.is_set("storage.mode")
-    return verdict([] if said else ["nobody sets storage.mode"], expected="strict")
+def mode_is_set(context: Context) -> Outcome:
+    text = f"storage.mode is not set; the default {context.settings.storage.mode} would apply"
+    return verdict([] if context.is_set("storage.mode") else [text], expected="strict")
 
 
 @check(
     "ARQ-STO-002",
-    "Storage is strict",
+    "storage.mode is strict",
     severity=OUTSIDE_DEV,
-    why="A degraded bus acks messages that only its memory holds.",
+    why="In mode degraded, the bus acknowledges messages that only its memory holds.",
     fix=("$EDITOR FILE   # storage: {mode: strict}",),
     reads=("storage.mode",),
 )
@@ -70,9 +70,9 @@ def mode_is_strict(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-003",
-    "Strict storage has an engine that can keep the promise",
+    "Mode strict has a persistent storage engine",
     severity=WARN_IN_DEV,
-    why="Memory ends with the process, so nothing that was acked as stored would be.",
+    why="The engine memory loses every acknowledged message when the process ends.",
     fix=("$EDITOR FILE   # storage: {backend: valkey}",),
     reads=("storage.backend", "storage.mode"),
 )
@@ -86,9 +86,9 @@ def strict_has_an_engine(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-004",
-    "The chosen engine has an address",
+    "The address of the storage engine is set",
     severity=EVERYWHERE,
-    why="The bus does not start.",
+    why="Without the address, the bus does not start.",
     fix=("$EDITOR FILE   # datastores: {valkey: {url: valkeys://valkey.your-domain:6379}}",),
     reads=("storage.backend", _URL, "datastores.valkey.sentinel"),
 )
@@ -98,33 +98,33 @@ def engine_has_an_address(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-005",
-    "Both datastores are required",
+    "storage.require_dual_data_stack is true",
     severity=OUTSIDE_DEV,
-    why="Production keeps its history in Valkey and its durable record in Postgres; a start without one of "
-    "them would go unnoticed. An exception is a waiver.",
+    why="Production keeps its history in Valkey and its durable record in Postgres. Without this setting, "
+    "a start without one of them is not noticed. An exception needs a waiver.",
     fix=(
         "$EDITOR FILE   # storage: {require_dual_data_stack: true}",
-        "or a waiver in waivers.yaml, with its end",
+        "or add a waiver with an expiry date to waivers.yaml",
     ),
     reads=("storage.require_dual_data_stack",),
 )
 def both_stores_are_required(context: Context) -> Outcome:
     required = context.settings.storage.require_dual_data_stack
-    return verdict([] if required else ["storage.require_dual_data_stack is off"], expected="true")
+    return verdict([] if required else ["storage.require_dual_data_stack is false"], expected="true")
 
 
 @check(
     "ARQ-STO-006",
-    "Required datastores are configured",
+    "Valkey and Postgres are configured if both are required",
     severity=EVERYWHERE,
-    why="The profile asks for both stores and names one at most.",
+    why="The profile requires both datastores but configures at most one.",
     fix=("$EDITOR FILE   # datastores: {valkey: {url: …}, postgres: {host: …}}",),
     reads=("storage.require_dual_data_stack", "storage.backend", *ADDRESSES),
 )
 def required_stores_are_configured(context: Context) -> Outcome:
     storage, stores = context.settings.storage, context.settings.datastores
     if not storage.require_dual_data_stack:
-        return skipped("the dual data stack is not required")
+        return skipped("storage.require_dual_data_stack is false")
     key = ("storage.require_dual_data_stack",)
     remarks = []
     if not stores.valkey.configured:
@@ -133,7 +133,7 @@ def required_stores_are_configured(context: Context) -> Outcome:
         remarks.append(Remark("neither datastores.postgres.url nor host is set", key))
     if not engine_of(context.settings).shared:
         remarks.append(Remark(f"storage.backend is {storage.backend}", ("storage.backend",)))
-    return verdict(remarks, expected="Valkey as the engine, and Postgres")
+    return verdict(remarks, expected="Valkey as the storage engine, and Postgres")
 
 
 def _hosts(context: Context) -> list[tuple[str, str]]:
@@ -149,10 +149,10 @@ def _hosts(context: Context) -> list[tuple[str, str]]:
 
 @check(
     "ARQ-STO-007",
-    "No datastore is a developer's",
+    "No datastore is a local or development host",
     severity=OUTSIDE_DEV,
-    why="Production would write to a machine that anybody may reset.",
-    fix=("$EDITOR FILE   # the hosts of this environment",),
+    why="Production would write to a host that developers can reset.",
+    fix=("$EDITOR FILE   # use the hosts of this environment",),
     reads=ADDRESSES,
 )
 def stores_are_not_for_developers(context: Context) -> Outcome:
@@ -163,9 +163,9 @@ def stores_are_not_for_developers(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-008",
-    "The database is a real one",
+    "The Postgres database is not a system or test database",
     severity=OUTSIDE_DEV,
-    why="A database of that name is dropped by tests, or belongs to the server itself.",
+    why="Tests drop databases with such names, or the server itself uses them.",
     fix=("$EDITOR FILE   # datastores: {postgres: {database: arqonbus}}",),
     reads=ADDRESSES,
 )
@@ -176,7 +176,7 @@ def database_is_real(context: Context) -> Outcome:
     name = postgres.database_name
     key = "datastores.postgres.url" if postgres.url else "datastores.postgres.database"
     own = name in {"", "postgres", "template0", "template1"} or _DEV_NAME.search(name)
-    remarks = [Remark(f"the database is {name or 'not named'}", (key,))] if own else []
+    remarks = [Remark(f"the database name is {name or 'empty'}", (key,))] if own else []
     return verdict(remarks, expected="a database of this deployment")
 
 
@@ -184,8 +184,8 @@ def database_is_real(context: Context) -> Outcome:
     "ARQ-STO-009",
     "Staging and production do not share datastores",
     severity=OUTSIDE_DEV,
-    why="A test in staging would write into production's history.",
-    fix=("$EDITOR FILE   # the hosts of this environment",),
+    why="Tests in staging would write into the history of production.",
+    fix=("$EDITOR FILE   # use the hosts of this environment",),
     reads=(*ADDRESSES, "environment"),
 )
 def stores_are_this_environments(context: Context) -> Outcome:
@@ -199,9 +199,9 @@ def stores_are_this_environments(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-010",
-    "An ack means more than this process",
+    "storage.durability is hot or durable",
     severity=OUTSIDE_DEV,
-    why="With durability memory a restart loses what was acked.",
+    why="With durability memory, a restart loses acknowledged messages.",
     fix=("$EDITOR FILE   # storage: {durability: durable}",),
     reads=("storage.durability", "rooms"),
 )
@@ -211,7 +211,11 @@ def acks_survive(context: Context) -> Outcome:
     if settings.storage.durability == "memory":
         remarks.append(Remark("storage.durability is memory", ("storage.durability",)))
     remarks += [
-        Remark(f'rooms "{rule.match}" have the durability memory', (), context.resolved.location("rooms"))
+        Remark(
+            f'the rule for rooms "{rule.match}" sets durability memory',
+            (),
+            context.resolved.location("rooms"),
+        )
         for rule in settings.rooms
         if rule.durability == "memory"
     ]
@@ -220,9 +224,9 @@ def acks_survive(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-011",
-    "The engine can reach the declared durability",
+    "The storage engine supports the configured durability",
     severity=EVERYWHERE,
-    why="Memory is never on disk: every ack would promise what cannot be.",
+    why="The engine memory never writes to disk, so no ack could be durable.",
     fix=("$EDITOR FILE   # storage: {backend: valkey, durability: durable}",),
     reads=("storage.backend", "storage.durability", "rooms"),
 )
@@ -234,17 +238,17 @@ def durability_is_possible(context: Context) -> Outcome:
     wanted += [("rooms", rule.durability) for rule in context.settings.rooms if rule.durability]
     high = [(key, level) for key, level in wanted if level == "durable"]
     remarks = [
-        Remark(f"{key} promises {level} and storage.backend is {storage.backend}", (key,))
+        Remark(f"{key} requires {level}, but storage.backend is {storage.backend}", (key,))
         for key, level in high
     ]
-    return verdict(remarks, expected="an engine that writes to disk")
+    return verdict(remarks, expected="a storage engine that writes to disk")
 
 
 @check(
     "ARQ-STO-012",
-    "Several nodes share one engine",
+    "The storage engine can be shared by several nodes",
     severity=WARNING_OUTSIDE_DEV,
-    why="The embedded engine belongs to one process: a second node would have other rooms of the same names.",
+    why="An embedded engine belongs to one process: a second node would have separate rooms.",
     fix=("$EDITOR FILE   # storage: {backend: valkey}",),
     reads=("storage.backend",),
 )
@@ -256,25 +260,25 @@ def engine_is_shared(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-013",
-    "Several workers share one engine",
+    "Several workers use a shared storage engine",
     severity=EVERYWHERE,
-    why="Each worker would keep rooms of its own, and clients of one room would not see each other.",
+    why="Each worker would have its own rooms, and clients in the same room would not see each other.",
     fix=("$EDITOR FILE   # server: {workers: 1}", "$EDITOR FILE   # storage: {backend: valkey}"),
     reads=("server.workers", "storage.backend"),
 )
 def workers_share(context: Context) -> Outcome:
     workers, engine = context.settings.server.workers, engine_of(context.settings)
     apart = workers > 1 and not engine.shared
-    text = f"{workers} workers have the engine {engine.name}"
+    text = f"server.workers is {workers} and storage.backend is {engine.name}"
     expected = f"one worker, or {names(lambda each: each.shared)}"
     return verdict([Remark(text, ("server.workers",))] if apart else [], expected=expected)
 
 
 @check(
     "ARQ-STO-014",
-    "History has a bound",
+    "History is bounded",
     severity=WARNING_EVERYWHERE,
-    why="A room without a bound grows until the engine is full, and then all rooms stand still.",
+    why="An unbounded room grows until the storage engine is full; then every room refuses messages.",
     fix=("$EDITOR FILE   # storage: {history: {max_messages: 10000, max_age: 24h}}",),
     reads=("storage.history", "rooms"),
 )
@@ -282,33 +286,39 @@ def history_is_bounded(context: Context) -> Outcome:
     history = context.settings.storage.history
     remarks = []
     if not history.max_messages and not history.max_age:
-        remarks.append(Remark("neither max_messages nor max_age is set", ("storage.history.max_messages",)))
+        remarks.append(
+            Remark(
+                "neither storage.history.max_messages nor max_age is set", ("storage.history.max_messages",)
+            )
+        )
     for rule in context.settings.rooms:
         room = context.settings.room_settings(rule.match.replace("*", "x"))
         if rule.history and room.history and not room.max_messages and not room.max_age_us:
-            text = f'rooms "{rule.match}" keep everything for ever'
+            text = f'the rule for rooms "{rule.match}" keeps messages without a limit'
             remarks.append(Remark(text, (), context.resolved.location("rooms")))
-    return verdict(remarks, expected="a number of messages, or an age")
+    return verdict(remarks, expected="a maximum number of messages, or a maximum age")
 
 
 @check(
     "ARQ-STO-015",
-    "A repeated publish is recognised",
+    "storage.dedup_window is at least 30 s",
     severity=WARN_IN_DEV,
-    why="A client whose ack was lost publishes again; without the window it is stored twice.",
+    why="A client that received no ack publishes again; outside the window, the message is stored twice.",
     fix=("$EDITOR FILE   # storage: {dedup_window: 5m}",),
     reads=("storage.dedup_window",),
 )
 def repeats_are_recognised(context: Context) -> Outcome:
     seconds = context.settings.storage.dedup_window
-    return verdict([f"dedup_window is {seconds:g} s"] if seconds < 30 else [], expected="30 s or more")
+    return verdict(
+        [f"storage.dedup_window is {seconds:g} s"] if seconds < 30 else [], expected="at least 30 s"
+    )
 
 
 @check(
     "ARQ-STO-016",
-    "What is projected has somewhere to go",
+    "The projector has a projection store",
     severity=EVERYWHERE,
-    why="Episodes would be read and never be written.",
+    why="Without a store, the projector reads episodes but cannot write them.",
     fix=(
         "$EDITOR FILE   # datastores: {postgres: {host: …}}",
         "$EDITOR FILE   # projector: {phase: emit_only}",
@@ -324,9 +334,9 @@ def projection_has_a_store(context: Context) -> Outcome:
 
 @check(
     "ARQ-STO-017",
-    "Valkey is described one way",
+    "datastores.valkey uses one of url, cluster or sentinel",
     severity=EVERYWHERE,
-    why="Sentinels and a cluster exclude each other; sentinels without the name of the primary find nothing.",
+    why="Sentinel and cluster exclude each other; sentinel needs both the service name and the nodes.",
     fix=("$EDITOR FILE   # datastores: {valkey: {sentinel: {service: arqonbus, nodes: […]}}}",),
     reads=(_URL, "datastores.valkey.cluster", "datastores.valkey.sentinel"),
 )
@@ -335,19 +345,19 @@ def valkey_is_described_once(context: Context) -> Outcome:
     sentinel = valkey.sentinel
     remarks = []
     if valkey.cluster and sentinel.nodes:
-        remarks.append(Remark("both cluster and sentinel are set", ("datastores.valkey.cluster",)))
+        remarks.append(Remark("cluster and sentinel.nodes are both set", ("datastores.valkey.cluster",)))
     if bool(sentinel.nodes) != bool(sentinel.service):
         remarks.append(
-            Remark("sentinel.service and sentinel.nodes go together", ("datastores.valkey.sentinel",))
+            Remark("only one of sentinel.service and sentinel.nodes is set", ("datastores.valkey.sentinel",))
         )
     return verdict(remarks, expected="url, url with cluster, or sentinel")
 
 
 @check(
     "ARQ-STO-018",
-    "The URL of Valkey holds a host and a port only",
+    "datastores.valkey.url has a host and a port only",
     severity=EVERYWHERE,
-    why="User, password and options have settings of their own; the bus does not start with such a URL.",
+    why="User, password and options have their own settings; the bus does not start with them in the URL.",
     fix=("$EDITOR FILE   # datastores: {valkey: {url: valkeys://HOST:6379}}",),
     reads=(_URL,),
 )
@@ -357,39 +367,39 @@ def valkey_url_is_plain(context: Context) -> Outcome:
         return skipped("no Valkey is configured")
     remarks = []
     if url.scheme == "unix":
-        remarks.append("it names a socket file")
+        remarks.append("the URL is a Unix socket path")
     if url.user:
-        remarks.append("it holds a user")
+        remarks.append("the URL contains a user")
     if url.scheme != "unix" and url.path.strip("/") not in ("", "0"):
-        remarks.append(f"it holds the path {url.path}; the bus uses database 0 only")
+        remarks.append(f"the URL contains the path {url.path}; the bus uses database 0 only")
     if url.query:
-        remarks.append("it holds options")
+        remarks.append("the URL contains options")
     return verdict(remarks, expected="valkeys://host:port")
 
 
 @check(
     "ARQ-STO-019",
-    "The directory of the database can be written",
+    "The database directory is writable",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The embedded engine cannot open its file, and the bus does not start.",
+    why="The embedded storage engine cannot open its file, and the bus does not start.",
     fix=("install -d -o arqonbus -m 0700 DIRECTORY",),
     reads=("state_dir", "storage.backend"),
 )
 def state_can_be_written(context: Context) -> Outcome:
     disks = [disk for disk in context.host.disks if disk.key == "state_dir"]
     if engine_of(context.settings).file(context.settings) is None or not disks:
-        return skipped("the engine keeps nothing on this host")
-    remarks = [f"{disk.path} cannot be written" for disk in disks if not disk.writable]
+        return skipped("the storage engine keeps no files on this host")
+    remarks = [f"{disk.path} is not writable" for disk in disks if not disk.writable]
     fix = [f"install -d -o arqonbus -m 0700 {disk.path}" for disk in disks if not disk.writable]
-    return verdict(remarks, expected="a directory of the user that the bus runs as", fix=fix)
+    return verdict(remarks, expected="a directory that the user of the bus can write to", fix=fix)
 
 
 @check(
     "ARQ-STO-020",
-    "Rooms promise no less than the profile",
+    "No room rule sets a lower durability than storage.durability",
     severity=WARNING_OUTSIDE_DEV,
-    why="Who reads storage.durability believes that it holds for every room.",
+    why="A reader of storage.durability expects it to apply to every room.",
     fix=("$EDITOR FILE   # rooms: remove durability from the rule",),
     reads=("storage.durability", "rooms"),
 )
@@ -401,15 +411,18 @@ def rooms_promise_no_less(context: Context) -> Outcome:
         if rule.durability and _LEVELS.index(rule.durability) < _LEVELS.index(declared)
     ]
     place = context.resolved.location("rooms")
-    remarks = [Remark(f'rooms "{rule.match}" promise {rule.durability} only', (), place) for rule in less]
-    return verdict(remarks, expected=f"{declared} or more")
+    remarks = [
+        Remark(f'the rule for rooms "{rule.match}" sets durability {rule.durability}', (), place)
+        for rule in less
+    ]
+    return verdict(remarks, expected=f"{declared} or higher")
 
 
 @check(
     "ARQ-STO-021",
-    "A room in memory is not expected elsewhere",
+    "Rooms with durability memory are not used across nodes",
     severity=WARN_IN_DEV,
-    why="Each node holds such a room for itself: nobody on another node hears it, nor does the projector.",
+    why="Such a room exists on each node separately: other nodes and the projector do not see its messages.",
     fix=("$EDITOR FILE   # rooms: {durability: hot}",),
     reads=("rooms", "storage.backend"),
 )
@@ -417,37 +430,41 @@ def memory_is_not_shared(context: Context) -> Outcome:
     settings, place = context.settings, context.resolved.location("rooms")
     engine = engine_of(settings)
     remarks = [
-        Remark(f'rooms "{rule.match}" are in memory, and storage.backend {engine.name} is shared', (), place)
+        Remark(
+            f'rooms "{rule.match}" have durability memory, but storage.backend {engine.name} is shared',
+            (),
+            place,
+        )
         for rule in settings.rooms
         if engine.shared and rule.durability == "memory"
     ]
     if not remarks and settings.room_settings(_EPISODES).in_process:
-        remarks = [Remark(f"{_EPISODES} is in memory, and is never projected", (), place)]
-    return verdict(remarks, expected="hot or durable, where others are to see a room")
+        remarks = [Remark(f"{_EPISODES} has durability memory and is never projected", (), place)]
+    return verdict(remarks, expected="hot or durable for rooms that several nodes or the projector use")
 
 
 @check(
     "ARQ-STO-022",
-    "A durable history can be kept",
+    "durable_history is supported by storage and room settings",
     severity=EVERYWHERE,
-    why="The bus does not start rather than ack what it cannot bring back.",
+    why="The bus does not start if it cannot keep the history that the profile requires.",
     fix=("$EDITOR FILE   # rooms: {durable_history: postgres} with storage.backend valkey, and Postgres",),
     reads=("rooms", "storage.backend", "storage.mode", *ADDRESSES),
 )
 def durable_history_can_be_kept(context: Context) -> Outcome:
     settings, place = context.settings, context.resolved.location("rooms")
     remarks = [Remark(f'rooms "{match}": {because}', (), place) for match, because in unkeepable(settings)]
-    return verdict(remarks, expected="valkey and Postgres, strict, with a history")
+    return verdict(remarks, expected="valkey and Postgres, mode strict, and a history")
 
 
 @check(
     "ARQ-STO-023",
-    "Mode degraded has an engine that can go away",
+    "Mode degraded has a storage engine in another process",
     severity=EVERYWHERE,
-    why="An engine inside the bus does not go away without it; the bus does not start in this mode.",
+    why="An embedded engine cannot fail separately from the bus; the bus does not start in this mode.",
     fix=("$EDITOR FILE   # storage: {mode: strict}",),
     reads=("storage.backend", "storage.mode", "rooms"),
 )
 def degraded_has_an_engine(context: Context) -> Outcome:
-    expected = f"strict, or the engine {names(lambda each: each.make_renewable is not None)}"
+    expected = f"strict, or the storage engine {names(lambda each: each.make_renewable is not None)}"
     return verdict(_remarks(undegradable(context.settings)), expected=expected)

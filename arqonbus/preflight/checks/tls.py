@@ -1,4 +1,4 @@
-"""TLS: the certificate that clients see, its key, and encryption towards everything else."""
+"""TLS: the server certificate and its key, and encrypted connections to datastores."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _READABLE = (_FILES, "ARQ-TLS-004")
 
 @check(
     "ARQ-TLS-001",
-    "Certificate and key come as a pair",
+    "cert_file and key_file are set together",
     severity=EVERYWHERE,
-    why="With one of them only, the bus either does not start or listens in the clear.",
+    why="With only one of them, the bus does not start, or listens without TLS.",
     fix=("$EDITOR FILE   # server: {tls: {cert_file: …, key_file: …}}",),
     reads=("server.tls", "datastores.valkey.tls"),
 )
@@ -61,9 +61,9 @@ def pairs_are_complete(context: Context) -> Outcome:
 
 @check(
     "ARQ-TLS-002",
-    "Services that must show a certificate can be verified",
+    "auth.service_mtls has a client CA and a TLS listener",
     severity=EVERYWHERE,
-    why="Without the authority that signed them none can be verified, and every service is refused.",
+    why="Without the CA, no client certificate can be verified, and every service is refused.",
     fix=("$EDITOR FILE   # server: {tls: {client_ca_file: /etc/arqonbus/tls/clients-ca.pem}}",),
     reads=("auth.service_mtls", "server.tls"),
 )
@@ -79,24 +79,24 @@ def mtls_has_an_authority(context: Context) -> Outcome:
 
 @check(
     _FILES,
-    "Every TLS file is there and can be read",
+    "Every TLS file exists and is readable",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The bus opens them at its start and does not start without them.",
+    why="The bus reads these files when it starts; without them it does not start.",
     fix=("ls -l FILE", "chown root:arqonbus FILE && chmod 0640 FILE"),
     reads=_SETTINGS,
 )
 def files_can_be_read(context: Context) -> Outcome:
     named = [f for f in context.host.files if f.key.endswith(("cert_file", "key_file", "ca_file"))]
     bad = [file for file in named if file.state != "file"]
-    remarks = [Remark(f"{file.path} {file.reason or 'is no regular file'}", (file.key,)) for file in bad]
+    remarks = [Remark(f"{file.path} {file.reason or 'is not a regular file'}", (file.key,)) for file in bad]
     fix = [
         f"install -o root -g arqonbus -m 0640 YOURS {file.path}   # PEM"
         if file.state == "missing"
         else f"chown root:arqonbus {file.path} && chmod 0640 {file.path}"
         for file in bad
     ]
-    return verdict(remarks, expected="regular files that the user of the bus may read", fix=fix)
+    return verdict(remarks, expected="regular files that the user of the bus can read", fix=fix)
 
 
 def _certificates(context: Context, *keys: str) -> list[CertificateFact]:
@@ -109,10 +109,10 @@ def _keys(context: Context) -> list[KeyFact]:
 
 @check(
     "ARQ-TLS-004",
-    "Certificates are where certificates belong, and keys where keys do",
+    "cert_file and ca_file hold certificates, and key_file holds a key",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="Switched or damaged files stop the start, and a key in the place of a certificate may be sent out.",
+    why="With swapped or damaged files the bus does not start, and a private key could be sent to clients.",
     fix=("head -1 FILE", "$EDITOR FILE   # switch cert_file and key_file"),
     reads=_SETTINGS,
     requires=(_FILES,),
@@ -135,7 +135,7 @@ def files_hold_what_they_should(context: Context) -> Outcome:
     "Private keys are not encrypted",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="There is nobody to type the passphrase at a start, so the bus does not start.",
+    why="The bus cannot enter a passphrase, so it does not start.",
     fix=("openssl pkey -in KEY -out KEY.plain && chmod 0600 KEY.plain",),
     reads=("server.tls", "datastores.valkey.tls"),
     requires=_READABLE,
@@ -143,15 +143,15 @@ def files_hold_what_they_should(context: Context) -> Outcome:
 def keys_are_plain(context: Context) -> Outcome:
     locked = [key for key in _keys(context) if key.problem == "encrypted"]
     remarks = [Remark(f"{key.path} is encrypted", (key.key,)) for key in locked]
-    return verdict(remarks, expected="a key without a passphrase, protected by its mode")
+    return verdict(remarks, expected="a key without a passphrase, protected by its file mode")
 
 
 @check(
     "ARQ-TLS-006",
-    "Certificate and key belong together",
+    "The private key matches the certificate",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="The TLS library refuses the pair, and the bus does not start; mostly one of two was renewed.",
+    why="The bus does not start with a mismatched pair. Usually only one of the two files was renewed.",
     fix=(
         "openssl x509 -in CERT -noout -pubkey | sha256sum",
         "openssl pkey -in KEY -pubout | sha256sum   # must print the same",
@@ -162,9 +162,9 @@ def keys_are_plain(context: Context) -> Outcome:
 def pairs_match(context: Context) -> Outcome:
     strangers = [key for key in _keys(context) if key.matches is False]
     remarks = [
-        Remark(f"{key.path} is not the key of the certificate beside it", (key.key,)) for key in strangers
+        Remark(f"{key.path} does not match the certificate in cert_file", (key.key,)) for key in strangers
     ]
-    return verdict(remarks, expected="a certificate made for this key")
+    return verdict(remarks, expected="a certificate that was issued for this key")
 
 
 def _dated(context: Context, certificates: Iterable[CertificateFact]) -> Outcome | None:
@@ -176,7 +176,7 @@ def _dated(context: Context, certificates: Iterable[CertificateFact]) -> Outcome
     "No certificate has expired",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="Clients refuse an expired certificate: to them the bus is down.",
+    why="Clients refuse an expired certificate and cannot connect.",
     fix=("openssl x509 -in CERT -noout -enddate", "see the runbook certificate renewal"),
     reads=_SETTINGS,
     requires=_READABLE,
@@ -188,7 +188,7 @@ def certificates_are_current(context: Context) -> Outcome:
         for each in certificates
         if each.not_after <= context.now
     ]
-    return _dated(context, certificates) or verdict(remarks, expected="an end in the future")
+    return _dated(context, certificates) or verdict(remarks, expected="an expiry date in the future")
 
 
 @check(
@@ -196,7 +196,7 @@ def certificates_are_current(context: Context) -> Outcome:
     f"No certificate expires within {EXPIRY_DAYS} days",
     phase=Phase.HOST,
     severity=WARNING_EVERYWHERE,
-    why="A renewal that failed shows here while there is time to do it by hand.",
+    why="A failed renewal is reported while there is still time to renew by hand.",
     fix=("openssl x509 -in CERT -noout -enddate", "see the runbook certificate renewal"),
     reads=_SETTINGS,
     requires=(*_READABLE, "ARQ-TLS-007"),
@@ -207,15 +207,15 @@ def certificates_last(context: Context) -> Outcome:
         for each in _certificates(context)
         if each.not_after - context.now < EXPIRY_DAYS * DAY
     ]
-    return verdict(remarks, expected=f"{EXPIRY_DAYS} days at least")
+    return verdict(remarks, expected=f"at least {EXPIRY_DAYS} days")
 
 
 @check(
     "ARQ-TLS-009",
-    "Every certificate is valid already",
+    "Every certificate is already valid",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="A certificate of the future is refused; mostly it is the clock of this host that is wrong.",
+    why="A certificate that is not valid yet is refused. Usually the clock of this host is wrong.",
     fix=("date -u", "openssl x509 -in CERT -noout -startdate"),
     reads=_SETTINGS,
     requires=_READABLE,
@@ -226,15 +226,15 @@ def certificates_have_begun(context: Context) -> Outcome:
         for each in _certificates(context)
         if each.not_before > context.now
     ]
-    return verdict(remarks, expected="a beginning in the past")
+    return verdict(remarks, expected="a start date in the past")
 
 
 @check(
     "ARQ-TLS-010",
-    "The certificate is for the public name",
+    "The certificate covers the host of server.public_url",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Clients compare the name that they connect to with the certificate, and refuse another one.",
+    why="Clients refuse a certificate that does not name the host to which they connect.",
     fix=("openssl x509 -in CERT -noout -ext subjectAltName",),
     reads=("server.tls", "server.public_url"),
     requires=_READABLE,
@@ -243,9 +243,9 @@ def certificate_names_the_host(context: Context) -> Outcome:
     host = host_of(context.settings.server.public_url)
     certificates = _certificates(context, _CERT)
     if not host or not certificates:
-        return skipped("there is no public host, or no certificate of the bus")
+        return skipped("server.public_url or server.tls.cert_file is not set")
     remarks = [
-        Remark(f"{each.path} is for {', '.join(each.names) or 'no name'}, not for {host}", (_CERT,))
+        Remark(f"{each.path} covers {', '.join(each.names) or 'no name'}, not {host}", (_CERT,))
         for each in certificates
         if not any(_name_covers(name, host) for name in each.names)
     ]
@@ -254,17 +254,17 @@ def certificate_names_the_host(context: Context) -> Outcome:
 
 def _name_covers(name: str, host: str) -> bool:
     name = name.lower()
-    if name.startswith("*."):  # RFC 6125: the star stands for one whole label
+    if name.startswith("*."):  # RFC 6125: the wildcard matches one whole label
         return "." in host and host.partition(".")[2] == name[2:]
     return name == host
 
 
 @check(
     "ARQ-TLS-011",
-    "The certificate comes with its chain",
+    "cert_file holds the full certificate chain",
     phase=Phase.HOST,
     severity=WARNING_OUTSIDE_DEV,
-    why="Clients that know only the root cannot verify this certificate; browsers hide that, SDKs fail.",
+    why="Clients that have only the root CA cannot verify the certificate: browsers often can, SDKs fail.",
     fix=("cat server.pem intermediate.pem > CERT",),
     reads=("server.tls",),
     requires=_READABLE,
@@ -272,17 +272,18 @@ def _name_covers(name: str, host: str) -> bool:
 def chain_is_complete(context: Context) -> Outcome:
     broken = [each for each in _certificates(context, _CERT) if not each.chain_complete]
     remarks = [
-        Remark(f"{each.path} does not hold the issuer of its first certificate", (_CERT,)) for each in broken
+        Remark(f"{each.path} does not contain the issuer of its first certificate", (_CERT,))
+        for each in broken
     ]
-    return verdict(remarks, expected="the certificate first, then each issuer up to the root's last child")
+    return verdict(remarks, expected="the server certificate first, then every intermediate certificate")
 
 
 @check(
     "ARQ-TLS-012",
-    "Only the owner and the group can read private keys",
+    "Private keys are readable by owner and group only",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Whoever reads the key can be this server.",
+    why="Any user who can read the key can impersonate this server.",
     fix=("chmod 0640 KEY",),
     reads=("server.tls", "datastores.valkey.tls"),
     requires=(_FILES,),
@@ -291,7 +292,7 @@ def keys_are_private(context: Context) -> Outcome:
     open_keys = [key for key in _keys(context) if key.mode & 0o027]
     remarks = [Remark(f"{key.path} has mode {key.mode:04o}", (key.key,)) for key in open_keys]
     fix = [f"chmod 0640 {key.path}" for key in open_keys]
-    return verdict(remarks, expected="mode 0640 or less", fix=fix)
+    return verdict(remarks, expected="mode 0640 or stricter", fix=fix)
 
 
 _LEAST_BITS = {"RSA": 2048, "DSA": 2**16, "EC": 256, "Ed25519": 256, "Ed448": 256}
@@ -299,10 +300,10 @@ _LEAST_BITS = {"RSA": 2048, "DSA": 2**16, "EC": 256, "Ed25519": 256, "Ed448": 25
 
 @check(
     "ARQ-TLS-013",
-    "Keys and signatures are strong enough",
+    "Certificates use strong keys and signatures",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="Short keys and SHA-1 signatures can be forged, and current clients refuse them.",
+    why="Short keys and SHA-1 signatures can be forged; current clients refuse them.",
     fix=("openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout KEY -out CSR",),
     reads=("server.tls", "datastores.valkey.tls"),
     requires=_READABLE,
@@ -316,15 +317,15 @@ def certificates_are_strong(context: Context) -> Outcome:
             )
         if each.signature_hash in ("sha1", "md5"):
             remarks.append(Remark(f"{each.path} is signed with {each.signature_hash.upper()}", (each.key,)))
-    return verdict(remarks, expected="RSA of 2048 bits, or an elliptic curve of 256; SHA-256")
+    return verdict(remarks, expected="RSA with 2048 bits or an elliptic curve with 256, and SHA-256")
 
 
 @check(
     "ARQ-TLS-014",
-    "The certificate of the bus is one for servers, signed by an authority",
+    "The certificate is a server certificate signed by a CA",
     phase=Phase.HOST,
     severity=OUTSIDE_DEV,
-    why="A client verifies who vouches for it and what for; with neither, people switch verification off.",
+    why="Clients verify issuer and purpose; if that fails, users tend to disable verification.",
     fix=("openssl x509 -in CERT -noout -purpose",),
     reads=("server.tls",),
     requires=_READABLE,
@@ -333,27 +334,27 @@ def certificate_is_for_servers(context: Context) -> Outcome:
     remarks = []
     for each in _certificates(context, _CERT):
         if each.self_signed:
-            remarks.append(Remark(f"{each.path} is signed by itself", (_CERT,)))
+            remarks.append(Remark(f"{each.path} is self-signed", (_CERT,)))
         if each.authority and not each.self_signed:
-            remarks.append(Remark(f"{each.path} is the certificate of an authority", (_CERT,)))
+            remarks.append(Remark(f"{each.path} is a CA certificate", (_CERT,)))
         if not each.for_servers:
-            remarks.append(Remark(f"{each.path} is not made for servers", (_CERT,)))
-    return verdict(remarks, expected="a certificate of an authority, with serverAuth")
+            remarks.append(Remark(f"{each.path} lacks the purpose serverAuth", (_CERT,)))
+    return verdict(remarks, expected="a certificate signed by a CA, with serverAuth")
 
 
 @check(
     "ARQ-TLS-015",
-    "Authorities are authorities",
+    "ca_file holds CA certificates",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="A certificate that may not sign verifies nobody: every connection through it fails.",
+    why="A certificate that is not a CA verifies no other certificate: every connection fails.",
     fix=("openssl x509 -in CA -noout -ext basicConstraints   # must say CA:TRUE",),
     reads=_SETTINGS,
     requires=_READABLE,
 )
 def authorities_may_sign(context: Context) -> Outcome:
     remarks = [
-        Remark(f"{each.path} may not sign certificates", (each.key,))
+        Remark(f"{each.path} is not a CA certificate", (each.key,))
         for each in _certificates(context)
         if each.key.endswith("ca_file") and not each.authority
     ]
@@ -362,9 +363,9 @@ def authorities_may_sign(context: Context) -> Outcome:
 
 @check(
     "ARQ-TLS-016",
-    "Valkey is reached over TLS",
+    "The connection to Valkey is configured with TLS",
     severity=OUTSIDE_DEV,
-    why="The password and every message would cross the network in the clear.",
+    why="Without TLS, the password and every message can be read on the network.",
     fix=("$EDITOR FILE   # datastores: {valkey: {url: valkeys://…, tls: {enabled: true, ca_file: …}}}",),
     reads=("datastores.valkey.url", "datastores.valkey.tls.enabled"),
     tags=("encryption",),
@@ -374,15 +375,17 @@ def valkey_is_encrypted(context: Context) -> Outcome:
     if not valkey.configured:
         return skipped("no Valkey is configured")
     plain = not valkey.encrypted and not (valkey.url or "").startswith("unix:")
-    remarks = [Remark("Valkey is reached without TLS", ("datastores.valkey.url",))] if plain else []
+    remarks = (
+        [Remark("datastores.valkey is configured without TLS", ("datastores.valkey.url",))] if plain else []
+    )
     return verdict(remarks, expected="valkeys://, or datastores.valkey.tls.enabled")
 
 
 @check(
     "ARQ-TLS-017",
-    "Postgres is reached over TLS, and verified",
+    "The connection to Postgres uses sslmode verify-full",
     severity=OUTSIDE_DEV,
-    why="Any other mode accepts a stranger in the place of the server, and gives them the data.",
+    why="Any other mode does not verify the server: an impostor would get the data.",
     fix=("$EDITOR FILE   # datastores: {postgres: {sslmode: verify-full, ca_file: …}}",),
     reads=("datastores.postgres.sslmode", "datastores.postgres.url", "datastores.postgres.host"),
     tags=("encryption",),
@@ -402,9 +405,9 @@ def postgres_is_verified(context: Context) -> Outcome:
 
 @check(
     "ARQ-TLS-018",
-    "NATS is reached over TLS",
+    "The connection to NATS is configured with TLS",
     severity=OUTSIDE_DEV,
-    why="Messages would cross the network in the clear.",
+    why="Without TLS, messages can be read on the network.",
     fix=("$EDITOR FILE   # datastores: {nats: {url: tls://nats.your-domain:4222}}",),
     reads=("datastores.nats.url", "datastores.nats.tls.enabled"),
     tags=("encryption",),
@@ -413,14 +416,14 @@ def nats_is_encrypted(context: Context) -> Outcome:
     if context.settings.datastores.nats.url is None:
         return skipped("no NATS is configured")
     encrypted = context.settings.datastores.nats.encrypted
-    return verdict([] if encrypted else ["NATS is reached without TLS"], expected="tls://")
+    return verdict([] if encrypted else ["datastores.nats is configured without TLS"], expected="tls://")
 
 
 @check(
     "ARQ-TLS-019",
-    "Traces are sent over TLS, or stay on this host",
+    "Traces are sent over TLS, or to this host",
     severity=WARNING_OUTSIDE_DEV,
-    why="Traces name tenants and rooms.",
+    why="Traces contain tenant and room names.",
     fix=("$EDITOR FILE   # telemetry: {otlp_endpoint: https://…}",),
     reads=("telemetry.otlp_endpoint",),
     tags=("encryption",),
@@ -428,7 +431,7 @@ def nats_is_encrypted(context: Context) -> Outcome:
 def traces_are_encrypted(context: Context) -> Outcome:
     url = context.settings.telemetry.otlp_endpoint
     plain = url is not None and url.startswith("http://") and not is_local(host_of(url))
-    return verdict([f"traces go to {host_of(url)} without TLS"] if plain else [], expected="https://")
+    return verdict([f"traces are sent to {host_of(url)} without TLS"] if plain else [], expected="https://")
 
 
 def _days(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""UPG: what an upgrade leaves to be done, and what must not be undone."""
+"""UPG: pending contracting migrations, downgrades, and renamed settings."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ RENAMED_SCHEMES = {"redis": "valkey", "rediss": "valkeys"}
 
 @check(
     "ARQ-UPG-001",
-    "No migration waits that the release before cannot live with",
+    "No contracting migration is pending",
     phase=Phase.ONLINE,
     severity=WARNING_EVERYWHERE,
-    why="A contracting step takes away what nodes of the release before still use; they fail until upgraded.",
+    why="A contracting step removes what nodes of the previous release still use; those nodes would fail.",
     fix=("arqonbus migrate plan --sql --profile PROFILE", "upgrade every node, then: arqonbus migrate apply"),
     reads=("datastores.postgres",),
     requires=("ARQ-PGS-001", "ARQ-PGS-006"),
@@ -37,17 +37,20 @@ RENAMED_SCHEMES = {"redis": "valkey", "rediss": "valkeys"}
 def no_contraction_waits(context: Context) -> Outcome:
     answers = context.facts.postgres if context.facts else None
     if answers is None:
-        return skipped("Postgres was not asked")
+        return skipped("Postgres was not queried")
     waiting = answers.pending_contract
-    return verdict([f"contracting: {', '.join(waiting)}"] if waiting else [], expected="expanding steps only")
+    return verdict(
+        [f"pending contracting steps: {', '.join(waiting)}"] if waiting else [],
+        expected="no pending contracting step",
+    )
 
 
 @check(
     "ARQ-UPG-002",
-    "This is no downgrade",
+    "This version is not older than the last one on this host",
     phase=Phase.HOST,
     severity=EVERYWHERE,
-    why="A newer version has run here; what it wrote may not be readable.",
+    why="This version may not be able to read data that a newer version wrote.",
     fix=("arqonbus --version", "see the runbook rollback"),
     reads=("state_dir",),
     tags=("upgrade",),
@@ -55,9 +58,9 @@ def no_contraction_waits(context: Context) -> Outcome:
 def is_no_downgrade(context: Context) -> Outcome:
     host = context.host
     if not host.last_version:
-        return skipped("no receipt tells which version ran here")
+        return skipped("no receipt of an earlier version was found")
     older = _number(host.version) < _number(host.last_version)
-    text = f"this is {host.version}, and {host.last_version_source} is of {host.last_version}"
+    text = f"this version is {host.version}; {host.last_version_source} was written by {host.last_version}"
     return verdict([text] if older else [], expected=f"{host.last_version} or newer")
 
 
@@ -67,9 +70,9 @@ def _number(version: str) -> tuple[int, ...]:
 
 @check(
     "ARQ-UPG-003",
-    "Settings go by their current names",
+    "Settings use their current names",
     severity=WARNING_EVERYWHERE,
-    why="Old names go on working for now, and will not for ever.",
+    why="Old names still work but will be removed in a later release.",
     fix=("unset ARQONBUS_REDIS_URL; export ARQONBUS_VALKEY_URL=…",),
     reads=("datastores.valkey.url",),
     tags=("upgrade",),
@@ -85,4 +88,4 @@ def names_are_current(context: Context) -> Outcome:
     if scheme in RENAMED_SCHEMES:
         text = f"the scheme {scheme}:// is now {RENAMED_SCHEMES[scheme]}://"
         remarks.append(Remark(text, ("datastores.valkey.url",)))
-    return verdict(remarks, expected="the current names")
+    return verdict(remarks, expected="current names only")

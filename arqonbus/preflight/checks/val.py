@@ -1,4 +1,4 @@
-"""VAL: what the Valkey server that the profile names says about itself."""
+"""VAL: version, settings, permissions and latency of the Valkey server."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ SLOW_MS, TOO_SLOW_MS = 50.0, 250.0
 _FIRST = "ARQ-VAL-001"
 _URL = "datastores.valkey.url"
 _STORE = "datastores.valkey"
-_HIDDEN = "its user may not ask for that (ARQ-VAL-016)"
+_HIDDEN = "the Valkey user may not read this (ARQ-VAL-016)"
 
 
 def _answers(context: Context) -> ValkeyAnswers:
     if context.facts is None or context.facts.valkey is None:
-        raise LookupError("Valkey was not asked")
+        raise LookupError("Valkey was not queried")
     return context.facts.valkey
 
 
 def not_asked(context: Context) -> str:
-    """Why there are no answers, or nothing."""
+    """Reason why Valkey was not queried; empty if it was."""
     if not context.settings.datastores.valkey.configured:
         return "no Valkey is configured"
     if context.facts is None or context.facts.valkey is None:
-        return "Valkey was not asked"
+        return "Valkey was not queried"
     return ""
 
 
 @check(
     _FIRST,
-    "Valkey answers, and lets us in",
+    "Valkey is reachable and accepts the credentials",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Without its engine a strict bus refuses every publish.",
+    why="If Valkey is unreachable, a bus in mode strict refuses every publish.",
     fix=("valkey-cli -u URL PING",),
     reads=(_STORE,),
     tags=("reach",),
@@ -61,33 +61,33 @@ def answers(context: Context) -> Outcome:
     said = _answers(context)
     if said.failure is not None:
         return failed(
-            Remark(said.failure.text, (_URL,)), expected="a Valkey that answers", fix=said.failure.fix
+            Remark(said.failure.text, (_URL,)), expected="a reachable Valkey server", fix=said.failure.fix
         )
     return passed(said.probe_ms)
 
 
 @check(
     "ARQ-VAL-002",
-    "The bus has a user of its own",
+    "The bus connects to Valkey as a named ACL user",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="The default user may do everything, FLUSHALL included, and serves whoever knows one password.",
+    why="The default user may run every command, FLUSHALL included.",
     fix=("$EDITOR FILE   # datastores: {valkey: {user: arqonbus}}", "valkey-cli ACL LIST"),
     reads=(_STORE,),
     requires=(_FIRST,),
 )
 def has_its_own_user(context: Context) -> Outcome:
     user = _answers(context).user
-    remarks = [Remark(f"we are the user {user or 'default'}", (f"{_STORE}.user",))]
+    remarks = [Remark(f"the bus connects as the user {user or 'default'}", (f"{_STORE}.user",))]
     return verdict(remarks if user in ("", "default") else [], expected="a named ACL user")
 
 
 @check(
     "ARQ-VAL-003",
-    "Nobody gets in without a password",
+    "Valkey requires a password",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="Whoever reaches the port has all messages of all tenants.",
+    why="Without a password, any client that reaches the port can read all messages of all tenants.",
     fix=("valkey-cli ACL SETUSER default off", "valkey-cli ACL SAVE"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -95,16 +95,16 @@ def has_its_own_user(context: Context) -> Outcome:
 def is_closed(context: Context) -> Outcome:
     open_ = _answers(context).anonymous
     return verdict(
-        ["it answered before we gave a password"] if open_ else [], expected="the default user off"
+        ["Valkey answered without a password"] if open_ else [], expected="the default user disabled"
     )
 
 
 @check(
     "ARQ-VAL-004",
-    "Valkey is new enough",
+    "The Valkey version is supported",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Older ones know no functions, or no WAITAOF, and cannot store a message as the bus does.",
+    why="Older versions lack functions or WAITAOF, which the bus needs to store messages.",
     fix=("valkey-server --version", "apt-get install valkey-server"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -114,7 +114,7 @@ def is_new_enough(context: Context) -> Outcome:
     if _number(version) >= LEAST_VERSION:
         return passed()
     wanted = ".".join(map(str, LEAST_VERSION))
-    return failed(f"it is version {version or 'unknown'}", expected=f"{wanted} or newer")
+    return failed(f"Valkey is version {version or 'unknown'}", expected=f"{wanted} or newer")
 
 
 def _number(version: str) -> tuple[int, ...]:
@@ -123,10 +123,10 @@ def _number(version: str) -> tuple[int, ...]:
 
 @check(
     "ARQ-VAL-005",
-    "Valkey refuses rather than forgets when it is full",
+    "maxmemory-policy is noeviction",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Any other policy than noeviction deletes rooms, silently, as soon as memory is short.",
+    why="With any other policy, Valkey silently deletes rooms when memory runs out.",
     fix=("valkey-cli CONFIG SET maxmemory-policy noeviction && valkey-cli CONFIG REWRITE",),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -141,10 +141,10 @@ def evicts_nothing(context: Context) -> Outcome:
 
 @check(
     "ARQ-VAL-006",
-    "Valkey writes an append-only file",
+    "appendonly is yes",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="Without it a restart of Valkey loses everything that was acked.",
+    why="Without the append-only file, a restart of Valkey loses acknowledged messages.",
     fix=("valkey-cli CONFIG SET appendonly yes && valkey-cli CONFIG REWRITE",),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -158,10 +158,10 @@ def writes_to_disk(context: Context) -> Outcome:
 
 @check(
     "ARQ-VAL-007",
-    "The append-only file is flushed as the durability says",
+    "appendfsync supports storage.durability",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A declared durability that the engine's settings cannot reach is refused at each publish.",
+    why="The bus refuses a publish whose durability Valkey's settings cannot provide.",
     fix=("valkey-cli CONFIG SET appendfsync always && valkey-cli CONFIG REWRITE",),
     reads=(_STORE, "storage.durability", "storage.backend", "rooms"),
     requires=(_FIRST,),
@@ -172,14 +172,14 @@ def flushes_as_declared(context: Context) -> Outcome:
         r.durability == "durable" for r in settings.rooms
     )
     if settings.storage.backend != "valkey" or not durable:
-        return skipped("nothing is promised to be on disk")
+        return skipped("no room has durability durable")
     if said.aof is None:
         return skipped(_HIDDEN)
     key = ("storage.durability",)
     if not said.aof:
-        return failed(Remark("durable is promised and appendonly is no", key), expected="appendonly yes")
+        return failed(Remark("durability is durable and appendonly is no", key), expected="appendonly yes")
     flush = (said.settings or {}).get("appendfsync")
-    wrong = [Remark("durable is promised and appendfsync is no", key)] if flush == "no" else []
+    wrong = [Remark("durability is durable and appendfsync is no", key)] if flush == "no" else []
     return verdict(wrong, expected="appendfsync always, or everysec with slower acks")
 
 
@@ -188,7 +188,7 @@ def flushes_as_declared(context: Context) -> Outcome:
     "The function library is not newer than this version",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A newer version of the bus has worked here; this one would call functions that it does not know.",
+    why="A newer version of the bus has used this server; its functions may be incompatible.",
     fix=("arqonbus --version   # run the version that loaded the library, or a later one",),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -199,17 +199,17 @@ def library_is_not_newer(context: Context) -> Outcome:
 
     found = _answers(context).library
     if found is None:
-        return skipped("the library is not there yet; the bus loads it")
+        return skipped("the function library is not loaded yet; the bus loads it")
     newer = found > LIBRARY_VERSION
     return verdict([f"it is version {found}"] if newer else [], expected=f"version {LIBRARY_VERSION}")
 
 
 @check(
     "ARQ-VAL-009",
-    "What is written to Valkey can be read and deleted",
+    "Valkey stores, returns and deletes a test key",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A server that answers and does not store is worse than one that is away.",
+    why="A server that answers but does not store would lose messages unnoticed.",
     fix=("valkey-cli INFO persistence", "valkey-cli ACL GETUSER arqonbus"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -217,16 +217,16 @@ def library_is_not_newer(context: Context) -> Outcome:
 def stores(context: Context) -> Outcome:
     said = _answers(context)
     if said.probe_problem:
-        return failed(said.probe_problem, expected="what was written", latency_ms=said.probe_ms)
+        return failed(said.probe_problem, expected="the value that was written", latency_ms=said.probe_ms)
     return passed(said.probe_ms)
 
 
 @check(
     "ARQ-VAL-010",
-    "Valkey answers quickly",
+    f"Valkey answers within {SLOW_MS:g} ms",
     phase=Phase.ONLINE,
     severity=WARNING_EVERYWHERE,
-    why="Every ack waits for it.",
+    why="Every ack waits for Valkey.",
     fix=("valkey-cli --latency -h HOST", "valkey-cli SLOWLOG GET 10"),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-VAL-009"),
@@ -238,10 +238,10 @@ def is_quick(context: Context) -> Outcome:
 
 @check(
     "ARQ-VAL-011",
-    "Valkey is not too slow to be used",
+    f"Valkey answers within {TOO_SLOW_MS:g} ms",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Publishers time out before they are acked, publish again, and make it worse.",
+    why="Publishers time out before their acks and retry, which adds load.",
     fix=("valkey-cli --latency -h HOST", "valkey-cli SLOWLOG GET 10"),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-VAL-009"),
@@ -256,8 +256,8 @@ def _within(milliseconds: float | None, bound: float) -> Outcome:
         return skipped("nothing was measured")
     if milliseconds <= bound:
         return passed(milliseconds)
-    text = f"write, read and delete took {milliseconds:.1f} ms"
-    return failed(text, expected=f"{bound:g} ms at most", latency_ms=milliseconds)
+    text = f"writing, reading and deleting a key took {milliseconds:.1f} ms"
+    return failed(text, expected=f"at most {bound:g} ms", latency_ms=milliseconds)
 
 
 @check(
@@ -265,7 +265,7 @@ def _within(milliseconds: float | None, bound: float) -> Outcome:
     "The connection to Valkey is encrypted",
     phase=Phase.ONLINE,
     severity=OUTSIDE_DEV,
-    why="The password and every message cross the network in the clear.",
+    why="Without TLS, the password and every message can be read on the network.",
     fix=("$EDITOR FILE   # datastores: {valkey: {url: valkeys://…, tls: {enabled: true, ca_file: …}}}",),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -273,7 +273,7 @@ def _within(milliseconds: float | None, bound: float) -> Outcome:
 )
 def is_encrypted(context: Context) -> Outcome:
     encrypted = _answers(context).encrypted
-    return verdict([] if encrypted else [Remark("TLS was not used", (_URL,))], expected="TLS")
+    return verdict([] if encrypted else [Remark("the connection does not use TLS", (_URL,))], expected="TLS")
 
 
 @check(
@@ -289,32 +289,33 @@ def is_encrypted(context: Context) -> Outcome:
 def is_primary(context: Context) -> Outcome:
     said = _answers(context)
     replica = said.role not in ("master", "primary") and not said.cluster
-    return verdict([Remark(f"it is a {said.role}", (_URL,))] if replica else [], expected="the primary")
+    return verdict([Remark(f"the server is a {said.role}", (_URL,))] if replica else [], expected="a primary")
 
 
 @check(
     "ARQ-VAL-014",
-    "The profile knows whether Valkey is a cluster",
+    "datastores.valkey.cluster matches the server",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A node of a cluster serves its own slots only; most rooms would be answered with MOVED.",
+    why="A cluster node serves only its own slots; commands for most rooms would be answered with MOVED.",
     fix=("$EDITOR FILE   # datastores: {valkey: {cluster: true}}",),
     reads=(_STORE,),
     requires=(_FIRST,),
 )
 def cluster_is_declared(context: Context) -> Outcome:
     declared, found = context.settings.datastores.valkey.cluster, _answers(context).cluster
-    text = f"the server {'is' if found else 'is not'} a node of a cluster, and the profile says otherwise"
+    server = "a cluster node" if found else "not a cluster node"
+    text = f"datastores.valkey.cluster is {str(declared).lower()}, but the server is {server}"
     remarks = [Remark(text, (f"{_STORE}.cluster",))] if declared != found else []
-    return verdict(remarks, expected="datastores.valkey.cluster as the server is")
+    return verdict(remarks, expected="true for a cluster node, otherwise false")
 
 
 @check(
     "ARQ-VAL-015",
-    "Valkey is not about to be full, and its disk works",
+    "Valkey has free memory and can write to disk",
     phase=Phase.ONLINE,
     severity=WARNING_OUTSIDE_DEV,
-    why="When memory is full, or a write to the file failed, every publish is refused.",
+    why="When memory is full or a disk write failed, every publish is refused.",
     fix=("valkey-cli INFO memory", "valkey-cli INFO persistence", "df -h"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -326,20 +327,20 @@ def has_room(context: Context) -> Outcome:
     used, most = int(info.get("used_memory", "0")), int(info.get("maxmemory", "0"))
     remarks = []
     if most and used > most * 0.8:
-        remarks.append(f"{used * 100 // most} % of maxmemory is used")
+        remarks.append(f"{used * 100 // most} % of maxmemory is in use")
     if info.get("aof_last_write_status", "ok") != "ok":
         remarks.append("the last write to the append-only file failed")
     if info.get("loading", "0") != "0":
-        remarks.append("it is still loading its data")
-    return verdict(remarks, expected="80 % at most, and a file that can be written")
+        remarks.append("Valkey is still loading its data")
+    return verdict(remarks, expected="at most 80 % of maxmemory, and a writable append-only file")
 
 
 @check(
     "ARQ-VAL-016",
-    "Preflight may look at Valkey's settings",
+    "The Valkey user may run INFO and CONFIG GET",
     phase=Phase.ONLINE,
     severity=WARNING_OUTSIDE_DEV,
-    why="What cannot be looked at is not checked: eviction, the append-only file, memory.",
+    why="Without these commands, eviction, the append-only file and memory are not checked.",
     fix=("valkey-cli ACL SETUSER arqonbus +info '+config|get'", "valkey-cli ACL SAVE"),
     reads=(_STORE,),
     requires=(_FIRST,),
@@ -347,23 +348,27 @@ def has_room(context: Context) -> Outcome:
 def may_be_looked_at(context: Context) -> Outcome:
     refused = [command for command in _answers(context).refused if command in ("INFO", "CONFIG GET")]
     return verdict(
-        [f"our user may not use {' and '.join(refused)}"] if refused else [], expected="read access"
+        [f"the Valkey user may not run {' and '.join(refused)}"] if refused else [],
+        expected="permission for INFO and CONFIG GET",
     )
 
 
 @check(
     "ARQ-VAL-017",
-    "Our user may do what the bus does",
+    "The Valkey user may run every command of the bus",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A command that is refused is one that a publish needs: the bus would start and then fail.",
+    why="The bus would start, and fail at the first refused command.",
     fix=("valkey-cli ACL GETUSER arqonbus   # compare with images/valkey/users.acl",),
     reads=(_STORE,),
     requires=(_FIRST,),
 )
 def may_do_its_work(context: Context) -> Outcome:
     refused = [command for command in _answers(context).refused if command not in ("INFO", "CONFIG GET")]
-    return verdict([f"our user may not use {command}" for command in refused], expected="the bus's commands")
+    return verdict(
+        [f"the Valkey user may not run {command}" for command in refused],
+        expected="permission for every command in images/valkey/users.acl",
+    )
 
 
 @check(
@@ -371,7 +376,7 @@ def may_do_its_work(context: Context) -> Outcome:
     "Every slot of the cluster is served",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A room whose slot nobody serves refuses every publish, while its neighbours work.",
+    why="A room in an unserved slot refuses every publish, while other rooms work.",
     fix=("valkey-cli --cluster check HOST:6379", "valkey-cli --cluster fix HOST:6379"),
     reads=(_STORE,),
     requires=(_FIRST, "ARQ-VAL-014"),
@@ -379,20 +384,20 @@ def may_do_its_work(context: Context) -> Outcome:
 def serves_every_slot(context: Context) -> Outcome:
     said = _answers(context)
     if not said.cluster:
-        return skipped("it is no cluster")
+        return skipped("Valkey is not a cluster")
     served = sum(each.last - each.first + 1 for each in said.ranges)
     return verdict(
-        [f"{SLOTS - served} of {SLOTS} slots are served by nobody"] if served < SLOTS else [],
+        [f"{SLOTS - served} of {SLOTS} slots are not served"] if served < SLOTS else [],
         expected="all slots served",
     )
 
 
 @check(
     "ARQ-VAL-019",
-    "Every primary of the cluster answers, and is set up alike",
+    "Every primary of the cluster is reachable and configured alike",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="Each of them has rooms of its own: what is wrong with one is wrong for all messages of its rooms.",
+    why="Each primary holds its own rooms: a fault of one affects every message in those rooms.",
     fix=(
         "valkey-cli --cluster call HOST:6379 CONFIG GET '*'",
         "valkey-cli --cluster call HOST:6379 ACL LIST",
@@ -403,15 +408,15 @@ def serves_every_slot(context: Context) -> Outcome:
 def primaries_are_alike(context: Context) -> Outcome:
     said = _answers(context)
     if not said.cluster:
-        return skipped("it is no cluster")
+        return skipped("Valkey is not a cluster")
     return verdict(
         [remark for node in said.nodes for remark in _unlike(node, said)],
-        expected=f"every primary as {said.where}",
+        expected=f"every primary configured like {said.where}",
     )
 
 
 def _unlike(node: ValkeyAnswers, first: ValkeyAnswers) -> list[str]:
-    """What sets a primary apart from the one whose settings the other checks judge."""
+    """Differences between a primary and the one whose settings the other checks judge."""
     if node.failure is not None:
         return [node.failure.text]
     if node.probe_problem:
@@ -421,8 +426,8 @@ def _unlike(node: ValkeyAnswers, first: ValkeyAnswers) -> list[str]:
         "function library": (node.library, first.library),
         "append-only file": (node.aof, first.aof),
         "TLS": (node.encrypted, first.encrypted),
-        "open to everybody": (node.anonymous, first.anonymous),
-        "commands refused to us": (node.refused, first.refused),
+        "access without a password": (node.anonymous, first.anonymous),
+        "commands that the Valkey user may not run": (node.refused, first.refused),
     }
     pairs |= {
         name: ((node.settings or {}).get(name), (first.settings or {}).get(name))
@@ -436,7 +441,7 @@ def _unlike(node: ValkeyAnswers, first: ValkeyAnswers) -> list[str]:
 
 
 def _said(value: object) -> str:
-    """A value in words."""
+    """Text for a value."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

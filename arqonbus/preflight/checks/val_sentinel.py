@@ -1,4 +1,4 @@
-"""VAL: the sentinels, whether they agree on the primary, and whether they could elect another."""
+"""VAL, continued: whether the sentinels agree on the primary and can elect another one."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def _no_sentinels(context: Context) -> str:
     if not context.settings.datastores.valkey.sentinel.nodes:
         return "no sentinels are configured"
     because = not_asked(context)
-    return because or ("" if _sentinels(context) else "the sentinels were not asked")
+    return because or ("" if _sentinels(context) else "the sentinels were not queried")
 
 
 @check(
     "ARQ-VAL-020",
-    "Every sentinel answers, and they name one primary",
+    "Every sentinel is reachable, and all name the same primary",
     phase=Phase.ONLINE,
     severity=EVERYWHERE,
-    why="A node that asks one with another view writes to a server that was replaced; with none, it stops.",
+    why="An outdated sentinel sends nodes to a replaced primary; without sentinels, nodes find none.",
     fix=("valkey-cli -h HOST -p 26379 SENTINEL MASTER arqonbus   # on each of them",),
     reads=(_SENTINEL,),
 )
@@ -42,15 +42,15 @@ def sentinels_agree(context: Context) -> Outcome:
     named = sorted({each.primary for each in said if each.primary})
     if len(named) > 1:
         remarks += [f"{each.where} names {each.primary}" for each in said if each.primary]
-    return verdict(remarks, expected="one primary, named by all", fix=list(dict.fromkeys(fix)))
+    return verdict(remarks, expected="the same primary from every sentinel", fix=list(dict.fromkeys(fix)))
 
 
 @check(
     "ARQ-VAL-021",
-    "The sentinels could elect another primary",
+    "The sentinels can elect another primary",
     phase=Phase.ONLINE,
     severity=WARN_IN_DEV,
-    why="Without a quorum, or without a replica, nobody takes over when the primary is gone.",
+    why="Without a quorum and a replica, no failover happens when the primary fails.",
     fix=(
         "valkey-cli -h HOST -p 26379 SENTINEL CKQUORUM arqonbus",
         "valkey-cli -h HOST -p 26379 SENTINEL REPLICAS arqonbus",
@@ -69,5 +69,5 @@ def sentinels_can_elect(context: Context) -> Outcome:
         if each.replicas == 0:
             remarks.append(f"{each.where} knows no replica")
         if each.flags != "master":
-            remarks.append(f"{each.where} says of the primary: {each.flags}")
+            remarks.append(f"{each.where} reports the primary as {each.flags}")
     return verdict(remarks, expected="a quorum, a replica, and a primary that is up")

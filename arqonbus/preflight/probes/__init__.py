@@ -1,4 +1,4 @@
-"""Asks the servers that a profile names, all at once, each within a deadline. A file per server."""
+"""Query the servers of a profile in parallel, each within a deadline. One module per server."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ Answers = tuple[ValkeyAnswers | None, PostgresAnswers | None, NatsAnswers | None
 
 
 async def ask(settings: Settings, seconds: float = DEADLINE) -> Answers:
-    """What the configured servers say. None: not configured. No server can make this fail."""
+    """Query the configured servers; None for one that is not configured. Never raises for a server."""
     return await asyncio.gather(
         _valkey(settings, seconds), _postgres(settings, seconds), _nats(settings, seconds)
     )
 
 
-# Each library is loaded when its server is configured, not before: asyncpg alone takes as long as all
-# static checks.
+# Each library is imported only if its server is configured: asyncpg alone takes as long as all static checks.
 
 
 async def _valkey(settings: Settings, seconds: float) -> ValkeyAnswers | None:

@@ -1,6 +1,6 @@
-"""Asks NATS: reads its greeting, introduces us, and waits for the answer to one PING. Publishes no message.
+"""Query NATS: read its greeting, log in and send one PING. Publishes no message.
 
-Where there is a bridge it asks JetStream for the bridge's stream, too.
+If a bridge is configured, it also queries JetStream for the bridge's stream.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SECTION = "datastores.nats"
 
 
 async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) -> NatsAnswers:
-    """The answers of the profile's server. Never raises for what the server does."""
+    """Query the server of the profile. Never raises for a fault of the server."""
     host, port = store.address
     server = ProbedServer("NATS", _SECTION, host or "localhost", port)
     asking = _NatsProbe(store, server, bridge)
@@ -44,7 +44,7 @@ async def ask_nats(store: Nats, seconds: float, bridge: Bridge | None = None) ->
 
 
 class _NatsProbe:
-    """One round of questions."""
+    """One query of the server."""
 
     def __init__(self, store: Nats, server: ProbedServer, bridge: Bridge | None) -> None:
         self._bridge = bridge if bridge is not None and bridge.mappings else None
@@ -126,9 +126,11 @@ class _NatsProbe:
                 "{user: arqonbus, password: {from: credential, name: nats_password}}"
             )
             if self._user or self._password:
-                failure = self._server.failure("wrong_password", "refuses our user and password", fix)
+                failure = self._server.failure(
+                    "wrong_password", "refuses the configured user and password", fix
+                )
             else:
-                failure = self._server.failure("no_password", "wants a user and a password", fix)
+                failure = self._server.failure("no_password", "requires a user and a password", fix)
             raise Unusable(failure)
         if not line:
             raise Unusable(failure_of(EOFError(), self._server, self.way))
@@ -139,7 +141,7 @@ class _NatsProbe:
 async def _stream(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bridge: Bridge
 ) -> tuple[str, tuple[str, ...] | None, bool]:
-    """What is wrong with JetStream, the subjects of the stream, and whether the dead letters have one."""
+    """The fault of JetStream, the stream's subjects, and whether a stream covers the dead letters."""
     inbox = f"_INBOX.{secrets.token_hex(8)}"
     writer.write(f"SUB {inbox} 1\r\n".encode())
     problem, info = await _request(reader, writer, inbox, f"STREAM.INFO.{bridge.stream}", {})
@@ -157,7 +159,7 @@ async def _request(
     name: str,
     question: dict[str, str],
 ) -> tuple[str, dict[str, Any]]:
-    """One question to JetStream: what is wrong, or its answer."""
+    """Send one request to JetStream; return its fault or its answer."""
     body = json.dumps(question).encode() if question else b""
     writer.write(f"PUB $JS.API.{name} {inbox} {len(body)}\r\n".encode() + body + b"\r\n")
     while line := await _line(reader):
@@ -165,7 +167,7 @@ async def _request(
         if line.startswith(b"HMSG "):
             return "JetStream is not enabled", {}
         if line.startswith(b"-ERR"):
-            return f"JetStream may not be asked: {line[4:].decode('utf-8', 'replace').strip()}", {}
+            return f"JetStream refuses the request: {line[4:].decode('utf-8', 'replace').strip()}", {}
         if line.startswith(b"MSG "):
             answer = json.loads((await reader.readexactly(int(words[-1]) + 2)).decode("utf-8", "replace"))
             return "", answer if isinstance(answer, dict) else {}
@@ -178,7 +180,7 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.readline()
     except ValueError:
-        return b"?"  # a line without an end is no line of NATS
+        return b"?"  # NATS terminates every line
 
 
 __all__ = ["ask_nats"]

@@ -1,4 +1,4 @@
-"""Asks Postgres: who are we, what are you, do you keep what we write. Writes one temporary table."""
+"""Query Postgres for role, version, settings and schema, and test a write. Writes one temporary table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SELECT current_user::text AS role,
 
 
 async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
-    """The answers of the profile's server. Never raises for what the server does."""
+    """Query the server of the profile. Never raises for a fault of the server."""
     host, port = store.address
     server = ProbedServer("Postgres", _SECTION, host or "localhost", port)
     asking = _PostgresProbe(store, server, seconds)
@@ -49,7 +49,7 @@ async def ask_postgres(store: Postgres, seconds: float) -> PostgresAnswers:
 
 
 class _PostgresProbe:
-    """One round of questions."""
+    """One query of the server."""
 
     def __init__(self, store: Postgres, server: ProbedServer, seconds: float) -> None:
         self._store = store
@@ -72,7 +72,7 @@ class _PostgresProbe:
             connection.terminate()
 
     async def _first_words(self) -> None:
-        """Ask for TLS, as every client may: one letter tells whether this is Postgres."""
+        """Send SSLRequest: the one-byte answer shows whether this is Postgres."""
         async with opened(self._server, None, self.way) as (reader, writer):
             writer.write(_SSL_REQUEST)
             letter = await reader.read(5)
@@ -144,7 +144,7 @@ class _PostgresProbe:
         except asyncpg.PostgresError as error:
             return f"a write is refused: {error}", None
         milliseconds = (time.perf_counter() - began) * 1000
-        return ("" if back == 42 else "it gave back something else than was written"), milliseconds
+        return ("" if back == 42 else "it returned a different value than was written"), milliseconds
 
     async def _schema(self) -> tuple[tuple[str, ...], tuple[str, ...], str]:
         try:

@@ -1,6 +1,6 @@
-"""The way to a server, step by step, so that what is wrong can be named: name, port, TLS, first words.
+"""Connect to a server step by step (name, port, TLS, first bytes) and name the step that fails.
 
-Knows no protocol. Opens one connection at a time and closes it.
+Independent of the protocol. Opens one connection at a time and closes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EXPIRED, _NOT_YET, _OTHER_NAME, _OTHER_ADDRESS = 10, 9, 62, 64
 
 @dataclass(frozen=True, slots=True)
 class ProbedServer:
-    """Whom we talk to: `name` for sentences, `section` for what to type."""
+    """The server: `name` for messages, `section` for fixes."""
 
     name: str
     section: str
@@ -33,18 +33,18 @@ class ProbedServer:
         return f"{self.name} at {host}:{self.port}"
 
     def failure(self, kind: FailureKind, text: str, *fix: str) -> ProbeFailure:
-        """A failure of this server; `text` goes on after the server's name."""
+        """A failure of this server; `text` follows the server's name."""
         return ProbeFailure(kind=kind, text=f"{self.where} {text}", fix=fix)
 
 
 class Way:
-    """How far we came, for those who are stopped by a deadline."""
+    """The step that was reached, for a message after a timeout."""
 
     stage: Literal["connect", "tls", "talk"] = "connect"
 
 
 class Unusable(Exception):
-    """A step did not succeed."""
+    """A step failed."""
 
     def __init__(self, failure: ProbeFailure) -> None:
         super().__init__(failure.text)
@@ -55,7 +55,7 @@ class Unusable(Exception):
 async def opened(
     server: ProbedServer, tls: ssl.SSLContext | None = None, way: Way | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """An open connection. Raises Unusable, in the body as well: a timeout there means a silent server."""
+    """Open a connection. Raises Unusable, also for a timeout in the body: the server is silent."""
     writer: asyncio.StreamWriter | None = None
     way = way or Way()
     try:
@@ -69,14 +69,14 @@ async def opened(
         raise Unusable(failure_of(error, server, way)) from error
     finally:
         if writer is not None:
-            # Not a polite close: a server that hangs would hold us in it, beyond every deadline.
+            # Abort instead of close: closing a connection to a hanging server would exceed the deadline.
             writer.transport.abort()
 
 
 def failure_of(error: BaseException, server: ProbedServer, way: Way) -> ProbeFailure:
-    """The name of what went wrong."""
+    """The failure for an exception."""
     host, port, section = server.host, server.port, server.section
-    see = (f"ss -ltn 'sport = :{port}'   # on {host}: does it run, and on this port?",)
+    see = (f"ss -ltn 'sport = :{port}'   # on {host}: is the server running on this port?",)
     match error:
         case ssl.SSLCertVerificationError():
             return _certificate_failure(error, server)
@@ -85,42 +85,42 @@ def failure_of(error: BaseException, server: ProbedServer, way: Way) -> ProbeFai
         case socket.gaierror():
             return server.failure(
                 "no_such_name",
-                f"cannot be found: no address is known for {host}",
+                f"is unreachable: {host} cannot be resolved",
                 f"getent hosts {host}",
                 f"$EDITOR FILE   # {section}: correct the name",
             )
         case ConnectionRefusedError():
             return server.failure(
                 "refused",
-                "refuses the connection: nothing listens there",
+                "is unreachable: connection refused, nothing listens on the port",
                 *see,
                 f"$EDITOR FILE   # {section}: correct host or port",
             )
         case TimeoutError() if way.stage == "tls":
             return server.failure(
                 "no_tls",
-                "takes the connection and does not answer a TLS handshake: no TLS on this port, or it hangs",
+                "accepts the connection but answers no TLS handshake: no TLS on this port, or it hangs",
                 f"$EDITOR FILE   # {section}: the port with TLS",
                 f"openssl s_client -connect {host}:{port} </dev/null",
             )
         case TimeoutError() if way.stage == "connect":
             return server.failure(
                 "unreachable",
-                "cannot be reached: no answer to the attempt to connect; a firewall, or a host that is down",
+                "is unreachable: the connection timed out; a firewall drops packets, or the host is down",
                 f"nc -vz -w 3 {host} {port}",
             )
         case TimeoutError():
             return server.failure(
                 "silent",
-                "takes the connection and says nothing; it hangs, or something else listens there",
+                "accepts the connection but sends nothing: it hangs, or another service listens there",
                 *see,
                 f"nc -v -w 3 {host} {port}",
             )
         case EOFError() | ConnectionResetError() | BrokenPipeError():
-            return server.failure("closed", "takes the connection and closes it at once", *see)
+            return server.failure("closed", "accepts the connection and closes it at once", *see)
         case OSError():
             return server.failure(
-                "unreachable", f"cannot be reached ({error.strerror or error})", f"nc -vz -w 3 {host} {port}"
+                "unreachable", f"is unreachable ({error.strerror or error})", f"nc -vz -w 3 {host} {port}"
             )
         case _:
             return server.failure("other", f"cannot be used ({type(error).__name__}: {error})")
@@ -131,18 +131,20 @@ def _certificate_failure(error: ssl.SSLCertVerificationError, server: ProbedServ
     match error.verify_code:
         case code if code in (_EXPIRED, _NOT_YET):
             what = "has expired" if code == _EXPIRED else "is not valid yet"
-            return server.failure("certificate_expired", f"shows a certificate that {what}", look, "date -u")
+            return server.failure(
+                "certificate_expired", f"presents a certificate that {what}", look, "date -u"
+            )
         case code if code in (_OTHER_NAME, _OTHER_ADDRESS):
             return server.failure(
                 "certificate_name",
-                f"shows a certificate that is for another name than {server.host}",
+                f"presents a certificate that does not cover {server.host}",
                 look,
                 f"$EDITOR FILE   # {server.section}: the name that the certificate has",
             )
         case _:
             return server.failure(
                 "certificate_untrusted",
-                f"shows a certificate that our authority did not sign ({error.verify_message})",
+                f"presents a certificate that the configured CA did not sign ({error.verify_message})",
                 look,
                 f"$EDITOR FILE   # {server.section}: ca_file of the authority that signed it",
             )
@@ -153,7 +155,7 @@ def _tls_failure(error: ssl.SSLError, server: ProbedServer) -> ProbeFailure:
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         return server.failure(
             "client_certificate",
-            "wants a certificate of ours and got none that it accepts",
+            "requires a client certificate and accepted none",
             f"$EDITOR FILE   # {server.section}: tls: {{cert_file: …, key_file: …}}",
         )
     return server.failure(
@@ -165,7 +167,7 @@ def _tls_failure(error: ssl.SSLError, server: ProbedServer) -> ProbeFailure:
 
 
 async def speaks_tls(server: ProbedServer, seconds: float) -> bool:
-    """Whether the port answers a TLS handshake. Nothing is sent over it, so nobody needs to be verified."""
+    """Return whether the port answers a TLS handshake. No data is sent, so the server is not verified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -177,14 +179,14 @@ async def speaks_tls(server: ProbedServer, seconds: float) -> bool:
 
 
 def unusable_files(server: ProbedServer, error: OSError) -> ProbeFailure:
-    """For TLS files of ours that cannot be read, or are none."""
-    text = f"cannot be asked: the TLS files of {server.section}.tls cannot be used ({error})"
+    """Failure for TLS files of the profile that are unreadable or invalid."""
+    text = f"was not queried: the files of {server.section}.tls are unusable ({error})"
     return server.failure("other", text, "ls -l FILE")
 
 
 def wrong_protocol(server: ProbedServer, first: bytes) -> ProbeFailure:
-    """For a server that said something that no server of its kind says."""
-    guess = "an HTTP server" if first.startswith(b"HTTP/") else "something else"
+    """Failure for an answer that a server of this kind never sends."""
+    guess = "an HTTP server" if first.startswith(b"HTTP/") else "another service"
     guess = "an SSH server" if first.startswith(b"SSH-") else guess
     return server.failure(
         "wrong_protocol",

@@ -1,4 +1,4 @@
-"""Asks the sentinels: do you know our primary, who is it, could you elect another one. Changes nothing."""
+"""Query the sentinels for the primary and whether they can elect another one. Changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECTION = "datastores.valkey.sentinel"
 
 
 async def ask_sentinels(store: Valkey, deadline: float) -> Sequence[SentinelAnswers]:
-    """What each sentinel of the profile says. Never raises for what a server does."""
+    """Query each sentinel of the profile. Never raises for a fault of a sentinel."""
     return await asyncio.gather(*(_ask(store, node, deadline) for node in store.sentinel.nodes))
 
 
@@ -82,8 +82,8 @@ def _refused(
     if "No such master" in text:
         return server.failure(
             "other",
-            f"watches no primary with the name {service}",
-            "valkey-cli -p 26379 SENTINEL MASTERS   # the names that it knows",
+            f"watches no primary named {service}",
+            "valkey-cli -p 26379 SENTINEL MASTERS   # the names that it watches",
             f"$EDITOR FILE   # {_SECTION}: {{service: NAME}}",
         )
     if "WRONGPASS" in text or ("without any password" in text and with_password):
@@ -93,7 +93,7 @@ def _refused(
     if "NOAUTH" in text:
         return server.failure(
             "no_password",
-            "wants a password",
+            "requires a password",
             f"$EDITOR FILE   # {_SECTION}: {{password: {{from: credential, name: sentinel}}}}",
         )
     return server.failure("other", f"answers with an error: {text}", "valkey-cli -p 26379 PING")

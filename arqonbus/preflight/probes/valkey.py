@@ -1,4 +1,4 @@
-"""Asks Valkey: who are we, what are you, do you keep what we write. Writes one key that ends by itself."""
+"""Query Valkey for user, version and settings, and test a write. Writes one key, which expires."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _SLOT_TRIES = 64
 
 
 async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
-    """The answers of the server at the profile's URL, and of the other primaries of its cluster.
+    """Query the server at the profile's URL, and the other primaries of its cluster.
 
-    With sentinels: of these, and of the primary that they name. Never raises for what a server does.
+    With sentinels: these, and the primary that they name. Never raises for a fault of a server.
     """
     deadline = asyncio.get_running_loop().time() + seconds
     if store.sentinel.nodes:
@@ -57,7 +57,7 @@ async def ask_valkey(store: Valkey, seconds: float) -> ValkeyAnswers:
 
 
 async def _ask_watched(store: Valkey, deadline: float) -> ValkeyAnswers:
-    """Half of the time is for the sentinels, so that a silent one does not keep us from the primary."""
+    """Limit the sentinels to half of the time, so that a silent one does not delay the primary."""
     now = asyncio.get_running_loop().time()
     sentinels = tuple(await ask_sentinels(store, now + (deadline - now) / 2))
     named = Counter(said.primary for said in sentinels if said.primary).most_common(1)
@@ -84,13 +84,13 @@ async def _ask(store: Valkey, server: ProbedServer, deadline: float) -> ValkeyAn
 
 
 def _primaries(ranges: Sequence[SlotRange], seed: ProbedServer) -> Sequence[tuple[str, int]]:
-    """Where the primaries are that were not asked yet. One that does not know its own host is the seed's."""
+    """Addresses of primaries not queried yet. A primary without a host name has that of the seed node."""
     found = {(each.host or seed.host, each.port) for each in ranges}
     return sorted(found - {(seed.host, seed.port)})
 
 
 class _ValkeyProbe:
-    """One round of questions."""
+    """One query of the server."""
 
     def __init__(self, store: Valkey, server: ProbedServer, seconds: float) -> None:
         self._store = store
@@ -111,7 +111,9 @@ class _ValkeyProbe:
         except (RedisError, OSError) as error:
             raise Unusable(self._broken(error)) from error
         finally:
-            with contextlib.suppress(RedisError, OSError):  # it may be broken already; the answer stands
+            with contextlib.suppress(
+                RedisError, OSError
+            ):  # the connection may be broken already; the answer remains valid
                 await client.aclose()
 
     def _tls(self) -> ssl.SSLContext | None:
@@ -123,7 +125,7 @@ class _ValkeyProbe:
             raise Unusable(unusable_files(self._server, error)) from error
 
     async def _first_words(self, tls: ssl.SSLContext | None) -> bool:
-        """PING without a password: is this Valkey at all, and does it let everybody in?"""
+        """Send PING without a password, to detect other services and open servers."""
         try:
             async with opened(self._server, tls, self.way) as (reader, writer):
                 writer.write(b"*1\r\n$4\r\nPING\r\n")
@@ -146,7 +148,7 @@ class _ValkeyProbe:
             return failure
         return self._server.failure(
             "wants_tls",
-            "speaks TLS only, and the profile does not",
+            "accepts TLS only, and the profile connects without TLS",
             f"$EDITOR FILE   # {_SECTION}: {{url: valkeys://…, tls: {{enabled: true, ca_file: …}}}}",
         )
 
@@ -201,11 +203,11 @@ class _ValkeyProbe:
         )
 
     async def _said(self, client: Any, *command: str) -> Any:
-        """The reply; None where our user may not ask."""
+        """The reply; None if the user may not run the command."""
         try:
             return await client.execute_command(*command)
         except NoPermissionError:
-            if command != ("ACL", "WHOAMI"):  # a convenience; who we are is known from the profile too
+            if command != ("ACL", "WHOAMI"):  # the user is also known from the profile
                 self._refused.append(" ".join(command[:2]) if command[0] == "CONFIG" else command[0])
             return None
 
@@ -219,7 +221,7 @@ class _ValkeyProbe:
         return {key: value for key, _, value in lines}
 
     async def _ranges(self, client: Any) -> tuple[SlotRange, ...]:
-        """Which primary serves which slots, by this server's map (valkey.io: CLUSTER SLOTS)."""
+        """Slots of each primary, from this server's CLUSTER SLOTS."""
         reply = await self._said(client, "CLUSTER", "SLOTS") or ()
         return tuple(
             SlotRange(first=int(first), last=int(last), host=str(primary[0] or ""), port=int(primary[1]))
@@ -256,14 +258,14 @@ class _ValkeyProbe:
                 back = await client.execute_command("GET", key)
                 await client.execute_command("DEL", key)
             except NoPermissionError as error:
-                return f"our user may not write: {error}", None
+                return f"the Valkey user may not write: {error}", None
             except MovedError:
                 continue  # another node of the cluster serves that key
             except ResponseError as error:
                 return f"a write is refused: {error}", None
             milliseconds = (time.perf_counter() - began) * 1000
-            return ("" if back == value else "it gave back something else than was written"), milliseconds
-        return "this node of the cluster serves no slot", None
+            return ("" if back == value else "it returned a different value than was written"), milliseconds
+        return "this cluster node serves no slot", None
 
     def _not_let_in(self, text: str) -> ProbeFailure:
         user = self._user or "default"
@@ -274,13 +276,13 @@ class _ValkeyProbe:
         ):
             return self._server.failure(
                 "no_password" if not self._password else "wrong_password",
-                f"wants a password of the user {user}" if not self._password else "has no password set",
+                f"requires a password for the user {user}" if not self._password else "has no password set",
                 f"$EDITOR FILE   # {_SECTION}: {{password: {{from: credential, name: valkey_password}}}}",
             )
         return self._server.failure(
             "wrong_password",
             f"refuses the user {user} with this password",
-            "valkey-cli ACL LIST   # on the server: is the user there, and on?",
+            "valkey-cli ACL LIST   # on the server: does the user exist, and is it on?",
             f"$EDITOR FILE   # {_SECTION}: user, and the secret that password refers to",
         )
 
@@ -292,7 +294,7 @@ class _ValkeyProbe:
 
 
 def _mapping(reply: Any) -> Mapping[str, Any]:
-    """A reply as a mapping: RESP2 gives a flat list, redis-py may have made a mapping of it."""
+    """A reply as a mapping: RESP2 returns a flat list, and redis-py may already return a mapping."""
     if isinstance(reply, Mapping):
         return {str(key): value for key, value in reply.items()}
     if isinstance(reply, list):

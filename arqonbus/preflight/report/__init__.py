@@ -1,1 +1,1 @@
-"""The forms of a report: a tree for people, JSON, JUnit, SARIF for machines, HTML for a ticket. Pure."""
+"""Report formats: a tree for people; JSON, JUnit and SARIF for machines; HTML for tickets. Pure."""

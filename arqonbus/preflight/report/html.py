@@ -1,4 +1,4 @@
-"""A report as one HTML page without anything from elsewhere, to be attached to a ticket. Pure."""
+"""Report as one self-contained HTML page, to attach to a ticket. Pure."""
 
 from __future__ import annotations
 

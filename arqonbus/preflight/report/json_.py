@@ -1,4 +1,4 @@
-"""A report as JSON: stable keys, and the same bytes for the same facts. Pure."""
+"""Report as JSON: stable keys, and the same bytes for the same facts. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arqonbus.preflight.runner import Report
 
 
 def render(report: Report) -> str:
-    """The text, with a newline at its end."""
+    """Render the report, with a final newline."""
     return json.dumps(plain_report(report), indent=2, ensure_ascii=False) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A report as JUnit XML, one test case per check: what a CI server shows without being taught. Pure."""
+"""Report as JUnit XML with one test case per check, for CI servers. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arqonbus.preflight.runner import Report, Result
 
 
 def render(report: Report) -> str:
-    """The text. A warning is a case that passed, with its text as output: JUnit knows no warnings."""
+    """Render the report. A warning is a passed case with output, because JUnit has no warnings."""
     root = ET.Element("testsuites", name=f"preflight {report.loaded.profile}")
     for family, about in FAMILIES.items():
         results = [result for result in report.results if result.check.family == family]
@@ -54,7 +54,7 @@ def _case(suite: ET.Element, result: Result) -> None:
 
 
 def _xml(text: str) -> str:
-    """Without the characters that XML cannot hold."""
+    """Remove characters that XML does not allow."""
     return "".join(char if char.isprintable() or char == "\n" else "\ufffd" for char in text)
 
 

@@ -1,4 +1,4 @@
-"""A report as plain values, which the forms for machines share. Pure: the same report, the same values."""
+"""Report as plain values, shared by the machine formats. Pure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def plain_report(report: Report) -> dict[str, Any]:
 
 
 def summary(report: Report) -> dict[str, int]:
-    """How many checks ended how. `failed` are those that stop a start."""
+    """Number of checks by result. `failed` counts those that stop a start."""
     return {
         "checks": len(report.results),
         "failed": len(report.failures),
@@ -45,7 +45,7 @@ def summary(report: Report) -> dict[str, int]:
 
 
 def plain_result(result: Result) -> dict[str, Any]:
-    """One check's end."""
+    """Result of one check."""
     outcome, check = result.outcome, result.check
     waiver = result.waiver
     return {
@@ -67,7 +67,7 @@ def plain_result(result: Result) -> dict[str, Any]:
 
 
 def fix_of(result: Result) -> tuple[str, ...]:
-    """What to type, the most exact first; nothing where nothing failed."""
+    """Commands for a fix, the most specific first; empty if the check did not fail."""
     if result.outcome.status not in (Status.FAILED, Status.ERRORED):
         return ()
     return result.outcome.fix or result.check.fix

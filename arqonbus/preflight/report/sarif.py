@@ -1,4 +1,4 @@
-"""A report as SARIF 2.1.0: a code host shows each finding at its line of the profile. Pure."""
+"""Report as SARIF 2.1.0, which code hosts show at the line of the profile. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEVELS = {
 
 
 def render(report: Report) -> str:
-    """The text, with a newline at its end."""
+    """Render the report, with a final newline."""
     shown = [r for r in report.results if r.outcome.status in (Status.FAILED, Status.ERRORED)]
     driver = {"name": "arqonbus preflight", "version": __version__, "rules": [_rule(r) for r in shown]}
     results = [_finding(result, seen) for result in shown for seen in result.seen]

@@ -1,4 +1,4 @@
-"""A report for people: what is wrong, where it stands, why it matters, what to type. Pure."""
+"""Report for people: each finding with its location, reason and fix. Pure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Paint = Callable[[str, str], str]
 
 
 def unpainted(text: str, style: str) -> str:
-    """The text as it is."""
+    """Return the text without colours."""
     return text
 
 
 def render(report: Report, paint: Paint = unpainted) -> str:
-    """The text, with a newline at its end. `paint(text, style)` adds colours."""
+    """Render the report, with a final newline. `paint(text, style)` adds colours."""
     return "\n".join(_printable(line, paint) for line in _lines(report, paint)) + "\n"
 
 
 def _printable(line: str, paint: Paint) -> str:
-    # What a file holds must not drive a terminal; the escapes of our own colours may.
+    # Content of files must not control the terminal; only our own colours may.
     return "".join(c if c.isprintable() or (c == "\x1b" and paint is not unpainted) else "�" for c in line)
 
 
@@ -33,7 +33,7 @@ def _lines(report: Report, paint: Paint) -> Iterator[str]:
     loaded = report.loaded
     yield paint(f"Preflight of {loaded.profile}, judged as {loaded.environment}", "bold")
     if loaded.unread:
-        yield paint(f"Only the text of the profile was judged: {loaded.unread}.", "yellow")
+        yield paint(f"Only the text of the profile was checked: {loaded.unread}.", "yellow")
     for family, about in FAMILIES.items():
         results = [result for result in report.results if result.check.family == family]
         if results:
@@ -79,12 +79,12 @@ def _result(result: Result, report: Report, paint: Paint) -> Iterator[str]:
         yield f"      expected: {result.outcome.expected}"
     yield f"      why:      {check.why}"
     for number, command in enumerate(fix_of(result)):
-        label = "type:    " if number == 0 else "         "
+        label = "fix:     " if number == 0 else "         "
         yield f"      {label} {paint(_for_here(command, seen, report), 'cyan')}"
 
 
 def sentence(seen: Seen) -> str:
-    """What was seen, who set it and what that overrides."""
+    """The finding, where its value is set, and what that overrides."""
     text = seen.text
     if seen.place is not None:
         text += f" — set by {_short(seen.place)}" if seen.key else f" — {_short(seen.place)}"
@@ -98,7 +98,7 @@ def _short(place: Location) -> str:
 
 
 def _for_here(command: str, seen: Seen, report: Report) -> str:
-    """The command with the file and the profile in it that it is about."""
+    """The command with FILE, PROFILE and KEY filled in."""
     command = command.replace("--profile PROFILE", f"--profile {report.loaded.profile}")
     if seen.key:
         command = command.replace(" KEY ", f" {seen.key} ")
@@ -124,7 +124,7 @@ def _end(report: Report, paint: Paint) -> Iterable[str]:
     style = "red" if counts["failed"] else "yellow" if counts["warnings"] else "green"
     yield paint(f"{counts['checks']} checks: {', '.join(part for part in parts if part)}", style)
     if counts["failed"]:
-        yield "Correct the first one, then run it again; `arqonbus preflight --explain ID` tells more."
+        yield "Correct the first finding and run it again; for details, `arqonbus preflight --explain ID`."
 
 
 def _plural(number: int, noun: str) -> str:

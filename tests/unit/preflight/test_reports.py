@@ -88,7 +88,7 @@ def test_the_tree_names_the_line_and_what_it_overrides(tmp_path: Path) -> None:
     """As in `set by profiles/prod/profile.yaml:14, overriding profiles/base.yaml:9`."""
     deployment = Deployment(tmp_path).put_in({"profile": {"limits.ping_interval": "2m"}})
     line = next(line for line in tree.render(deployment.report()).splitlines() if "ARQ-NET-016" in line)
-    assert "a ping goes out every 120 s — set by profiles/prod/profile.yaml:" in line
+    assert "limits.ping_interval is 120 s — set by profiles/prod/profile.yaml:" in line
     assert ", overriding profiles/base.yaml:" in line
 
 

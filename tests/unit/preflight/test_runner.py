@@ -64,7 +64,7 @@ def test_what_depends_on_a_failed_check_is_skipped_because_of_it(tmp_path: Path)
     """The reason names the check, through chains of requirements too."""
     report = Deployment(tmp_path).put_in({"facts": {"host.files.0.state": "missing"}}).report()
     reasons = {result.check.id: result.outcome.because for result in report.results}
-    assert reasons["ARQ-TLS-006"] == "ARQ-TLS-003 failed: Every TLS file is there and can be read"
+    assert reasons["ARQ-TLS-006"] == "ARQ-TLS-003 failed: Every TLS file exists and is readable"
     assert reasons["ARQ-TLS-004"] == reasons["ARQ-TLS-008"] == reasons["ARQ-TLS-006"]
 
 
@@ -100,7 +100,7 @@ def test_an_id_is_given_once_and_has_its_form() -> None:
     """Receipts and waivers name ids, so they are never given again."""
     known = checks()["ARQ-NET-001"]
     for id in ("ARQ-NET-001", "ARQ-XXX-001", "net-1"):
-        with pytest.raises(ValueError, match="is no id of a check, or is taken"):
+        with pytest.raises(ValueError, match="is not a valid check id, or is already registered"):
             add(dataclasses.replace(known, id=id))
     with pytest.raises(UnknownCheck, match="did you mean ARQ-NET-003"):
         select(["ARQ-NTE-003"])
@@ -149,12 +149,12 @@ def test_a_part_of_the_checks_does_not_call_waivers_unused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{}\n", "holds no list"),
-        ("just text\n", "holds no list"),
+        ("{}\n", "does not contain a list"),
+        ("just text\n", "does not contain a list"),
         ("- 5\n", "entry 1 is not a mapping"),
         ("- {id: A, reason: r, owner: o}\n", "entry 1 has no expires"),
-        ("- {id: A, reason: r, owner: o, expires: tomorrow}\n", "has an expires that is no day"),
-        ("- {id: A, reason: r, owner: o, expires: 2030-02-30}\n", "has an expires that is no day"),
+        ("- {id: A, reason: r, owner: o, expires: tomorrow}\n", "has an invalid expires"),
+        ("- {id: A, reason: r, owner: o, expires: 2030-02-30}\n", "has an invalid expires"),
         ("- {id: A, reason: r, owner: o, expires: 2030-02-01, for: ever}\n", "has the unknown key for"),
         ("- {id: A, reason: r, owner: o, expires: 2030-02-01, scope: [a]}\n", "has a scope that is not text"),
         ("- {id: A, id: B}\n", "cannot be read"),
@@ -162,7 +162,7 @@ def test_a_part_of_the_checks_does_not_call_waivers_unused(tmp_path: Path) -> No
         ("[" * 200, "cannot be read"),
         (BOMB, "cannot be read"),
         ("- !!python/object:os.system {}\n", "cannot be read"),
-        ("x" * (2**20 + 1), "holds no list"),
+        ("x" * (2**20 + 1), "does not contain a list"),
     ],
 )  # fmt: skip
 def test_a_waivers_file_that_is_none_is_a_sentence(text: str, words: str) -> None:
@@ -207,9 +207,9 @@ def test_a_fresh_receipt_stands_for_the_start(passing: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"digest": "other"}, "not signed"),
-        ({"signature": None}, "not signed"),
-        ({"signature": 5}, "not signed"),
+        ({"digest": "other"}, "has an invalid signature"),
+        ({"signature": None}, "has an invalid signature"),
+        ({"signature": 5}, "has an invalid signature"),
     ],
 )
 def test_a_changed_receipt_is_refused(passing: Any, change: dict[str, Any], words: str) -> None:
@@ -248,7 +248,7 @@ def test_a_file_that_is_no_receipt_is_refused(passing: Any, text: str) -> None:
     """A sentence, never a traceback."""
     resolved, path, root = passing
     path.write_text(text)
-    with pytest.raises(receipt.ReceiptRefused, match=r"is no receipt|was not signed"):
+    with pytest.raises(receipt.ReceiptRefused, match=r"is not a receipt|has an invalid signature"):
         receipt.verify_receipt(path, resolved, root, NOW)
 
 
@@ -290,7 +290,7 @@ def test_facts_that_are_none_are_a_sentence(tmp_path: Path, text: str) -> None:
     """It says where they go wrong."""
     path = tmp_path / "facts.json"
     path.write_text(text)
-    with pytest.raises(FactsUnreadable, match="does not hold facts: at "):
+    with pytest.raises(FactsUnreadable, match="does not contain valid facts: at "):
         read_facts(path)
     for missing in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FactsUnreadable, match=r"not a regular file|cannot be read"):
@@ -365,7 +365,7 @@ def test_list_and_explain_tell_about_checks(capsys: pytest.CaptureFixture[str]) 
     assert main(["preflight", "--list", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(checks())
     assert main(["preflight", "--explain", "arq-net-003"]) == 0
-    assert "Any page that a user opens" in capsys.readouterr().out
+    assert "Any web page that a user opens" in capsys.readouterr().out
     assert main(["preflight", "--explain", "ARQ-NET-3"]) == 3
     assert "did you mean" in capsys.readouterr().err
 
