@@ -6,10 +6,7 @@ It shares the schema file and the golden corpus with this side, no code.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +18,7 @@ from arqonbus.protocol import wire_protobuf
 from tests.contract.protocol.corpus import CASES, described, fields_of
 from tests.integration.conftest import StartBus
 from tests.integration.conftest import start_bus as start_bus  # a fixture
+from tests.servers.node_packages import addresses_in, installed
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -29,33 +27,12 @@ SOURCES = ("package.json", "package-lock.json", "envelope.js", "corpus.js", "mem
 PATIENCE = 60.0
 
 
-def installed() -> Path:
-    """A folder with the programs and what they need, installed once per lock file by `npm ci`."""
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.fail("node and npm are needed; install Node 20 or newer (Debian: apt install nodejs npm)")
-    digest = hashlib.sha256((HERE / "package-lock.json").read_bytes()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arqonbus-interop" / digest
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # workers of one test run share the folder
-        if not (cache / "installed").exists():
-            for name in SOURCES[:2]:
-                shutil.copy(HERE / name, cache)
-            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=cache, capture_output=True, text=True, timeout=100)
-            if done.returncode:
-                pytest.fail(f"npm ci failed:\n{done.stderr}")
-            (cache / "installed").touch()
-    return cache
-
-
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
     """The programs beside what they need."""
     for name in SOURCES:
         shutil.copy(HERE / name, tmp_path)
-    (tmp_path / "node_modules").symlink_to(installed() / "node_modules")
+    (tmp_path / "node_modules").symlink_to(installed(HERE))
     return tmp_path
 
 
@@ -77,12 +54,7 @@ async def node(folder: Path, program: str, *arguments: str) -> Any:
 
 def test_the_lock_file_names_no_address() -> None:
     """What is installed is pinned by its digest; from where is for whoever installs it to say."""
-    lock = json.loads((HERE / "package-lock.json").read_text("utf-8"))
-    packages = [package for name, package in lock["packages"].items() if name]
-    assert packages
-    for package in packages:
-        assert package["integrity"].startswith("sha512-")
-        assert "resolved" not in package
+    assert addresses_in(HERE / "package-lock.json") == []
 
 
 async def test_the_corpus_in_another_language(programs: Path) -> None:
