@@ -1,20 +1,23 @@
-"""
+"""Drivers run the commands of a scenario with an SDK, and record what the program observes.
 
-hat a driver of an SDK does: run commands of a scenario with that SDK, and record what the program observes.
-
-Commands and results are plain JSON, so that a driver may be a process in any language: one object a line, a
-request `{"id", "call", "label", ...arguments}`, an answer `{"id", "result"}` or `{"id", "error": {"type",
-"code", "text", "cause"}}`, and, at any time, `{"event": ..., ...}`. Answers may come in another order than
-requests. The commands are the methods `do_*` of tests/sdk/python_driver.py.
+Commands and results are plain JSON, so that a driver may be a process in any language. It begins with the
+object `{"event": "ready"}`. Each further line is an object: a request `{"id", "call", "label", "arguments"}`,
+an answer `{"id", "result"}` or `{"id", "error": {"type", "code", "text", "cause"}}`, and, at any time,
+`{"event": ..., ...}`. Answers may come in another order than requests. The commands are the methods `do_*` of
+tests/sdk/python_driver.py.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
+
+from tests.servers.arqonbus import REPOSITORY
 
 Event = dict[str, Any]
 
@@ -43,16 +46,65 @@ class ProgramError(Exception):
         self.cause: str = error.get("cause", "")
 
 
-class LineDriver:
+class RemoteDriver(abc.ABC):
+    """A driver that is spoken to in lines."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self._ready = asyncio.Event()
+        self._end: RuntimeError | None = None
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+
+    @abc.abstractmethod
+    async def _write(self, line: str) -> None:
+        """Send a line to the driver."""
+
+    async def ready(self) -> None:
+        """Wait until it takes commands. Raises RuntimeError when it ended instead."""
+        await self._ready.wait()
+        if self._end is not None:
+            raise self._end
+
+    async def call(self, command: str, label: str = "", **arguments: Any) -> Any:
+        """Send a command and wait for its answer."""
+        number = len(self._answers)
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
+        line = {"id": number, "call": command, "label": label, "arguments": arguments}
+        await self._write(json.dumps(line))
+        return await answer
+
+    def _heard(self, line: str | bytes) -> None:
+        said = json.loads(line)
+        if "event" in said:
+            self.events.append(said)
+            self._ready.set()
+            return
+        answer = self._answers[said["id"]]
+        if answer.done():
+            return  # nobody waits for it any more
+        if "error" in said:
+            answer.set_exception(ProgramError(said["error"]))
+        else:
+            answer.set_result(said["result"])
+
+    def _ended(self, reason: str = "the driver ended") -> None:
+        self._end = self._end or RuntimeError(reason)
+        self._ready.set()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(self._end)
+
+
+class LineDriver(RemoteDriver):
     """A driver in a process of its own."""
 
-    def __init__(self, command: Sequence[str], environ: dict[str, str]) -> None:
-        self.events: list[Event] = []
+    def __init__(self, command: Sequence[str], environ: dict[str, str], folder: Path = REPOSITORY) -> None:
+        super().__init__()
         self._command = command
         self._environ = environ
+        self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._answers: dict[int, asyncio.Future[Any]] = {}
 
     async def start(self) -> None:
         """Start the process."""
@@ -61,20 +113,17 @@ class LineDriver:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environ,
+            cwd=self._folder,
             limit=1 << 26,
         )
         self._reader = asyncio.create_task(self._read())
+        await self.ready()
 
-    async def call(self, command: str, label: str = "", **arguments: Any) -> Any:
-        """Send a command and wait for its answer."""
+    async def _write(self, line: str) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
-        number = len(self._answers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        line = {"id": number, "call": command, "label": label, **arguments}
-        self._process.stdin.write(json.dumps(line).encode() + b"\n")
+        self._process.stdin.write(line.encode() + b"\n")
         await self._process.stdin.drain()
-        return await answer
 
     async def stop(self) -> None:
         """End the process."""
@@ -88,17 +137,11 @@ class LineDriver:
     async def _read(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            said = json.loads(line)
-            if "event" in said:
-                self.events.append(said)
-            elif "error" in said:
-                self._answers[said["id"]].set_exception(ProgramError(said["error"]))
-            else:
-                self._answers[said["id"]].set_result(said["result"])
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(RuntimeError("the driver ended"))
+        try:
+            async for line in self._process.stdout:
+                self._heard(line)
+        finally:
+            self._ended()
 
 
-__all__ = ["Driver", "Event", "LineDriver", "ProgramError"]
+__all__ = ["Driver", "Event", "LineDriver", "ProgramError", "RemoteDriver"]

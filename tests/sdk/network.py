@@ -1,7 +1,4 @@
-"""
-
-TCP proxy on loopback with the faults of real networks, each switched on and off by a step of a scenario.
-"""
+"""A TCP proxy on loopback with the faults of real networks, each switched on and off by a step."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import contextlib
 import socket
 import struct
 from collections import deque
+from contextlib import closing
 
 from tests.servers.processes import free_port
 
@@ -34,12 +32,16 @@ class _Pipe:
 
 
 class Network:
-    """Passes bytes between the program and `host:port`, until told otherwise."""
+    """Passes bytes between the program and a port of 127.0.0.1, with faults on request.
 
-    def __init__(self, host: str, port: int) -> None:
+    `host`: the loopback address to listen on.
+    """
+
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.port = free_port()
         self.accepted = 0
-        self._target = (host, port)
+        self._target = target
         self._server: asyncio.Server | None = None
         self._pipes: set[_Pipe] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -50,7 +52,7 @@ class Network:
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
 
     async def stop(self) -> None:
         """Break everything and listen no more."""
@@ -114,7 +116,10 @@ class Network:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.accepted += 1
-        with contextlib.suppress(asyncio.CancelledError, OSError, asyncio.IncompleteReadError):
+        with (
+            contextlib.suppress(asyncio.CancelledError, OSError, asyncio.IncompleteReadError),
+            closing(writer),
+        ):
             if self._blackhole:
                 await self._hold_for_ever(reader, writer)
             elif self._answers:
@@ -122,7 +127,6 @@ class Network:
                     await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answers.popleft())
                 await writer.drain()
-                writer.close()
             else:
                 await self._connect(reader, writer)
 
@@ -138,7 +142,7 @@ class Network:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            far_reader, far_writer = await asyncio.open_connection(*self._target)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
             writer.transport.abort()
             return

@@ -372,14 +372,16 @@ async def _speak_lines() -> None:
     driver = PythonDriver(emit=write)
 
     async def run(line: dict[str, Any]) -> None:
-        number = line.pop("id")
+        number = line["id"]
         try:
-            write({"id": number, "result": await driver.call(line.pop("call"), **line)})
+            result = await driver.call(line["call"], line["label"], **line["arguments"])
+            write({"id": number, "result": result})
         except ProgramError as error:
             write({"id": number, "error": error.facts})
         except asyncio.CancelledError:
             write({"id": number, "error": {"type": "Cancelled", "text": "cancelled"}})
 
+    write({"event": "ready"})
     tasks: set[asyncio.Task[None]] = set()
     async for line in reader:
         task = asyncio.create_task(run(json.loads(line)))

@@ -1,7 +1,6 @@
-"""
+"""Run a scenario.
 
-un a scenario: a real bus, optionally a scripted one before it, a faulty network, and a program behind a
-driver.
+That takes a real bus, optionally a scripted one before it, a faulty network, and a program behind a driver.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -49,6 +49,7 @@ class Scenario:
     token: dict[str, Any] = field(default_factory=dict)
     program: dict[str, Any] = field(default_factory=dict)
     wires: tuple[str, ...] = ("protobuf",)
+    needs: tuple[str, ...] = ()  # of the platform; see sdks.yaml
     tls: bool = False  # the bus ends TLS with a certificate of an authority that nobody knows
 
     @property
@@ -57,13 +58,34 @@ class Scenario:
         return any("script" in step for step in self.steps)
 
 
-def scenarios() -> list[Scenario]:
+@dataclass(frozen=True, slots=True)
+class Sdk:
+    """An SDK on a platform. `lacks`: what the platform cannot have, with the reason."""
+
+    name: str
+    wires: tuple[str, ...]
+    lacks: dict[str, str]
+
+    def scenarios(self) -> list[Scenario]:
+        """Those that it can be asked to pass."""
+        return [scenario for scenario in scenarios() if not self.lacks.keys() & set(scenario.needs)]
+
+
+def sdks() -> dict[str, Sdk]:
+    """All SDKs, by name."""
+    rows = yaml.safe_load((SCENARIOS.parent / "sdks.yaml").read_text())
+    return {name: Sdk(name, tuple(row["wires"]), row["lacks"]) for name, row in rows.items()}
+
+
+@functools.cache
+def scenarios() -> tuple[Scenario, ...]:
     """All rows of all files."""
     found = []
     for path in sorted(SCENARIOS.glob("*.yaml")):
         for row in yaml.safe_load(path.read_text()):
-            found.append(Scenario(**{**row, "wires": tuple(row.get("wires", ("protobuf",)))}))
-    return found
+            lists = {"wires": tuple(row.get("wires", ("protobuf",))), "needs": tuple(row.get("needs", ()))}
+            found.append(Scenario(**{**row, **lists}))
+    return tuple(found)
 
 
 class RealBus:
@@ -167,7 +189,7 @@ class Run:
 
     def _connecting(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `connect`. `{network}` in its environment is where the faulty network listens."""
-        place = f"127.0.0.1:{self._network.port}"
+        place = f"{self._network.host}:{self._network.port}"
         scheme = "wss" if arguments.pop("tls", False) else "ws"
         if arguments.pop("trusts", False):
             arguments["authority"] = self._bus.authority
@@ -318,8 +340,10 @@ class Run:
 
 
 @contextlib.asynccontextmanager
-async def prepared(scenario: Scenario, driver: Driver, directory: Path) -> AsyncIterator[Run]:
-    """The world of a scenario, taken down at the end."""
+async def prepared(
+    scenario: Scenario, driver: Driver, directory: Path, host: str = "127.0.0.1"
+) -> AsyncIterator[Run]:
+    """The world of a scenario, taken down at the end. `host`: the loopback address that the program sees."""
     async with contextlib.AsyncExitStack() as stack:
         bus = RealBus(scenario, directory)
         await bus.start()
@@ -331,7 +355,7 @@ async def prepared(scenario: Scenario, driver: Driver, directory: Path) -> Async
             await script.start()
             stack.push_async_callback(script.stop)
             port = script.port
-        network = Network("127.0.0.1", port)
+        network = Network(port, host)
         await network.start()
         stack.push_async_callback(network.stop)
         run = Run(scenario, driver, bus, network, script)
@@ -362,4 +386,4 @@ async def _until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.01)
 
 
-__all__ = ["Run", "Scenario", "prepared", "scenarios"]
+__all__ = ["Run", "Scenario", "Sdk", "prepared", "scenarios", "sdks"]

@@ -161,7 +161,7 @@ async def _soak(minutes: float, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory() as directory:
         options = ("limits.messages_per_second=0", "limits.ping_interval=2", "storage.history.max_messages=0")
         bus = BusProcess(Path(directory) / "bus", "storage.backend=sqlite", *options).start()
-        network = Network("127.0.0.1", bus.settings.server.port)
+        network = Network(bus.settings.server.port)
         await network.start()
         soak = Soak(bus, network, seed)
         try:
