@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field, SecretStr, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.globs import name_pattern
 from arqonbus.config.rooms import Action
-from arqonbus.config.units import Count, FilePath, Seconds, Size, Switch, Text
+from arqonbus.config.units import Count, FilePath, Seconds, Secret, Size, Switch, Text
 from arqonbus.config.url import Schemes, Url
 
 Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
@@ -18,7 +18,7 @@ Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 class PreviousSecret(Section):
     """The secret that was valid before the last rotation."""
 
-    value: SecretStr | None = setting(
+    value: Secret | None = setting(
         None,
         "The old secret.",
         example={"from": "credential", "name": "jwt_previous"},
@@ -86,7 +86,7 @@ class Jwt(Section):
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = setting(
         ("HS256",), "Signature algorithms that are accepted.", example=["EdDSA"], reload="hot"
     )
-    secret: SecretStr | None = setting(
+    secret: Secret | None = setting(
         None,
         "Shared secret of HS256, at least 32 bytes. In dev one is generated when there is none.",
         example={"from": "credential", "name": "jwt_secret"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field
 
 from arqonbus.config.field import Section, section, setting
-from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Secret, Size, Switch, Text
 from arqonbus.config.url import Schemes, Url
 
 ENDPOINT = "/v1/ws"
@@ -102,7 +102,7 @@ class Telemetry(Section):
 
     host: Text = setting("127.0.0.1", "Address of the health and metrics endpoint.", example="10.0.0.5")
     port: Port = setting(9101, "Port of the health and metrics endpoint.", example=9101)
-    token: SecretStr | None = setting(
+    token: Secret | None = setting(
         None,
         "Bearer token for /metrics and /readyz?verbose; without one, whoever reaches the port may ask.",
         example={"from": "credential", "name": "telemetry_token"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from arqonbus.config.field import Section, section, setting
-from arqonbus.config.units import Count, FilePath, Port, Seconds, Size, Switch, Text
+from arqonbus.config.units import Count, FilePath, Port, Seconds, Secret, Size, Switch, Text
 from arqonbus.config.url import Schemes, Url
 from arqonbus.protocol.durability import DurabilityName
 
@@ -102,7 +102,7 @@ class Sentinel(Section):
     nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = setting(
         (), "Sentinels as host:port.", example=["valkey-1:26379", "valkey-2:26379", "valkey-3:26379"]
     )
-    password: SecretStr | None = setting(
+    password: Secret | None = setting(
         None,
         "Password of the sentinels.",
         example={"from": "credential", "name": "sentinel"},
@@ -120,7 +120,7 @@ class Valkey(Section):
         secrecy="url",
     )
     user: Text | None = setting(None, "ACL user.", example="arqonbus")
-    password: SecretStr | None = setting(
+    password: Secret | None = setting(
         None,
         "Password of the ACL user.",
         example={"from": "credential", "name": "valkey_password"},
@@ -175,7 +175,7 @@ class Postgres(Section):
     port: Port = setting(POSTGRES_PORT, "Port, when no url is given.", example=5432)
     database: Text = setting("arqonbus", "Database, when no url is given.", example="arqonbus")
     user: Text | None = setting(None, "Role; goes before the one in url.", example="arqonbus")
-    password: SecretStr | None = setting(
+    password: Secret | None = setting(
         None,
         "Password of the role.",
         example={"from": "credential", "name": "postgres_password"},
@@ -229,7 +229,7 @@ class Nats(Section):
         secrecy="url",
     )
     user: Text | None = setting(None, "User; without one, password is a token.", example="arqonbus")
-    password: SecretStr | None = setting(
+    password: Secret | None = setting(
         None,
         "Password of the user, or a token.",
         example={"from": "credential", "name": "nats_password"},

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, WithJsonSchema
 
 _SIZE_UNITS = {
     "": 1,
@@ -122,6 +122,23 @@ Seconds = Annotated[
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 
+def _fit_for_a_secret(secret: SecretStr) -> SecretStr:
+    """The same rule for every origin of a secret, because each of its readers strips other characters."""
+    text = secret.get_secret_value()
+    if text.startswith("\ufeff"):
+        raise ValueError("begins with a byte order mark; save it as UTF-8 without one")
+    if text != text.strip():
+        raise ValueError("has a blank or a line break at its begin or end; remove it")
+    if not text.isprintable():
+        raise ValueError("has a line break or a control character in it; write one line of text")
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        raise ValueError("is in quotes, which count as part of it; remove them")
+    return secret
+
+
+Secret = Annotated[SecretStr, AfterValidator(_fit_for_a_secret)]
+
+
 def _path_of_text(value: object) -> object:
     """Path("") is the current directory, which nobody means by an empty setting."""
     if value == "":
@@ -136,6 +153,7 @@ __all__ = [
     "FilePath",
     "Port",
     "Seconds",
+    "Secret",
     "Size",
     "Switch",
     "Text",
