@@ -1,7 +1,7 @@
 """The chain of the audit: each row's hash covers the row and the hash of the one before.
 
-Whoever changes, removes or reorders a row would have to make all later hashes anew, and the head that is
-kept apart from the rows; receipts of backups hold the head as it was at their time.
+To change, remove or reorder a row unnoticed, one would have to recompute all later hashes and the head, which
+is stored apart from the rows. Backup receipts also record the head at the time of the backup.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def follow(
     outcome: str,
     at: datetime | None = None,
 ) -> AuditEntry:
-    """The row after the one with this number and hash."""
+    """Build the row that follows the one with this number and hash."""
     entry = AuditEntry(
         tenant=tenant,
         number=number + 1,
         at=at or datetime.now(UTC),
         actor=actor,
         action=action,
-        arguments=msgspec.json.decode(msgspec.json.encode(arguments)),  # as they will be read again
+        arguments=msgspec.json.decode(msgspec.json.encode(arguments)),  # as a reader will get them
         outcome=outcome,
         previous=previous,
         hash="",
@@ -59,7 +59,10 @@ def digest(entry: AuditEntry) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The first row of a chain that is wrong, and a sentence; 0 and "" if none is. `rows` were sound."""
+    """Result of a verification: the first bad row and its fault; 0 and "" if none.
+
+    `rows` were verified before it.
+    """
 
     rows: int
     number: int = 0
@@ -67,7 +70,7 @@ class Verdict:
 
 
 class Walk:
-    """Follows a chain from its first row. Feed pages in order, then `end`."""
+    """Verification of a chain from its first row. Feed pages in order, then call `end`."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -75,7 +78,7 @@ class Walk:
         self._hash = ""
 
     def take(self, entries: Iterable[AuditEntry]) -> Verdict | None:
-        """A verdict as soon as something is wrong."""
+        """Verify a page. Returns a verdict as soon as a row is wrong."""
         for entry in entries:
             wrong = self._wrong(entry)
             if wrong:
@@ -90,19 +93,19 @@ class Walk:
             lost = f"{first}" if first == last else f"{first} to {last}"
             return f"row {lost} is missing: row {entry.number} follows row {self._number}"
         if entry.previous != self._hash:
-            return f"row {entry.number} does not follow row {self._number}: one of them was put in its place"
+            return f"row {entry.number} does not follow row {self._number}: one of them was replaced"
         if digest(entry) != entry.hash:
             return f"row {entry.number} was changed after it was written"
         return ""
 
     def end(self, number: int, hash: str) -> Verdict:
-        """The verdict, given the head that is kept apart from the rows."""
+        """Final verdict. `number` and `hash`: the head that is stored apart from the rows."""
         if number > self._number:
             first = self._number + 1
             lost = f"{first}" if number == first else f"{first} to {number}"
             return Verdict(self._rows, first, f"row {lost} is missing at the end")
         if (number, hash) != (self._number, self._hash):
-            fault = f"the rows end at {self._number} in another way than the head at {number} says"
+            fault = f"the last row, {self._number}, does not match the head at {number}"
             return Verdict(self._rows, self._number, fault)
         return Verdict(self._rows)
 

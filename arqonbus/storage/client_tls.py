@@ -1,4 +1,4 @@
-"""TLS towards the servers behind the bus: verified against the profile's authority, or the system's."""
+"""TLS to the servers behind the bus, verified against the profile's CA or the system's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from arqonbus.config.stores import ClientTls
 
 
 def client_context(tls: ClientTls) -> ssl.SSLContext:
-    """What a connection is made with. Raises OSError for files that cannot be used."""
+    """SSL context for a connection. Raises OSError for unusable files."""
     context = ssl.create_default_context(cafile=tls.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.cert_file is not None:

@@ -1,7 +1,7 @@
-"""Descriptions of the storage engines: what each one can do, how it is made, why it cannot be.
+"""Descriptions of the storage engines: capabilities, construction, and reasons to refuse a profile.
 
-An engine is what `storage.backend` names. To add one, write its EventLog, describe it here and add its name
-to the setting. Nothing here opens an engine or loads its library before `make` is called.
+`storage.backend` selects an engine. To add one, write its EventLog, describe it here and add its name to the
+setting. No engine is opened and no engine library is loaded before `make` is called.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from arqonbus.storage.witness import WitnessStore
 
 @dataclass(frozen=True, slots=True)
 class LogContext:
-    """What a log needs besides settings. `is_kept`: whether a room has a durable history."""
+    """Arguments of a log that are not settings. `is_kept`: whether a room has a durable history."""
 
     node: str
     witness: WitnessStore | None = None
@@ -34,13 +34,13 @@ class LogContext:
 
 @dataclass(frozen=True, slots=True)
 class StorageEngine:
-    """An engine and what it can do.
+    """An engine and its capabilities.
 
-    `title` is for sentences. `shared`: several nodes and processes can use it at once. `persistent`: it
-    outlives the process. `make_renewable`: makes it for mode degraded; None: it is part of the process and
-    cannot be unreachable while the bus runs. `durable_history`: rooms can be kept in Postgres beside it.
-    `checkpoints`: `arqonbus recover` can go back to one. `file` is where it keeps its data, None if that is
-    elsewhere. `missing` is why the settings do not describe it, empty if they do.
+    `title`: its name in messages. `shared`: several nodes and processes can use it at once. `persistent`: its
+    data survives the process. `make_renewable`: constructor for mode degraded; None if the engine is part of
+    the process and cannot be unreachable while the bus runs. `durable_history`: rooms can also be kept in
+    Postgres. `checkpoints`: `arqonbus recover` can restore one. `file`: its data file, None if it has none.
+    `missing`: the setting that it needs and lacks, as text; empty if none.
     """
 
     name: str
@@ -59,14 +59,14 @@ class StorageEngine:
 
 
 class Refusal(NamedTuple):
-    """Why a profile cannot be served: the setting and a sentence without its end."""
+    """Why a profile cannot be served: the setting, and the reason without a full stop."""
 
     key: str
     text: str
 
 
 def level_of(name: DurabilityName | None) -> Durability:
-    """The level that a setting asks for; MEMORY where it does not."""
+    """Durability level of a setting; MEMORY if it is not set."""
     return Durability.named(name) if name else Durability.MEMORY
 
 
@@ -152,12 +152,12 @@ ENGINES = {
 
 
 def engine_of(settings: Settings) -> StorageEngine:
-    """The engine that the profile names."""
+    """The engine that the profile selects."""
     return ENGINES[settings.storage.backend]
 
 
 def names(can: Callable[[StorageEngine], bool]) -> str:
-    """The engines with a capability, for a sentence: `sqlite or valkey`."""
+    """Names of the engines with a capability, for messages: `sqlite or valkey`."""
     return " or ".join(engine.name for engine in ENGINES.values() if can(engine))
 
 
@@ -196,7 +196,7 @@ def undegradable(settings: Settings) -> Iterator[Refusal]:
 
 
 def unkeepable(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Room rules whose durable history cannot be kept: the pattern and why."""
+    """Room rules whose durable history cannot be kept: the pattern and the reason."""
     for rule in settings.rooms:
         if because := _unkeepable(rule, settings):
             yield rule.match, because
@@ -223,7 +223,7 @@ def _unkeepable(rule: RoomRule, settings: Settings) -> str:
 def projection_misplaced(settings: Settings) -> bool:
     """Whether episodes would be projected to a file although the log is shared.
 
-    Without Postgres the projection is a file beside the log; that serves where the bus itself projects.
+    Without Postgres the projection is a file beside the log, which works only if the bus itself projects.
     """
     return engine_of(settings).shared and not settings.datastores.postgres.configured
 

@@ -1,6 +1,6 @@
-"""Who is in which room, for the logs that one process has to itself. Plain memory, no I/O.
+"""Presence for engines that belong to one process. Plain memory, no I/O.
 
-Nothing has to be renewed here: a process that dies takes its clients with it.
+Entries need no renewal: if the process dies, its clients are gone too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class LocalPresence:
         self._rooms: dict[RoomKey, dict[str, bytes]] = {}
 
     def enter(self, room: RoomKey, member: RoomMember) -> None:
-        """List the client, or replace what is said about it."""
+        """List the client, or replace its info."""
         self._rooms.setdefault(room, {})[member.client] = member.info
 
     def leave(self, room: RoomKey, client: str) -> None:
-        """Take the client off the list. Nothing happens if it is not on it."""
+        """Remove the client, if it is listed."""
         members = self._rooms.get(room)
         if members is not None and members.pop(client, None) is not None and not members:
             del self._rooms[room]

@@ -1,9 +1,9 @@
-"""What the bus asks of its stores. Pure declarations: no I/O, no backend named.
+"""Interfaces of the event log and its consumer groups. Pure declarations: no I/O, no engine named.
 
-`EventLog` is the hot store: append with dedup and sequence, ranges, live entries from other nodes,
-presence. `ConsumerGroups` hands the entries of a room to workers that share them. Every backend passes the
-same contract suite (tests/contract/storage); bounds, order, limits and errors are the same everywhere. A log
-stores bytes that are opaque to it and gives them back bit for bit.
+`EventLog`: append with dedup and sequence, range reads, live entries from other nodes, presence.
+`ConsumerGroups`: distribution of a room's entries to workers. Every engine passes the same contract suite
+(tests/contract/storage); bounds, order, limits and errors are the same everywhere. A log stores opaque bytes
+and returns them unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from arqonbus.protocol.durability import Durability
 
 
 class RoomKey(NamedTuple):
-    """A room is always a room of one tenant. Both names are validated before a key is made."""
+    """A room of one tenant. Both names are validated before a key is made."""
 
     tenant: str
     room: str
@@ -25,10 +25,10 @@ KEEP_NOTHING = -1
 
 
 class Retention(NamedTuple):
-    """How much of a room's log is kept. Whichever bound is reached first trims; 0 means unbounded.
+    """Bounds of a room's log; 0 means unbounded. The bound that is reached first trims.
 
-    `max_messages` KEEP_NOTHING stores no entry and drops those that are there. Sequence numbers, dedup and
-    live entries go on; the head has first = last + 1. Trimming happens in append, and only there.
+    With `max_messages` KEEP_NOTHING no entry is stored and existing ones are dropped. Sequences, dedup and
+    live entries continue; the head has first = last + 1. Only append trims.
     """
 
     max_messages: int
@@ -44,7 +44,7 @@ class Item(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """The messages of one room in one tick, in order. `durability` is the level to reach; None: the log's."""
+    """The messages of one room in one tick, in order. `durability`: the level to reach; None: the log's."""
 
     room: RoomKey
     items: Sequence[Item]
@@ -55,10 +55,9 @@ class Batch(NamedTuple):
 class Appended(NamedTuple):
     """The outcome of one batch.
 
-    `sequences` has one number per item. An item whose id the room already holds was not stored again:
-    its index stands in `duplicates` and its number is the first one's (0 if that was so long ago that
-    only the id is remembered). New items got consecutive numbers. `time_us` is the engine's clock,
-    never less than that of an earlier append to the room.
+    `sequences` has one number per item. New items get consecutive numbers. An item whose id the room already
+    has is not stored again: `duplicates` holds its index, and its number is that of the first one (0 if only
+    the id is still remembered). `time_us` is the engine's clock and never decreases within a room.
     """
 
     epoch: str
@@ -79,9 +78,10 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Where a room's log stands. `epoch` is empty and both numbers are 0 for a room that does not exist.
+    """Epoch and bounds of a room's log. `epoch` is empty and both numbers are 0 for a room that does not
+    exist.
 
-    `first` is the oldest sequence still held, `last` the highest ever given; an empty log after trimming
+    `first` is the oldest sequence still held, `last` the highest ever assigned; an empty log after trimming
     has first = last + 1.
     """
 
@@ -91,9 +91,9 @@ class Head(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A slice of a room's log together with the head it was read under, atomically.
+    """A slice of a room's log and the head, read atomically.
 
-    Entries up to `base` were given in epochs before the head's, which went on from there.
+    Entries up to `base` are of epochs before the head's, which continues from there.
     """
 
     head: Head
@@ -109,14 +109,14 @@ class RoomMember(NamedTuple):
 
 
 class RoomPage(NamedTuple):
-    """Names of rooms of a tenant in ascending order. `more` says that the limit cut the list."""
+    """Names of rooms of a tenant in ascending order. `more`: the limit cut the list."""
 
     rooms: Sequence[str]
     more: bool
 
 
 class GroupKey(NamedTuple):
-    """A consumer group of one room. The name is validated as a room's is."""
+    """A consumer group of one room. The name is validated like a room's."""
 
     room: RoomKey
     name: str
@@ -129,10 +129,10 @@ MAX_PENDING = 100_000  # jobs of one group
 
 
 class GroupJob(NamedTuple):
-    """One entry in a consumer's hands.
+    """One entry delivered to a consumer.
 
-    `deliveries` counts how often it was handed out, this time included. The others are of the time before:
-    `consumer` is who let its lease run out, `reason` is why it was given back; one of them is empty.
+    `deliveries` counts the deliveries including this one. Of the previous delivery, one of these is set:
+    `consumer`, whose lease ended, or `reason`, why the job was nacked.
     """
 
     entry: Entry
@@ -142,13 +142,13 @@ class GroupJob(NamedTuple):
 
 
 class GroupRead(NamedTuple):
-    """What a consumer was handed: jobs that came back first, then new ones in sequence.
+    """Jobs delivered to a consumer: redelivered jobs first, then new ones in sequence.
 
-    `epoch` is the log's that the jobs are of; empty while the room does not exist. When it is another one
-    than before, the room began anew: the group gives the new log from its first entry, and what it had
-    handed out of the old one counts as missed. `missed`: entries that the log no longer held when their
-    turn came, for the first time or again, counted in this call. `due_in_us`: when nothing was handed out
-    although jobs are pending, the time until the first of them is due; else 0.
+    `epoch` is the epoch of the jobs' log; empty while the room does not exist. If it differs from the one
+    before, the room started over: the group delivers the new log from its first entry, and jobs of the old
+    one count as missed. `missed`: entries counted in this call that the log no longer held when they were to
+    be delivered or redelivered. `due_in_us`: if nothing was delivered although jobs are pending, the time
+    until the first of them is due; else 0.
     """
 
     epoch: str
@@ -159,10 +159,10 @@ class GroupRead(NamedTuple):
 
 
 class PendingJob(NamedTuple):
-    """A job that was handed out and not acked. Times are the engine's clock.
+    """A job that was delivered and not acknowledged. Times are the engine's clock.
 
-    `consumer` holds it until `due_us`; it is empty for a job that was given back and may be handed out
-    again from `due_us` on.
+    `consumer` holds it until `due_us`; it is empty for a nacked job, which may be redelivered from `due_us`
+    on.
     """
 
     sequence: int
@@ -174,11 +174,11 @@ class PendingJob(NamedTuple):
 
 
 class GroupState(NamedTuple):
-    """Where a group stands in the log `epoch` of its room.
+    """Progress of a group in the log `epoch` of its room.
 
-    `given`: the highest sequence handed out or missed. `lag`: entries in the log behind it. `pending`: jobs
-    that consumers hold, also those whose lease ran out. `delayed`: jobs that were given back. `missed`: see
-    GroupRead, since the group was made.
+    `given`: the highest sequence delivered or missed. `lag`: entries in the log after it. `pending`: jobs
+    held by consumers, including those with an ended lease. `delayed`: nacked jobs. `missed`: see GroupRead,
+    since the group was created.
     """
 
     name: str
@@ -192,7 +192,7 @@ class GroupState(NamedTuple):
 
 
 class StorageError(Exception):
-    """The store could not do it. `outcome_unknown`: the write may or may not have happened."""
+    """A failure of the store. `outcome_unknown`: the write may or may not have happened."""
 
     def __init__(self, message: str, *, outcome_unknown: bool = False) -> None:
         super().__init__(message)
@@ -200,31 +200,31 @@ class StorageError(Exception):
 
 
 class NotCapableError(StorageError):
-    """The store has no such capability, or has it for other rooms, or not now. Nothing was changed."""
+    """The store lacks this capability, for this room or at this time. Nothing was changed."""
 
 
 class NoSuchGroupError(StorageError):
-    """The consumer group was never made, or was deleted."""
+    """The consumer group was never created, or was deleted."""
 
 
 class TooManyGroupsError(StorageError):
-    """The room has MAX_GROUPS consumer groups already."""
+    """The room already has MAX_GROUPS consumer groups."""
 
 
 Outcome = Appended | StorageError  # of one batch
 
 
 class LogListener:
-    """How a log tells its node what happened elsewhere. Called on the event loop, never concurrently.
+    """Callbacks from a log to its node. Called on the event loop, never concurrently.
 
-    This one ignores everything; what inherits from it overrides what it needs.
+    This class ignores everything; subclasses override what they need.
     """
 
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
         """Entries of a followed room, ascending within the call.
 
-        Entries may be repeated, may arrive out of order between calls, and may miss some: the receiver
-        orders them by sequence and reads a gap from the log.
+        Between calls, entries may be repeated, out of order or missing: the receiver orders them by sequence
+        and reads gaps from the log.
         """
 
     def on_signal(self, room: RoomKey, data: bytes) -> None:
@@ -237,21 +237,24 @@ class LogListener:
         """The live subscription was interrupted; entries of these rooms may have been missed."""
 
     def on_degraded(self, active: bool) -> None:
-        """The engine is unreachable and the log goes on without it, or it is back and has everything."""
+        """True: the engine is unreachable and the log continues in memory.
+
+        False: the engine is back and complete.
+        """
 
     def on_moved(self, room: RoomKey, epoch: str, position: int, known: Collection[str]) -> None:
-        """The room goes on in the engine, in this epoch: read it from behind the position.
+        """The room was handed over to the engine and has this epoch: read it from after `position`.
 
-        Messages with ids in `known` were delivered here before.
+        Messages with ids in `known` were already delivered on this node.
         """
 
 
 class EventLog(Protocol):
-    """The hot store. Methods raise StorageError, and nothing else, when the engine fails them."""
+    """The event log. Methods raise StorageError, and nothing else, when the engine fails."""
 
     @property
     def name(self) -> str:
-        """The backend: memory, sqlite or valkey."""
+        """The engine: memory, sqlite or valkey."""
 
     @property
     def shared(self) -> bool:
@@ -259,47 +262,47 @@ class EventLog(Protocol):
 
     @property
     def durability(self) -> Durability:
-        """The level that append reaches where a batch names none."""
+        """The level that append reaches for a batch that names none."""
 
     @property
     def groups(self) -> ConsumerGroups | None:
-        """The consumer groups of this log; None where the backend has none. Usable once the log is open."""
+        """The consumer groups of this log; None if the engine has none. Usable once the log is open."""
 
     async def open(self, listener: LogListener) -> None:
-        """Connect, prepare the engine, start listening. Raises StorageError with a sentence."""
+        """Connect, prepare the engine, start listening. Raises StorageError."""
 
     async def close(self) -> None:
         """Finish what was accepted, then release everything. Safe to call twice."""
 
     def append(self, batches: Sequence[Batch]) -> Sequence[Outcome] | Awaitable[Sequence[Outcome]]:
-        """Store one tick's batches, each atomically, and give one outcome per batch, in order.
+        """Store one tick's batches, each atomically, and return one outcome per batch, in order.
 
-        Returns at once where the outcome is known at once (memory); else an awaitable of it. Calls may
-        overlap; batches of the same room are stored in the order of the calls. Never raises for an
-        engine failure: the outcome says it.
+        Returns the outcomes directly if they are known at once (memory), else an awaitable of them. Calls may
+        overlap; batches of the same room are stored in the order of the calls. Never raises for an engine
+        failure: it is the outcome.
         """
 
     async def head(self, room: RoomKey) -> Head: ...
 
     async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page:
-        """Oldest first: entries with after < sequence <= until (until 0: to the end), at most limit."""
+        """Oldest first: entries with after < sequence <= until (0: to the end), at most limit."""
 
     async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
-        """Newest first: entries with sequence < before (before 0: from the end), at most limit."""
+        """Newest first: entries with sequence < before (0: from the end), at most limit."""
 
     async def seek(self, room: RoomKey, time_us: int) -> int:
         """The lowest held sequence whose time is >= time_us; last + 1 if there is none."""
 
     async def create_room(self, room: RoomKey) -> bool:
-        """Enter the room in the tenant's list and give it an epoch. False if it was there.
+        """Add the room to the tenant's list and give it an epoch. False if it existed.
 
-        append does this by itself.
+        append does this implicitly.
         """
 
     async def delete_room(self, room: RoomKey) -> bool:
         """Remove the room's log, ids and listing. The next append starts a new epoch. False if absent.
 
-        Its consumer groups stay, and go on with that epoch.
+        Its consumer groups stay and continue with that epoch.
         """
 
     async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
@@ -308,11 +311,14 @@ class EventLog(Protocol):
     async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
         """Tenants > after, in ascending order, that have a room of this name; at most limit.
 
-        Only for names that the log was told at construction (`indexed_rooms`); others raise ValueError.
+        Only for names passed to the constructor (`indexed_rooms`); others raise ValueError.
         """
 
     async def follow(self, room: RoomKey) -> Head:
-        """Begin to hear of entries and signals of the room. Those after the returned head will be heard."""
+        """Subscribe to entries and signals of the room.
+
+        The listener gets all entries after the returned head.
+        """
 
     async def unfollow(self, room: RoomKey) -> None: ...
 
@@ -320,10 +326,10 @@ class EventLog(Protocol):
         """Broadcast to the other nodes that follow the room. Best effort, unordered with entries."""
 
     async def direct(self, node: str, data: bytes) -> bool:
-        """Send bytes to another node. False when no such node listens."""
+        """Send bytes to another node. False if no such node listens."""
 
     async def enter(self, room: RoomKey, member: RoomMember) -> None:
-        """List the client as present until leave, or until this node stops renewing it (30 s)."""
+        """List the client as present until leave, or until this node has not renewed it for 30 s."""
 
     async def leave(self, room: RoomKey, client: str) -> None: ...
 
@@ -331,46 +337,47 @@ class EventLog(Protocol):
         """The clients in the room on all nodes, by client id, at most limit."""
 
     async def probe(self) -> float:
-        """Write, read back and delete a value for real; the seconds it took."""
+        """Write, read back and delete a value in the engine. Returns the seconds it took."""
 
 
 class ConsumerGroups(Protocol):
-    """Workers that share the entries of a room: each entry goes to one of them, until one has acked it.
+    """Workers that share the entries of a room: each entry is delivered to one at a time, until it is
+    acknowledged.
 
-    Every call is atomic and serves at least once. A job belongs to a consumer until its lease ends, by the
-    engine's clock; then it is handed out again. Retention trims the log whatever a group has yet to read.
+    Every call is atomic; delivery is at least once. A job belongs to a consumer until its lease ends, by the
+    engine's clock; then it is redelivered. Retention also trims entries that a group has not read yet.
     Methods raise NoSuchGroupError for a group that does not exist, StorageError when the engine fails. An
-    ack, a nack or an extension for another epoch than the group's does nothing.
+    ack, nack or extension for another epoch than the group's does nothing.
     """
 
     async def ensure(self, group: GroupKey, start: int, max_deliveries: int) -> bool:
-        """Make the group, and its room if there is none. False, and nothing is changed, if it is there.
+        """Create the group, and its room if it does not exist. False, and no change, if the group exists.
 
-        `start`: FROM_BEGIN gives all that the log holds, FROM_END what comes from now on, a sequence what
-        comes after it. `max_deliveries` is only kept, for those who read; 0 means no bound.
+        `start`: FROM_BEGIN delivers all that the log holds, FROM_END new entries only, a sequence the entries
+        after it. `max_deliveries` is only stored, for readers; 0 means no bound.
         """
 
     async def read(
         self, group: GroupKey, consumer: str, limit: int, lease_us: int, max_bytes: int
     ) -> GroupRead:
-        """Hand out jobs that are due again, then new entries. At most `limit`, and no further one once
-        their data exceeds `max_bytes`. At most MAX_PENDING jobs of a group are pending at one time.
+        """Deliver jobs that are due again, then new entries: at most `limit`, and none after their data
+        exceeds `max_bytes`. At most MAX_PENDING jobs of a group are pending at a time.
         """
 
     async def ack(self, group: GroupKey, epoch: str, sequences: Sequence[int]) -> int:
-        """These are done, whoever holds them now. How many of them were pending."""
+        """Acknowledge jobs, regardless of their current holder. Returns how many of them were pending."""
 
     async def nack(
         self, group: GroupKey, epoch: str, consumer: str, sequence: int, delay_us: int, reason: str
     ) -> int:
-        """Give a job back, to be handed out again after the delay. Its deliveries; 0 if it was not held by
-        the consumer, in which case nothing is changed.
+        """Return a job to the group, for redelivery after the delay. Returns its deliveries; 0, and no
+        change, if the consumer does not hold it.
         """
 
     async def extend(
         self, group: GroupKey, epoch: str, consumer: str, sequences: Sequence[int], lease_us: int
     ) -> Sequence[int]:
-        """Let the leases end `lease_us` from now. Those of the sequences that the consumer still holds."""
+        """Let the leases end `lease_us` from now. Returns the sequences that the consumer still holds."""
 
     async def claim(
         self,
@@ -381,12 +388,12 @@ class ConsumerGroups(Protocol):
         idle_us: int,
         lease_us: int,
     ) -> GroupRead:
-        """Hand these pending jobs to the consumer, whoever holds them, if their last delivery was at least
-        `idle_us` ago. It counts as a delivery.
+        """Deliver these pending jobs to the consumer, regardless of their current holder, if their last
+        delivery was at least `idle_us` ago. Counts as a delivery.
         """
 
     async def pending(self, group: GroupKey, after: tuple[int, int], limit: int) -> Sequence[PendingJob]:
-        """Pending jobs by (due_us, sequence), those greater than `after`."""
+        """Pending jobs in the order of (due_us, sequence), after `after`."""
 
     async def state(self, group: GroupKey) -> GroupState: ...
 
@@ -394,7 +401,7 @@ class ConsumerGroups(Protocol):
         """Remove the group; the room stays. False if there was none."""
 
     async def of_room(self, room: RoomKey) -> Sequence[GroupState]:
-        """All groups of a room by name; there are at most MAX_GROUPS."""
+        """All groups of a room in the order of their names, at most MAX_GROUPS."""
 
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""What the projector asks of its durable store. Pure declarations: no I/O, no backend named.
+"""Interface of the projection store. Pure declarations: no I/O, no engine named.
 
-The store keeps Continuum's events, the episodes that follow from them, what could not be projected, the
-books, and the audit. Every backend passes the same contract suite (tests/contract/projection). The rules
-are those of the Continuum contract: idempotent by (tenant, agent, event), upsert by (tenant, agent,
-episode), and the greatest (source_ts, event) wins whatever the order of arrival.
+The store keeps Continuum's events, the episodes derived from them, dead letters, the books (counts of
+outcomes) and the audit. Every implementation passes the same contract suite (tests/contract/projection). The
+rules are those of the Continuum contract: idempotent by (tenant, agent, event), upsert by (tenant, agent,
+episode), and the greatest (source_ts, event) wins, in any order of arrival.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class Event(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes it one event: it is projected once, however often it arrives."""
+        """Identity of the event: each is projected once, however often it arrives."""
         return self.tenant, self.agent, self.event
 
     @property
     def subject(self) -> tuple[str, str, str]:
-        """The episode that it is about."""
+        """Key of its episode."""
         return self.tenant, self.agent, self.episode
 
     @property
     def rank(self) -> tuple[datetime, str]:
-        """The greater one wins."""
+        """Order of the events of an episode: the greater one wins."""
         return self.source_ts, self.event
 
 
 class Origin(NamedTuple):
-    """Where in a log a record stood, and when the log took it."""
+    """Position of a record in a log, and when it was appended."""
 
     room: str
     epoch: str
@@ -62,14 +62,14 @@ class Origin(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A valid event as it came in."""
+    """A valid event and its origin."""
 
     event: Event
     origin: Origin
 
 
 class Episode(NamedTuple):
-    """The state of an episode: what its greatest event said. `deleted` is a tombstone."""
+    """The state of an episode, from its greatest event. `deleted`: a tombstone."""
 
     tenant: str
     agent: str
@@ -90,9 +90,9 @@ DeadState = Literal["open", "replayed", "discarded"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A record that could not be projected. `id` is derived from its origin, so that it is kept once.
+    """A record that could not be projected. `id` is derived from its origin, so that it is stored once.
 
-    `code` is one of the stable error codes, `reason` a sentence. `payload` is what arrived, byte for byte.
+    `code` is one of the stable error codes, `reason` a sentence. `payload` holds the original bytes.
     """
 
     id: str
@@ -112,7 +112,7 @@ class DeadLetter:
 
 
 class Tally(NamedTuple):
-    """What became of records. `arrived` is counted where they come in, the others where they end."""
+    """Counts of records by outcome. `arrived` is the number received; the others add up to it."""
 
     arrived: int = 0
     projected: int = 0
@@ -131,7 +131,7 @@ class Tally(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """The outcome of a batch. `stale` are the events that came too late to matter."""
+    """The outcome of a batch. `stale`: events older than the state of their episode."""
 
     tallies: Mapping[str, Tally]
     stale: Sequence[Event]
@@ -139,7 +139,7 @@ class Projected(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """Events by the time of their source, from <= t < to; what is None is not restricted."""
+    """Filter of events: since <= source_ts < until; None does not restrict."""
 
     tenant: str | None = None
     agent: str | None = None
@@ -156,10 +156,10 @@ class Subject(NamedTuple):
 
 
 class Reprojected(NamedTuple):
-    """What one step of a backfill did. `next` is where the next one goes on; None: this was the last.
+    """Result of one step of a backfill. `next`: where the next step continues; None after the last one.
 
-    `changed` counts episodes that are another now (or would be). `orphans` are episodes without any event,
-    because retention dropped those: they are left as they are.
+    `changed` counts episodes that changed (or would). `orphans` are episodes whose events were all dropped by
+    retention: they are left unchanged.
     """
 
     episodes: int
@@ -185,13 +185,13 @@ class AuditEntry:
 
 
 class Unprojectable(StorageError):
-    """The store refuses this very data. Trying again does not help; a smaller batch may."""
+    """The store refuses the data itself. Retrying does not help; a smaller batch may."""
 
 
 class ProjectionStore(WitnessStore, Protocol):
     """The durable store, and the witness of the log's rooms.
 
-    Methods raise StorageError, and nothing else, when the store fails them.
+    Methods raise StorageError, and nothing else, when the store fails.
     """
 
     @property
@@ -199,17 +199,17 @@ class ProjectionStore(WitnessStore, Protocol):
         """The backend: sqlite or postgres."""
 
     async def open(self) -> None:
-        """Connect and check the schema. Raises StorageError with a sentence."""
+        """Connect and check the schema. Raises StorageError."""
 
     async def close(self) -> None: ...
 
     async def probe(self) -> float:
-        """Write and read back for real; the seconds it took."""
+        """Write a value and read it back. Returns the seconds it took."""
 
     async def project(self, arrivals: Sequence[Arrival], dead: Sequence[DeadLetter]) -> Projected:
-        """Take a batch as one transaction: events, episodes, dead letters and books, all or nothing.
+        """Project a batch in one transaction: events, episodes, dead letters and books.
 
-        Raises Unprojectable when a record is refused for what it is; nothing was changed then.
+        Raises Unprojectable if the store refuses a record; nothing was changed then.
         """
 
     async def episode(self, subject: Subject) -> Episode | None: ...
@@ -217,39 +217,39 @@ class ProjectionStore(WitnessStore, Protocol):
     async def episodes(
         self, tenant: str, agent: str | None, after: Subject, limit: int, *, deleted: bool
     ) -> Sequence[Episode]:
-        """In the order of (agent, episode), those after `after`; tombstones only where asked for."""
+        """Episodes after `after` in the order of (agent, episode); tombstones only if `deleted`."""
 
     async def counts(self, tenant: str | None) -> Mapping[str, int]:
         """Rows by kind: `events`, `episodes`, `tombstones`, `dead_letters` (open ones)."""
 
     async def books(self, tenant: str | None) -> Tally:
-        """The sum of everything that ever came in."""
+        """The sum over all records ever received."""
 
     async def dead_letters(
         self, tenant: str, state: DeadState | None, after: str, limit: int
     ) -> Sequence[DeadLetter]:
-        """Oldest first by id, those after `after`."""
+        """Dead letters after `after`, oldest first by id."""
 
     async def dead_letter(self, tenant: str, id: str) -> DeadLetter | None: ...
 
     async def resolve(
         self, letter: DeadLetter, event: Event | None, actor: str, resolution: str
     ) -> Projected | None:
-        """End an open dead letter: projected now (`event` is the replayed one), or discarded.
+        """Close an open dead letter: replay it (`event` is projected), or discard it (`event` is None).
 
-        One transaction. None if it was not open any more.
+        One transaction. None if it was no longer open.
         """
 
     async def select(self, selection: Selection) -> tuple[int, int]:
-        """How many events and how many episodes a selection has."""
+        """Number of events and of episodes in a selection."""
 
     async def reproject(
         self, selection: Selection, after: Subject, limit: int, *, rebuild: bool, dry_run: bool
     ) -> Reprojected:
-        """Derive the next `limit` episodes of a selection from their events, as one transaction.
+        """Derive the next `limit` episodes of a selection from their events, in one transaction.
 
-        Without `rebuild` the guard holds, so that nothing goes back in time. With it the episodes are made
-        from nothing but their events, all of them.
+        Without `rebuild` an episode changes only if an event is newer. With `rebuild` it is replaced by the
+        state that all its events give.
         """
 
     async def record(
@@ -261,7 +261,7 @@ class ProjectionStore(WitnessStore, Protocol):
         """Rows with a number > after, ascending."""
 
     async def audit_head(self, tenant: str) -> tuple[int, str]:
-        """Number and hash of the newest row, as kept beside the rows; (0, "") for an empty audit."""
+        """Number and hash of the newest row, stored apart from the rows; (0, "") for an empty audit."""
 
     async def audited(self) -> Sequence[str]:
         """The tenants that have an audit."""
@@ -270,7 +270,7 @@ class ProjectionStore(WitnessStore, Protocol):
         """Pages of events by (tenant, agent, event)."""
 
     async def retire(self, before: datetime) -> Sequence[str]:
-        """Drop whole partitions of events that are older; their names."""
+        """Drop whole partitions of older events. Returns their names."""
 
 
 __all__ = [

@@ -1,7 +1,8 @@
-"""The ids a room has seen lately, for dedup, in memory that is bounded by time and by count. Pure.
+"""Recent message ids of a room, for dedup, bounded by time and by count. Pure.
 
-Two generations: ids go into the younger one, and a rotation forgets the older one whole. So forgetting
-costs nothing per id, and an id is remembered for at least the window unless the count bound comes first.
+There are two generations: ids go into the younger one, and a rotation drops the older one as a whole.
+Dropping costs nothing per id, and an id is remembered for at least the window unless the count bound is
+reached first.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import deque
 
 
 class RecentIds:
-    """Sequence by message id, in two generations. Hot paths read `young` and `old` directly."""
+    """Sequences by message id, in two generations. Hot paths read `young` and `old` directly."""
 
     __slots__ = ("old", "waiting", "young")
 
@@ -20,13 +21,13 @@ class RecentIds:
         self.waiting = False  # a rotation is planned
 
     def rotate(self) -> None:
-        """Forget the older generation and begin a new one."""
+        """Drop the older generation and begin a new one."""
         self.old = self.young
         self.young = {}
 
 
 class Rotations:
-    """Plans the rotation of every room's ids, so that idle rooms lose theirs too."""
+    """Schedule of the rotations of all rooms, so that idle rooms free their ids too."""
 
     def __init__(self, window_us: int) -> None:
         self._window_us = window_us
@@ -34,7 +35,7 @@ class Rotations:
 
     @property
     def next_us(self) -> int:
-        """When `run` has work to do; far in the future if nothing is planned."""
+        """Time of the next rotation; far in the future if none is planned."""
         return self._planned[0][0] if self._planned else 1 << 62
 
     def plan(self, ids: RecentIds, now_us: int) -> None:
@@ -44,7 +45,7 @@ class Rotations:
             self._planned.append((now_us + self._window_us, ids))
 
     def run(self, now_us: int, most: int = 256) -> None:
-        """Do the rotations that are due, at most `most` of them so that one tick never stalls."""
+        """Do the due rotations, at most `most` of them to keep a tick short."""
         planned = self._planned
         while planned and most and planned[0][0] <= now_us:
             _, ids = planned.popleft()

@@ -1,4 +1,4 @@
-"""What became of the records of a batch, told from what the store found. Pure, the same for every backend."""
+"""Counts the outcomes of a batch from the store's results. Pure, the same for every store."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Rank = tuple[datetime, str]
 
 
 class Fresh(NamedTuple):
-    """A new event: whether the episode moved on in this batch, and where it stood before."""
+    """A new event: whether the batch updated its episode, and the episode's previous rank."""
 
     applied: bool
     prior: Rank | None
 
 
 def distinct(arrivals: Iterable[Arrival]) -> Sequence[Arrival]:
-    """The first arrival of each event. A store that was given one twice in a statement would refuse both."""
+    """The first arrival of each event. A store would refuse an event that occurs twice in one statement."""
     once: dict[Key, Arrival] = {}
     for arrival in arrivals:
         once.setdefault(arrival.event.key, arrival)
@@ -44,10 +44,10 @@ def tally(
     fresh: Mapping[Key, Fresh],
     buried: Collection[str],
 ) -> Projected:
-    """Count a batch as if its records had come one by one, in their order.
+    """Count a batch as if its records had arrived one by one, in order.
 
-    `fresh` are the events that the store did not know, `buried` the ids of dead letters that it did not
-    know. A dead letter that it knew, or one that stands in the batch twice, is a duplicate.
+    `fresh`: events that are new to the store. `buried`: ids of dead letters that are new to it. Other dead
+    letters, and repeated ones in the batch, are duplicates.
     """
     counts: dict[str, Counter[str]] = {}
     stale: list[Event] = []

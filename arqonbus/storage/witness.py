@@ -1,8 +1,8 @@
-"""What is known outside the engine about how far its rooms had come, and what follows from it. Pure.
+"""Evidence, kept outside the engine, of how far its rooms had come. Pure.
 
-An engine can go back in time: a crash before a flush, a failover to a replica that lagged, an old backup. Its
-own data cannot show that. A mark, kept elsewhere, can; and where nothing shows that the end of a room is
-there, it counts as lost: the room goes on in a new epoch, so that no recovery is claimed across the hole.
+An engine can lose recent writes: by a crash before a flush, a failover to a lagging replica, or an old
+backup. Its own data cannot show that; a mark kept elsewhere can. Unless it is proven that a room is complete,
+it continues in a new epoch, so that no recovery across the loss is reported as complete.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from arqonbus.storage.ports import RoomKey
 
 
 class Mark(NamedTuple):
-    """A room had come at least this far, on the server of this run."""
+    """A position that a room had reached at least, on the server with this run id."""
 
     epoch: str
     last: int
@@ -22,9 +22,9 @@ class Mark(NamedTuple):
 
 
 class Incarnation(NamedTuple):
-    """A server from its start to its end. `flushes`: nothing it shows to anybody is not on its disk before.
+    """One run of a server. `flushes`: it shows nothing before it is on its disk.
 
-    `promoted`: it was a replica of another one, and may lack what that one had shown.
+    `promoted`: it was a replica, and may lack writes that its primary had shown.
     """
 
     run: str
@@ -33,7 +33,7 @@ class Incarnation(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a server says of a room. `run` is where it was checked last; empty: by no release so far."""
+    """State of a room on a server. `run`: under which it was last checked; empty: never."""
 
     epoch: str
     last: int
@@ -41,10 +41,10 @@ class Standing(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """What speaks for a room. `marks` None: there is a witness, and it cannot be asked.
+    """Evidence that a room is complete. `marks` None: the witness is unreachable.
 
-    `siblings` are the runs of servers that share the data and are up, `known` those that this process was
-    connected to and that flushed.
+    `siblings`: runs of servers that share the data and are up. `known`: runs that this process was connected
+    to and that flushed.
     """
 
     marks: Sequence[Mark] | None
@@ -53,23 +53,23 @@ class Evidence(NamedTuple):
 
 
 class WitnessStore(Protocol):
-    """Keeps marks. Methods raise StorageError."""
+    """Store of marks. Methods raise StorageError."""
 
     async def marks(self, rooms: Sequence[RoomKey]) -> Mapping[RoomKey, Mark]:
         """The greatest mark of each room that has one."""
 
     async def witness(self, marks: Mapping[RoomKey, Mark]) -> None:
-        """Keep these, unless a greater one is there: a mark never goes back."""
+        """Store these marks, except where a greater one is stored."""
 
 
 def is_whole(held: Standing, server: Incarnation, evidence: Evidence) -> bool:
-    """Whether it is proven that the server has everything of the room that anybody was ever shown."""
+    """Whether it is proven that the server has everything of the room that was ever shown to clients."""
     if evidence.marks is None:
         return False
     for mark in evidence.marks:
         if (mark.epoch, mark.last) > (held.epoch, held.last):
             return False
-    if not held.run:  # written by a release that kept no marks; with one, the engine went back to that time
+    if not held.run:  # written by a release without marks; if marks exist, the engine went back to that time
         return not evidence.marks
     if held.run in evidence.siblings:
         return True

@@ -256,7 +256,10 @@ def test_a_password_that_the_database_does_not_know_is_a_sentence(stack: Stack) 
         ["arqonbus", "migrate", "status", "--set", "datastores.postgres.password=another"]
     )
     assert code == 1
-    assert b"refuses the password of the role arqonbus. If its data is older than the password" in said
+    assert (
+        b"refuses the password of the role arqonbus. If the database was created with another password"
+        in said
+    )
 
 
 def test_the_database_is_at_the_schema_of_this_version(stack: Stack) -> None:

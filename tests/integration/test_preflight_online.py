@@ -291,7 +291,7 @@ async def test_postgres_tells_everything(postgres: PostgresServer) -> None:
         assert abs(said.clock_ahead) < 1
         assert said.version >= 150000
         postgres.ask("UPDATE arqonbus_ledger.migrations SET checksum = 'other'", name)
-        assert "another text" in (await ask_postgres(store, 3.0)).refused
+        assert "other contents" in (await ask_postgres(store, 3.0)).refused
 
 
 async def test_postgres_refuses_a_wrong_password_and_an_unknown_database(postgres: PostgresServer) -> None:

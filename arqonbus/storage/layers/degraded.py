@@ -1,9 +1,9 @@
-"""An engine that rooms can do without for a while: in memory, saying so, and handing over when it is back.
+"""Mode degraded: continue in memory while the engine is unreachable, then hand the messages over to it.
 
-While the engine is away, messages to rooms that may go on are taken in memory, in an epoch of their own, and
-acked as such. When it is back, each of these rooms begins a new epoch there and gets what was kept, in order;
-an id is stored once, whatever was known of it. Nothing pretends that it was stored before: who comes with a
-position of the time in between is told that it cannot be recovered.
+While the engine is unreachable, messages to rooms that may degrade are kept in memory, in a separate epoch,
+and acknowledged with durability `memory`. When the engine is back, each of these rooms begins a new epoch
+there and gets the kept messages in order; each id is stored once. A client that resumes from a position of
+the time in between gets `recovered: false`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from arqonbus.storage.ports import (
 from arqonbus.storage.recent_ids import RecentIds, Rotations
 
 RETRY_SECONDS = 0.5
-AT_ONCE = 500  # messages of one room that are handed over in one call
-MOST_HEADS = 100_000  # rooms of which it is remembered how far they had come
-MOST_IDS = 50_000  # of one room that are known again
+AT_ONCE = 500  # messages of one room per call of the handover
+MOST_HEADS = 100_000  # rooms whose last position is remembered
+MOST_IDS = 50_000  # remembered ids of one room
 
 Given = Sequence[Outcome] | Awaitable[Sequence[Outcome]]
 
@@ -49,27 +49,27 @@ logger = logging.getLogger(__name__)
 
 
 class RenewableLog(EventLog, Protocol):
-    """An engine whose rooms can be told to begin a new epoch."""
+    """An engine that can begin a new epoch of a room."""
 
     async def begin_epoch(self, room: RoomKey, after: str) -> Head:
-        """Let the room go on in an epoch greater than `after` and its own; its head then."""
+        """Continue the room in an epoch greater than `after` and its current one. Returns the new head."""
 
 
 class _Held:
-    """A room that is in memory. `former`: its position in the engine before, as far as it is known."""
+    """A room held in memory. `former`: its last known position in the engine."""
 
     __slots__ = ("epoch", "former", "handed", "last_batch", "moved")
 
     def __init__(self, epoch: str, former: int) -> None:
         self.epoch = epoch
         self.former = former
-        self.handed = former  # up to here it is in the engine
-        self.moved = ""  # the epoch that it began there
+        self.handed = former  # handed over up to here
+        self.moved = ""  # its new epoch in the engine
         self.last_batch: Batch | None = None
 
 
 class DegradedLog(RoomReads, LogListener):
-    """EventLog of an engine, and of memory while that is away. `make` gives the engine, not opened."""
+    """EventLog of an engine, and of memory while the engine is unreachable."""
 
     def __init__(
         self,
@@ -79,33 +79,37 @@ class DegradedLog(RoomReads, LogListener):
         max_bytes: int,
         dedup_seconds: float = 120.0,
     ) -> None:
-        """`may_degrade`: rooms that go on in memory; others are refused. `max_bytes`: of all that is kept."""
+        """`make`: returns the engine, not opened.
+
+        `may_degrade`: rooms that continue in memory; others are refused. `max_bytes`: limit for all messages
+        kept in memory.
+        """
         self._make = make
         self._engine = make()
         self._may_degrade = may_degrade
         self._max_bytes = max_bytes
         self._dedup_seconds = dedup_seconds
         self._memory = MemoryLog(dedup_seconds=dedup_seconds)
-        self._presence = MemoryLog()  # of this node's clients, at any time
+        self._presence = MemoryLog()  # always holds this node's clients
         self._listener: LogListener
         self._rooms: dict[RoomKey, _Held] = {}
         self._heads: dict[RoomKey, tuple[str, int]] = {}
         self._ids: dict[RoomKey, RecentIds] = {}
         self._rotations = Rotations(int(dedup_seconds * 1_000_000))
-        self._absent: dict[tuple[RoomKey, str], RoomMember] = {}  # clients that the engine does not list
-        self._followed: dict[RoomKey, None] = {}  # since the engine is away
+        self._absent: dict[tuple[RoomKey, str], RoomMember] = {}  # clients missing in the engine
+        self._followed: dict[RoomKey, None] = {}  # since the engine became unreachable
         self._bytes = 0
         self._opened = False
         self._under_way: set[asyncio.Task[Sequence[Outcome]]] = set()
         self._order = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
-        self.away = False  # the engine does not answer
-        self.since = 0.0  # Unix seconds; 0 while everything is as it should be
+        self.away = False  # the engine is unreachable
+        self.since = 0.0  # Unix seconds; 0 if not degraded
         self.handed_over = 0  # messages, since the start
 
     @property
     def degraded(self) -> bool:
-        """Whether anything is in memory that belongs into the engine."""
+        """Whether the engine is unreachable or lacks rooms that are in memory."""
         return self.away or bool(self._rooms)
 
     @property
@@ -125,18 +129,18 @@ class DegradedLog(RoomReads, LogListener):
 
     @property
     def groups(self) -> ConsumerGroups | None:
-        """See EventLog.groups. There are none while the engine is away."""
+        """See EventLog.groups. Refused for rooms that are in memory, and while the engine is unreachable."""
         groups = self._engine.groups
         return None if groups is None else GuardedGroups(groups, self._refuse_held)
 
     def _refuse_held(self, room: RoomKey) -> None:
         if self.away or room in self._rooms:
-            raise NotCapableError("the storage engine is away, and there are no consumer groups without it")
+            raise NotCapableError("the storage engine is unreachable, and consumer groups need it")
 
     # -- life
 
     async def open(self, listener: LogListener) -> None:
-        """See EventLog.open. An engine that is away is waited for, and meant to come."""
+        """See EventLog.open. If the engine is unreachable, start degraded and keep retrying."""
         self._listener = listener
         try:
             await self._engine.open(self)
@@ -145,13 +149,13 @@ class DegradedLog(RoomReads, LogListener):
             self._go_on_without(failure)
 
     async def close(self) -> None:
-        """See EventLog.close. What only memory has is said to be lost."""
+        """See EventLog.close. Messages that only memory holds are lost; their number is logged."""
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
         kept = sum(self._kept(held, room) for room, held in self._rooms.items())
         if kept:
-            logger.error("messages that only memory had are lost", extra={"messages": kept})
+            logger.error("messages held only in memory are lost", extra={"messages": kept})
         if self._opened:
             await self._engine.close()
 
@@ -163,10 +167,12 @@ class DegradedLog(RoomReads, LogListener):
         self.away = True
         if not self.since:
             self.since = time.time()
-            logger.error("the storage engine is away: going on in memory", extra={"reason": str(failure)})
+            logger.error(
+                "the storage engine is unreachable: continuing in memory", extra={"reason": str(failure)}
+            )
             self._listener.on_degraded(True)
         if self._watcher is None or self._watcher.done():
-            self._watcher = asyncio.create_task(self._wait_for_engine(), name="engine that is away")
+            self._watcher = asyncio.create_task(self._wait_for_engine(), name="wait for the engine")
 
     async def _wait_for_engine(self) -> None:
         while self.degraded:
@@ -178,7 +184,7 @@ class DegradedLog(RoomReads, LogListener):
                     self._engine = self._make()
                     await self._engine.open(self)
                     self._opened = True
-                self.away = False  # rooms that are not in memory go to the engine again from here on
+                self.away = False  # from here on, rooms that are not in memory use the engine again
                 await self._hand_over()
             except StorageError:
                 self.away = True
@@ -203,7 +209,10 @@ class DegradedLog(RoomReads, LogListener):
         return [self._settled(batch, outcome) for batch, outcome in zip(batches, outcomes, strict=True)]
 
     def _settled(self, batch: Batch, outcome: Outcome) -> Outcome:
-        """What the engine refused is kept here, if it may be; the engine may have it all the same."""
+        """Keep a refused batch in memory, if its room may degrade.
+
+        The engine may have stored it nevertheless.
+        """
         if isinstance(outcome, Appended):
             if outcome.sequences:
                 self._saw(batch.room, outcome.epoch, outcome.sequences[-1])
@@ -215,7 +224,7 @@ class DegradedLog(RoomReads, LogListener):
         return self._keep(batch)
 
     async def _append_now(self, batches: Sequence[Batch]) -> Sequence[Outcome]:
-        """Behind everything that was given to the engine before, whatever became of that."""
+        """Append after all earlier appends to the engine have ended, with or without success."""
         async with self._order:
             if self._under_way:
                 await asyncio.wait(list(self._under_way))
@@ -237,7 +246,7 @@ class DegradedLog(RoomReads, LogListener):
         size = sum(len(item.data) for item in batch.items)
         if self._bytes + size > self._max_bytes:
             return StorageError(
-                "The storage engine is away, and memory is full (storage.degraded_max_bytes)."
+                "The storage engine is unreachable, and memory is full (storage.degraded_max_bytes)."
             )
         held = self._begin(batch.room)
         held.last_batch = batch
@@ -246,7 +255,7 @@ class DegradedLog(RoomReads, LogListener):
         return outcome
 
     def _begin(self, room: RoomKey) -> _Held:
-        """The room in memory. It goes on with the numbers that it is known to have come to."""
+        """The room in memory. It continues after the last known sequence."""
         held = self._rooms.get(room)
         if held is None:
             epoch, last = self._heads.get(room, ("", 0))
@@ -255,7 +264,9 @@ class DegradedLog(RoomReads, LogListener):
         return held
 
     def _remember(self, batch: Batch, stored: Appended) -> None:
-        """Know the ids again that the engine has, should it go away before their publishers heard of it."""
+        """Remember the ids that the engine stored, for retries if it fails before the publishers get their
+        acks.
+        """
         if stored.time_us >= self._rotations.next_us:
             self._rotations.run(stored.time_us)
         ids = self._ids.get(batch.room)
@@ -278,7 +289,10 @@ class DegradedLog(RoomReads, LogListener):
     # -- the way back
 
     async def _hand_over(self) -> None:
-        """Give the engine everything that memory has. Raises StorageError when it goes away again."""
+        """Hand everything in memory over to the engine.
+
+        Raises StorageError if it becomes unreachable again.
+        """
         for (room, client), member in list(self._absent.items()):
             await self._engine.enter(room, member)
             self._absent.pop((room, client), None)
@@ -306,7 +320,7 @@ class DegradedLog(RoomReads, LogListener):
                 raise outcome
             held.handed = entries[-1].sequence
             self.handed_over += len(entries)
-        # No await from here on: what comes next goes to the engine, behind what it was given.
+        # No await from here on: the next append goes to the engine, after what was handed over.
         del self._rooms[room]
         known = [entry.id for entry in self._memory.entries(room)]
         self._ids[room] = self._memory.recent_ids(room)
@@ -315,13 +329,13 @@ class DegradedLog(RoomReads, LogListener):
         logger.info("a room is in the engine again", extra={"room": room.room, "messages": len(known)})
 
     def _of(self, room: RoomKey) -> EventLog:
-        """Of a room that is in memory, what is there is all there is."""
+        """The log to read the room from. A room in memory is read from there only."""
         return self._memory if self._is_here(room) else self._engine
 
     # -- rooms
 
     async def create_room(self, room: RoomKey) -> bool:
-        """See EventLog.create_room. Without the engine nobody knows whether it was there."""
+        """See EventLog.create_room. True while the engine is unreachable, even if the room exists there."""
         if self._is_here(room):
             self._begin(room)
             return True
@@ -335,14 +349,14 @@ class DegradedLog(RoomReads, LogListener):
             return True
 
     async def delete_room(self, room: RoomKey) -> bool:
-        """See EventLog.delete_room. Refused while the room is in memory: the engine has more of it."""
+        """See EventLog.delete_room. Refused while the room is in memory: the engine may hold more of it."""
         if self._is_here(room):
-            raise StorageError("The storage engine is away; a room can be deleted when it is back.")
+            raise StorageError("The storage engine is unreachable; delete the room when it is back.")
         self._heads.pop(room, None)
         return await self._engine.delete_room(room)
 
     async def rooms(self, tenant: str, after: str, limit: int) -> RoomPage:
-        """See EventLog.rooms. While the engine is away, those that memory has."""
+        """See EventLog.rooms. While the engine is unreachable, only the rooms in memory."""
         return await (self._memory if self.away else self._engine).rooms(tenant, after, limit)
 
     async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
@@ -350,7 +364,7 @@ class DegradedLog(RoomReads, LogListener):
         return await (self._memory if self.away else self._engine).tenants_of(room, after, limit)
 
     async def follow(self, room: RoomKey) -> Head:
-        """See EventLog.follow. Without the engine, nothing of other nodes is heard until it is back."""
+        """See EventLog.follow. While the engine is unreachable, no entries of other nodes arrive."""
         if not self._is_here(room):
             try:
                 head = await self._engine.follow(room)
@@ -372,7 +386,7 @@ class DegradedLog(RoomReads, LogListener):
             await self._engine.unfollow(room)
 
     async def signal(self, room: RoomKey, data: bytes) -> None:
-        """See EventLog.signal. Without the engine no other node hears it."""
+        """See EventLog.signal. Dropped while the engine is unreachable."""
         if not self.away:
             await self._engine.signal(room, data)
 
@@ -381,7 +395,7 @@ class DegradedLog(RoomReads, LogListener):
         return False if self.away else await self._engine.direct(node, data)
 
     async def enter(self, room: RoomKey, member: RoomMember) -> None:
-        """See EventLog.enter. Without the engine other nodes see the client when it is back."""
+        """See EventLog.enter. While the engine is unreachable, other nodes do not see the client."""
         await self._presence.enter(room, member)
         if self.away:
             self._absent[room, member.client] = member
@@ -395,7 +409,7 @@ class DegradedLog(RoomReads, LogListener):
             await self._engine.leave(room, client)
 
     async def present(self, room: RoomKey, limit: int) -> Sequence[RoomMember]:
-        """See EventLog.present. Without the engine, the clients of this node."""
+        """See EventLog.present. While the engine is unreachable, only the clients of this node."""
         return await (self._presence if self.away else self._engine).present(room, limit)
 
     async def probe(self) -> float:
@@ -404,10 +418,10 @@ class DegradedLog(RoomReads, LogListener):
             raise StorageError("The storage engine has not answered since the start.")
         return await self._engine.probe()
 
-    # -- what the engine hears
+    # -- events from the engine
 
     def on_entries(self, room: RoomKey, epoch: str, entries: Sequence[Entry]) -> None:
-        """See LogListener. What comes for a room that is in memory is read when it has moved."""
+        """See LogListener. Entries of a room in memory are dropped here and read after its handover."""
         if room not in self._rooms:
             if entries:
                 self._saw(room, epoch, entries[-1].sequence)

@@ -1,8 +1,9 @@
-"""A second place for the messages of some rooms, outside the engine, from which a room comes back.
+"""Durable history: a second store, outside the engine, from which rooms are refilled.
 
-An append to such a room counts when both have it. The store has the epoch in which it takes messages, and a
-node that fills a room after its engine lost some raises it first: no append of before can come in behind its
-back. Retention is the engine's; what it no longer holds is removed here a little later.
+An append to such a room succeeds when both the engine and the store have it. The store keeps, per room, the
+epoch for which it accepts messages. Before a node refills a room after the engine lost messages, it raises
+that epoch, so that appends of the old epoch are refused. Retention is the engine's; what the engine no longer
+holds is removed here a little later.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from arqonbus.storage.ports import (
 DELETED = "~"  # greater than every epoch: the room is being deleted
 AT_ONCE = 500  # entries
 STORE_SECONDS = 10.0  # for one call of the store
-KEEP_SECONDS = 15.0  # for one batch, whatever has to be asked and repeated
+KEEP_SECONDS = 15.0  # for one batch, including all retries
 TRIM_SECONDS = 30.0
-MOST_ROOMS = 100_000  # of which is known that the store has all
+MOST_ROOMS = 100_000  # rooms known to be complete in the store
 _PIECES = 256  # in one transaction
-_TRIES = 5  # of a piece that the store takes in another epoch, or in another life
+_TRIES = 5  # of a piece while the store's epoch or life changes
 
 T = TypeVar("T")
 
@@ -39,11 +40,11 @@ logger = logging.getLogger(__name__)
 
 
 class HistoryUnavailable(StorageError):
-    """The engine has the messages, and the durable history does not, as far as this node knows."""
+    """The engine has the messages; whether the durable history has them is unknown."""
 
 
 class Piece(NamedTuple):
-    """Entries of one room that were given in one epoch."""
+    """Entries of one room in one epoch."""
 
     room: RoomKey
     epoch: str
@@ -51,61 +52,63 @@ class Piece(NamedTuple):
 
 
 class Top(NamedTuple):
-    """How far the store has a room; `last` is 0 when it holds no entry."""
+    """The store's epoch and last sequence of a room; `last` is 0 if it holds no entry."""
 
     epoch: str
     last: int
 
 
 class Kept(NamedTuple):
-    """The epochs of the rooms that the store knows; None: nothing was stored, this being another life."""
+    """The epochs of the rooms that the store knows; None: nothing was stored, because the store's life
+    changed.
+    """
 
     epochs: Mapping[RoomKey, str] | None
     life: str
 
 
 class HistoryStore(Protocol):
-    """Keeps entries of rooms. Methods raise StorageError."""
+    """Store of the entries of rooms. Methods raise StorageError."""
 
     async def close(self) -> None: ...
 
     async def keep(self, pieces: Sequence[Piece], life: str) -> Kept:
-        """Store the pieces whose room is in their epoch, durably; nothing if the store's life is another one.
+        """Store durably the pieces whose room is in their epoch; nothing if the store's life is not `life`.
 
-        A life ends when the store may have been put back in time.
+        A life ends when the store may have been restored to an earlier state.
         """
 
     async def top(self, room: RoomKey) -> Top | None:
-        """How far the store has the room; None for one that it does not know."""
+        """The store's position of the room; None for an unknown room."""
 
     async def raise_epoch(self, room: RoomKey, epoch: str) -> None:
-        """Take entries of this epoch only, from now on, unless a greater one holds."""
+        """From now on accept entries of this epoch only, unless the current epoch is greater."""
 
     async def after(self, room: RoomKey, sequence: int, limit: int) -> Sequence[Entry]:
         """Entries with a greater sequence, ascending."""
 
     async def move_epoch(self, room: RoomKey, was: str | None, to: str) -> None:
-        """Take entries of this epoch only, if it was that one up to now; None: if the room is not known."""
+        """Change the accepted epoch to `to` if it is `was`; None: if the room is unknown."""
 
     async def held(self, room: RoomKey, ids: Mapping[int, str]) -> Collection[int]:
-        """Those of the sequences under which the store holds the messages with these ids."""
+        """The sequences of `ids` under which the store holds the message with that id."""
 
     async def trim(self, room: RoomKey, first: int) -> None:
         """Remove entries with a lower sequence."""
 
     async def forget(self, room: RoomKey) -> None:
-        """Know the room no longer. Its entries were removed before."""
+        """Remove the room, after its entries were removed."""
 
 
 class EngineRooms(Protocol):
-    """What the history asks of the engine."""
+    """Interface of the engine that the history needs."""
 
     async def head(self, room: RoomKey) -> Head: ...
 
     async def read(self, room: RoomKey, after: int, until: int, limit: int) -> Page: ...
 
     async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
-        """Let the room, if it is in this epoch, go on in one that is greater than `after`. Its head then."""
+        """If the room is in `epoch`, continue it in an epoch greater than `after`. Returns its head."""
 
 
 class _Waiting(NamedTuple):
@@ -114,12 +117,12 @@ class _Waiting(NamedTuple):
 
 
 class DurableHistory:
-    """Keeps the rooms for which `keeps` in the store, beside their engine."""
+    """Keeps a copy of some rooms (`keeps`) in the store."""
 
     def __init__(
         self, store: HistoryStore, keeps: Callable[[RoomKey], bool], on_unknown: Callable[[RoomKey], None]
     ) -> None:
-        """`on_unknown` hears of rooms whose new entries a publisher was not told of."""
+        """`on_unknown` is called for rooms with entries that were stored but not acknowledged."""
         self.keeps = keeps
         self._store = store
         self._on_unknown = on_unknown
@@ -127,13 +130,13 @@ class DurableHistory:
         self._life = ""
         self._waiting: list[_Waiting] = []
         self._wake = asyncio.Event()
-        self._complete: set[RoomKey] = set()  # rooms of which the store had all, when it was last looked for
+        self._complete: set[RoomKey] = set()  # rooms that were complete in the store when last checked
         self._touched: set[RoomKey] = set()
         self._calls: set[asyncio.Task[Sequence[Outcome]]] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, rooms: EngineRooms) -> None:
-        """Begin. The store is connected to when a room first needs it."""
+        """Start the tasks. The store is connected on first use."""
         self._rooms = rooms
         self._tasks = [
             asyncio.create_task(self._write(), name="durable history"),
@@ -141,7 +144,7 @@ class DurableHistory:
         ]
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Finish accepted appends, then stop and close the store."""
         if self._calls:
             await asyncio.wait(list(self._calls))
         for task in self._tasks:
@@ -155,7 +158,7 @@ class DurableHistory:
     def settled(
         self, batches: Sequence[Batch], stored: Awaitable[Sequence[Outcome]]
     ) -> Awaitable[Sequence[Outcome]]:
-        """The outcomes once the store has what it is to keep of these batches."""
+        """The outcomes of these batches, once the store has its part of them."""
         call = asyncio.create_task(self._settled(batches, stored))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
@@ -178,7 +181,7 @@ class DurableHistory:
         except (StorageError, TimeoutError) as failure:
             self._on_unknown(batch.room)
             return HistoryUnavailable(
-                "The engine has the message; whether its durable history has it is not known: "
+                "The engine has the message; whether the durable history has it is unknown: "
                 f"{failure or 'no answer in time'}. Publish again with the same id.",
                 outcome_unknown=True,
             )
@@ -186,7 +189,7 @@ class DurableHistory:
         return outcome._replace(durability=Durability.DURABLE)
 
     async def _entries(self, batch: Batch, outcome: Appended) -> Sequence[Entry]:
-        """What the store may lack: the new entries, and those of before that it was never seen to get."""
+        """Entries that the store may lack: the new ones, and earlier ones it is not known to have."""
         fresh = {
             sequence: Entry(sequence, outcome.time_us, *item)
             for index, (sequence, item) in enumerate(zip(outcome.sequences, batch.items, strict=True))
@@ -202,7 +205,7 @@ class DurableHistory:
             for sequence in repeated.keys() - held:
                 page = await self._rooms.read(batch.room, sequence - 1, sequence, 1)
                 if [entry.id for entry in page.entries] != [repeated[sequence]]:
-                    raise StorageError("the room was filled meanwhile")
+                    raise StorageError("the room was refilled meanwhile")
                 fresh[sequence] = page.entries[0]
         return [fresh[sequence] for sequence in sorted(fresh)]
 
@@ -222,10 +225,10 @@ class DurableHistory:
                 piece = await self._reconciled(piece, epoch)
             elif piece.room in self._complete:
                 return
-        raise StorageError("the room changes its epoch again and again")
+        raise StorageError(f"the room changed its epoch {_TRIES} times")
 
     async def _write(self) -> None:
-        """Everything that waits becomes one transaction, one after the other."""
+        """Write all waiting pieces in one transaction, one transaction at a time."""
         while True:
             await self._wake.wait()
             waiting, self._waiting = self._waiting[:_PIECES], self._waiting[_PIECES:]
@@ -252,27 +255,27 @@ class DurableHistory:
         return kept
 
     async def _reconciled(self, piece: Piece, epoch: str | None) -> Piece:
-        """The piece as the store will take it, whose epoch for the room is another one.
+        """Bring the store's epoch for the room and the piece's into agreement; returns the piece to retry.
 
-        Raises StorageError if the engine may not have the piece any more. Each change is made only to what
-        was seen, so that none of them undoes what a node does meanwhile that fills the room.
+        Raises StorageError if the engine may no longer have the piece. Each change is conditional on the
+        epoch read before, so that it does not undo a concurrent refill by another node.
         """
         room = piece.room
         if epoch == DELETED:
             raise StorageError("the room is being deleted")
         if (await self._rooms.head(room)).epoch != piece.epoch:
-            raise StorageError("the room went on in another epoch")
-        if epoch is not None and epoch > piece.epoch:  # a node meant to renew the room, and another one did
+            raise StorageError("the room is in another epoch now")
+        if epoch is not None and epoch > piece.epoch:  # two nodes renewed the room at the same time
             head = await self._rooms.renew(room, piece.epoch, epoch)
             piece = piece._replace(epoch=head.epoch)
         await _soon(self._store.move_epoch(room, epoch, piece.epoch))
         return piece
 
     async def _complete_before(self, piece: Piece) -> Mapping[RoomKey, str] | None:
-        """Give the store what it lacks before the piece: of a room that it never had, or had once, before
-        it was put back in time, or of messages whose publishers were not told that they are kept.
+        """Copy to the store the entries before the piece that it lacks: because the room is new to it,
+        because it was restored to an earlier state, or because earlier writes to it failed.
 
-        The room's epoch there; None if the store's life ended meanwhile.
+        Returns the room's epoch in the store; None if the store's life ended meanwhile.
         """
         room, until = piece.room, piece.entries[0].sequence - 1
         top = await self.top(room)
@@ -286,38 +289,44 @@ class DurableHistory:
             after, copied = entries[-1].sequence, copied + len(entries)
         if copied:
             logger.debug(
-                "a durable history has what it lacked", extra={"room": room.room, "messages": copied}
+                "copied missing messages to the durable history",
+                extra={"room": room.room, "messages": copied},
             )
         if len(self._complete) >= MOST_ROOMS:
             self._complete.clear()
         self._complete.add(room)
         return None
 
-    # -- what a node asks that looks at a room
+    # -- opening and refilling a room
 
     async def top(self, room: RoomKey) -> Top | None:
-        """How far the history has the room. Raises StorageError."""
+        """The history's position of the room. Raises StorageError."""
         top = await _soon(self._store.top(room))
         if top is not None and top.epoch == DELETED:
-            raise StorageError(f"The room {room.room} is being deleted. Delete it again, to the end.")
+            raise StorageError(
+                f"The room {room.room} is being deleted. Repeat the deletion until it succeeds."
+            )
         return top
 
     async def raise_epoch(self, room: RoomKey, epoch: str) -> None:
-        """Let nothing in that was appended in an epoch before this one. Raises StorageError."""
+        """Refuse entries of epochs before this one. Raises StorageError."""
         await _soon(self._store.raise_epoch(room, epoch))
 
     async def after(self, room: RoomKey, sequence: int) -> Sequence[Entry]:
-        """What follows, at most AT_ONCE. Raises StorageError."""
+        """The entries after `sequence`, at most AT_ONCE. Raises StorageError."""
         return await _soon(self._store.after(room, sequence, AT_ONCE))
 
     async def delete(self, room: RoomKey) -> None:
-        """Before the engine deletes the room: so that it does not come back. Raises StorageError."""
+        """Mark the room as deleted before the engine deletes it, so that it is not refilled.
+
+        Raises StorageError.
+        """
         self._touched.discard(room)
         await _soon(self._store.raise_epoch(room, DELETED))
         await _soon(self._store.trim(room, 1 << 62))
 
     async def deleted(self, room: RoomKey) -> None:
-        """After the engine has deleted the room. Raises StorageError."""
+        """Forget the room after the engine has deleted it. Raises StorageError."""
         await _soon(self._store.forget(room))
 
     # -- retention
@@ -328,7 +337,7 @@ class DurableHistory:
             await self.trim()
 
     async def trim(self) -> None:
-        """Remove what the engine no longer holds, of rooms that were written to since the last time."""
+        """Remove entries that the engine no longer holds, in rooms written to since the last run."""
         touched, self._touched = self._touched, set()
         for room in touched:
             try:
@@ -336,7 +345,7 @@ class DurableHistory:
                 await _soon(self._store.trim(room, head.first))
             except StorageError as failure:
                 self._touched |= touched
-                logger.warning("a durable history was not trimmed", extra={"reason": str(failure)})
+                logger.warning("trimming the durable history failed", extra={"reason": str(failure)})
                 return
 
 

@@ -1,6 +1,6 @@
-"""Consumer groups that are not there for every room, or not at every time. No group logic.
+"""Consumer groups that are available for some rooms or at some times only. No group logic.
 
-What a log cannot do for a room is refused before its groups are asked, with a sentence that says why.
+A guard refuses the call, with the reason, before the groups are asked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from arqonbus.storage.ports import (
 
 
 class GuardedGroups:
-    """ConsumerGroups behind a guard, which raises NotCapableError for a room that has none."""
+    """ConsumerGroups behind a guard, which raises NotCapableError for a room without groups."""
 
     def __init__(self, groups: ConsumerGroups, guard: Callable[[RoomKey], None]) -> None:
         self._groups = groups

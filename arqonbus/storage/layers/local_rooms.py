@@ -1,7 +1,7 @@
-"""An engine of which some rooms are held in this process only, because the profile says durability memory.
+"""Rooms with durability `memory`: held in this process only, beside an engine.
 
-Such a room never touches the engine: it is as fast as memory, ends with the process, and each node of a bus
-has its own. Everything else goes to the engine as it is.
+Such a room never uses the engine: it is as fast as memory, is lost when the process ends, and is separate on
+each node. All other rooms use the engine unchanged.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arqonbus.storage.ports import (
 
 
 class LocalRooms(RoomReads):
-    """EventLog: the rooms for which `is_local` in `memory`, all others in `engine`."""
+    """EventLog with the rooms that are `is_local` in `memory`, and all others in `engine`."""
 
     def __init__(self, engine: EventLog, memory: MemoryLog, is_local: Callable[[RoomKey], bool]) -> None:
         self._engine = engine
@@ -51,7 +51,7 @@ class LocalRooms(RoomReads):
 
     @property
     def groups(self) -> ConsumerGroups | None:
-        """See EventLog.groups. Rooms of the process have none."""
+        """See EventLog.groups. Rooms in memory have none."""
         groups = self._engine.groups
         return None if groups is None else GuardedGroups(groups, self._refuse_local)
 
@@ -68,7 +68,7 @@ class LocalRooms(RoomReads):
         await self._engine.close()
 
     def append(self, batches: Sequence[Batch]) -> Sequence[Outcome] | Awaitable[Sequence[Outcome]]:
-        """See EventLog.append. The engine's share of a tick is one call, as ever."""
+        """See EventLog.append. The engine still gets one call per tick."""
         local = [index for index, batch in enumerate(batches) if self._is_local(batch.room)]
         if not local:
             return self._engine.append(batches)

@@ -1,4 +1,4 @@
-"""Reads of a log that is two logs: each room is in one of them at a time."""
+"""Reads of a log that consists of two logs, where each room is in one of them at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from arqonbus.storage.ports import EventLog, Head, Page, RoomKey
 
 
 class RoomReads:
-    """The part of EventLog that reads one room, from wherever that is."""
+    """The part of EventLog that reads one room, from the log that holds it."""
 
     @abstractmethod
     def _of(self, room: RoomKey) -> EventLog:

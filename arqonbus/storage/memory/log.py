@@ -1,7 +1,7 @@
 """The event log in this process's memory: for tests, for rooms that need no history, and for degraded mode.
 
-Touches nothing outside the process and never waits: append gives its outcome at once. Everything is lost
-when the process ends, and the durability it reports says so.
+It uses nothing outside the process and never waits: append returns its outcome at once. Everything is lost
+when the process ends; the reported durability is `memory`.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def _clock_us() -> int:
 class MemoryLog:
     """EventLog of one process.
 
-    An id is remembered for `dedup_seconds` at least, but never more than `dedup_max` ids of one room.
+    An id is remembered for at least `dedup_seconds`, but at most `dedup_max` ids per room.
     """
 
     name = "memory"
     shared = False
     durability = Durability.MEMORY
-    groups = None  # what workers have done must not be forgotten with the process
+    groups = None  # acks of workers must not be lost with the process
 
     def __init__(
         self,
@@ -85,10 +85,10 @@ class MemoryLog:
         self._presence = LocalPresence()
 
     async def open(self, listener: LogListener) -> None:
-        """Nothing to connect; nobody else ever speaks, so the listener is not called."""
+        """Do nothing: there is no connection and no other node, so the listener is never called."""
 
     async def close(self) -> None:
-        """Nothing to release: what was stored stays readable until the object goes."""
+        """Do nothing: entries stay readable as long as the object exists."""
 
     def append(self, batches: Sequence[Batch]) -> Sequence[Outcome]:
         """See EventLog.append. The outcome is known at once."""
@@ -110,7 +110,7 @@ class MemoryLog:
         _, items, (most, max_age_us), _ = batch
         if now > room.time_us:
             room.time_us = now
-        else:  # the clock was set back, and time within a room never is
+        else:  # the clock was set back; time within a room never decreases
             now = room.time_us
         ids = room.ids
         if not ids.waiting:
@@ -161,7 +161,9 @@ class MemoryLog:
         return sequences, frozenset(duplicates)
 
     def begin(self, room: RoomKey, epoch: str, last: int, ids: RecentIds | None = None) -> None:
-        """Let a new room go on from elsewhere: in this epoch, behind this number, knowing these ids."""
+        """Begin a room that continues another log: in this epoch, after sequence `last`, with these known
+        ids.
+        """
         held = self._rooms[room] = _MemoryRoom()
         held.epoch, held.last = epoch, last
         if ids is not None:
@@ -169,11 +171,11 @@ class MemoryLog:
         self._list(room)
 
     def recent_ids(self, room: RoomKey) -> RecentIds:
-        """The ids that the room knows again."""
+        """The ids that the room remembers."""
         return self._rooms[room].ids
 
     def entries(self, room: RoomKey) -> Sequence[Entry]:
-        """All that is held of a room, oldest first."""
+        """All held entries of a room, oldest first."""
         held = self._rooms.get(room)
         return () if held is None else tuple(held.log)
 
@@ -248,17 +250,17 @@ class MemoryLog:
         return found[: max(limit, 0)]
 
     async def follow(self, room: RoomKey) -> Head:
-        """The head; no other node can append, so nothing will be heard."""
+        """Return the head. No other node can append, so the listener is never called."""
         return await self.head(room)
 
     async def unfollow(self, room: RoomKey) -> None:
-        """Nothing to undo."""
+        """Do nothing."""
 
     async def signal(self, room: RoomKey, data: bytes) -> None:
-        """There is no other node to hear it."""
+        """Do nothing: there is no other node."""
 
     async def direct(self, node: str, data: bytes) -> bool:
-        """False: there is no other node."""
+        """Return False: there is no other node."""
         return False
 
     async def enter(self, room: RoomKey, member: RoomMember) -> None:
@@ -274,7 +276,7 @@ class MemoryLog:
         return self._presence.present(room, limit)
 
     async def probe(self) -> float:
-        """Append, read back and delete in a room of its own that no tenant can name."""
+        """Append, read back and delete one value in a separate log."""
         began = time.perf_counter()
         log: deque[bytes] = deque()
         log.append(b"probe")
@@ -304,7 +306,7 @@ def _trim(log: deque[Entry], most: int, max_age_us: int, now: int) -> None:
 
 
 def _slice(room: _MemoryRoom, begin: int, end: int) -> list[Entry]:
-    """Entries begin..end, both included and both within what is held. Walks from the nearer end."""
+    """Entries begin..end, both included and both held. Walks from the nearer end."""
     log = room.log
     if not log or begin > end:
         return []

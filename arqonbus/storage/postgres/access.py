@@ -1,6 +1,6 @@
-"""One connection to Postgres as the profile describes it, and its failures as sentences.
+"""Connections to Postgres as the profile describes them, with readable error messages.
 
-No message from here holds a password.
+No message contains a password.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CONNECT_SECONDS = 10.0
 COMMAND_SECONDS = 60.0
 _FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError, TimeoutError)
 
-# A plan for batches of any size is made for ten rows, and takes a million steps for a batch of a thousand.
-# Compiling plans takes longer than any of them runs.
+# A generic plan assumes ten rows and takes a million steps for a batch of a thousand. JIT compilation takes
+# longer than any of these plans runs.
 _PLANNING = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
-# A transaction of ours is idle only where its process hangs or its connection was given up half-way.
+# A transaction is idle only if its process hangs or its connection was abandoned half-way.
 _BOUNDS = {"idle_in_transaction_session_timeout": "15s"}
 
 if TYPE_CHECKING:  # generic for the type checker only
@@ -33,11 +33,11 @@ else:
 
 
 class PostgresUnavailable(StorageError):
-    """No connection. Nothing was changed."""
+    """Postgres cannot be connected to. Nothing was changed."""
 
 
 async def connect(store: Postgres, *, application: str, seconds: float = CONNECT_SECONDS) -> Connection:
-    """Connect. Raises PostgresUnavailable with what to do."""
+    """Connect. Raises PostgresUnavailable, whose message names the remedy."""
     dsn, options = _options(store, application)
     try:
         return await asyncpg.connect(dsn, timeout=seconds, **options)
@@ -48,7 +48,7 @@ async def connect(store: Postgres, *, application: str, seconds: float = CONNECT
 async def open_pool(
     store: Postgres, *, application: str, role: str, seconds: float = CONNECT_SECONDS
 ) -> Pool:
-    """Connections that work as a role, at most as many as the profile says. Raises PostgresUnavailable."""
+    """Open a pool of connections with a role, sized by the profile. Raises PostgresUnavailable."""
     dsn, options = _options(store, application)
     options["server_settings"] |= {"role": role, **_PLANNING, **_BOUNDS}
     try:
@@ -80,13 +80,13 @@ def _options(store: Postgres, application: str) -> tuple[Url, dict[str, Any]]:
 
 def _ssl(store: Postgres, dsn: Url) -> ssl.SSLContext | Literal["prefer", "require"] | bool | None:
     if "sslmode" in dsn.options:
-        return None  # the URL says it, and asyncpg reads that
+        return None  # asyncpg reads it from the URL
     mode = store.sslmode
     if mode == "disable":
         return False
     if mode == "prefer" or (mode == "require" and store.ca_file is None):
         return mode
-    # libpq, too, verifies the chain under `require` as soon as an authority is named.
+    # Like libpq, verify the chain under `require` if a CA is set.
     context = ssl.create_default_context(cafile=str(store.ca_file) if store.ca_file else None)
     context.check_hostname = mode == "verify-full"
     return context
@@ -98,8 +98,8 @@ def _sentence(store: Postgres, error: Exception) -> str:
     match error:
         case asyncpg.InvalidPasswordError():
             return (
-                f"{where} refuses the password of the role {role}. If its data is older than the password, "
-                "the role still has the first one: put that back, or give it the new one with ALTER ROLE."
+                f"{where} refuses the password of the role {role}. If the database was created with another "
+                "password, the role still has that one: restore it, or set the new one with ALTER ROLE."
             )
         case asyncpg.InvalidAuthorizationSpecificationError():
             return (
@@ -129,7 +129,7 @@ def _sentence(store: Postgres, error: Exception) -> str:
 
 
 def place(store: Postgres) -> str:
-    """Where the store is, for sentences."""
+    """Address of the store, for messages."""
     host, port = store.address
     return f"Postgres at {host or 'the default socket'}:{port}"
 

@@ -1,4 +1,4 @@
-"""The durable history of rooms in Postgres: a message counts when its transaction is on disk."""
+"""The durable history of rooms in Postgres: an append succeeds when its transaction is on disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from arqonbus.storage.ports import Entry, RoomKey
 from arqonbus.storage.postgres.access import Connection
 from arqonbus.storage.postgres.transactions import Transactions
 
-# Which life this is, in a transaction that will be on disk when it ends.
+# The store's current life; makes the commit of this transaction wait for the disk.
 _LIFE = """
 SELECT concat_ws(' ', pg_postmaster_start_time(), oid), set_config('synchronous_commit', 'on', true)
 FROM pg_database WHERE datname = current_database()
 """
-# The row of a room is locked, so that its epoch still holds when the transaction ends. In one order, so that
-# nodes wait for each other and never in a circle.
+# Locks the rows of the rooms, so that their epochs are still valid at the commit. Always in the same order,
+# so that nodes do not deadlock.
 _LOCK = """
 SELECT r.tenant_id, r.room, r.epoch FROM arqonbus.history_rooms r
 JOIN unnest($1::text[], $2::text[]) AS asked (tenant_id, room) USING (tenant_id, room)

@@ -1,9 +1,9 @@
-"""Takes a Postgres database to the schema of this version, one step at a time.
+"""Migration of a Postgres database to the schema of this version, one step at a time.
 
-Each step and its row in the ledger are one transaction, so that a step is done or not done, whatever dies.
-One runner works at a time: an advisory lock on a connection of its own keeps others waiting, and the ledger,
-locked in each step, keeps them out even if that connection is lost. Nothing is ever taken back: a database
-that is ahead of this version, or that was changed, is refused.
+Each step and its row in the ledger are one transaction, so that a step is done or not done, whatever fails.
+One runner works at a time: an advisory lock on a separate connection lets others wait, and the ledger, locked
+in each step, excludes them even if that connection is lost. There are no downgrades: a database that is ahead
+of this version, or whose migrations were changed, is refused.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from arqonbus.storage.postgres.migrations.steps import (
     pending,
 )
 
-# Any number will do, as long as nobody else uses it: the letters "arqonbus".
+# An arbitrary number that nothing else uses: the letters "arqonbus".
 LOCK_KEY = int.from_bytes(b"arqonbus", "big")
 
 _LEDGER = "arqonbus_ledger.migrations"
@@ -50,7 +50,7 @@ CREATE TABLE IF NOT EXISTS {_LEDGER} (
 
 
 class Patience(NamedTuple):
-    """How long to wait, in seconds: for another runner, for a lock in a step, for one statement of a step."""
+    """Timeouts in seconds: for another runner, for a lock in a step, for one statement of a step."""
 
     runner: float = 300.0
     lock: float = 5.0
@@ -58,7 +58,7 @@ class Patience(NamedTuple):
 
 
 class MigrationFailed(StorageError):
-    """A step did not succeed. It was rolled back as a whole; the steps before it hold."""
+    """A step failed and was rolled back as a whole; earlier steps stay applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ class Done:
 
 
 async def status(store: Postgres, steps: Sequence[Step] | None = None) -> Sequence[StepPosition]:
-    """Where the database stands. Changes nothing, judges nothing. Raises StorageError."""
+    """Compare the database with the steps. Changes nothing. Raises StorageError."""
     async with _connection(store) as connection:
         return compare(_steps(steps), await _ledger(connection))
 
 
 async def plan(store: Postgres, steps: Sequence[Step] | None = None) -> Sequence[Step]:
-    """What `apply` would do. Changes nothing. Raises StorageError; MigrationRefused as `apply` would."""
+    """The steps that `apply` would run. Changes nothing. Raises StorageError, MigrationRefused as `apply`."""
     async with _connection(store) as connection:
         return pending(_steps(steps), await _ledger(connection))
 
@@ -88,7 +88,7 @@ async def apply(
     patience: Patience | None = None,
     on_done: Callable[[Done], None] = lambda _: None,
 ) -> Sequence[Done]:
-    """Take every pending step, and call `on_done` after each one's commit.
+    """Apply every pending step, and call `on_done` after each commit.
 
     Raises StorageError: MigrationRefused before anything was changed, MigrationFailed in a step.
     """
@@ -119,7 +119,7 @@ async def _connection(store: Postgres) -> AsyncIterator[Connection]:
             "rolled back, or it is done and in the ledger; run the same command again."
         ) from error
     finally:
-        # Not a polite close: after a cancellation it would wait for the statement that is being given up.
+        # close() would wait for the running statement after a cancellation.
         connection.terminate()
 
 
@@ -138,8 +138,8 @@ async def _take_lock(store: Postgres, guard: Connection, seconds: float) -> None
         await guard.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(
-            f"Another `arqonbus migrate` has been at work in {place(store)} for {seconds:g} s and is not "
-            "done. Nothing was changed by this one."
+            f"Another `arqonbus migrate` has been running in {place(store)} for {seconds:g} s. "
+            "This one changed nothing."
         ) from error
 
 
@@ -160,7 +160,7 @@ async def _take(worker: Connection, step: Step, patience: Patience) -> Done:
     try:
         async with worker.transaction():
             await _set_limits(worker, patience)
-            # A runner whose guard was lost may still be in here: wait for it, then see what it left.
+            # A runner that lost its advisory lock may still be in this step: wait for it, then check again.
             await worker.execute(f"LOCK TABLE {_LEDGER} IN EXCLUSIVE MODE")
             last = await worker.fetchval(f"SELECT coalesce(max(number), 0) FROM {_LEDGER}")  # noqa: S608
             if last != step.number - 1:
@@ -188,8 +188,8 @@ async def _take(worker: Connection, step: Step, patience: Patience) -> Done:
             )
     except asyncpg.LockNotAvailableError as error:
         raise MigrationFailed(
-            f"The migration {step} waited {patience.lock:g} s for a lock that somebody else holds. It was "
-            "rolled back; run the same command again when the long transaction there has ended."
+            f"The migration {step} waited {patience.lock:g} s for a lock that another session holds. It was "
+            "rolled back; run the same command again when that session's transaction has ended."
         ) from error
     except asyncpg.QueryCanceledError as error:
         raise MigrationFailed(
@@ -197,14 +197,14 @@ async def _take(worker: Connection, step: Step, patience: Patience) -> Done:
             f"{patience.statement:g} s; give it more with --statement-timeout."
         ) from error
     except asyncpg.AdminShutdownError:
-        raise  # the connection is gone, and with it the step: said where connections are
+        raise  # the connection is lost, and with it the step: reported by _connection
     except asyncpg.PostgresError as error:
         raise MigrationFailed(f"The migration {step} failed and was rolled back: {error}") from error
     return Done(step, time.perf_counter() - began)
 
 
 async def _set_limits(worker: Connection, patience: Patience) -> None:
-    # The last one: when this process is killed, the server notices within a second and rolls back.
+    # The last one lets the server notice within a second that this process was killed, and roll back.
     for name, value in (
         ("lock_timeout", _milliseconds(patience.lock)),
         ("statement_timeout", _milliseconds(patience.statement)),

@@ -1,8 +1,8 @@
-"""The projection in Postgres 15 or later: what continuum's projector writes and its readers ask.
+"""The projection store in Postgres 15 or later.
 
-Works as the role arqonbus_writer, which changes rows and no table. A batch is one transaction with one
-statement for events and episodes; the guard against older events stands inside that statement, so that no
-order of arrival, and no number of projectors, can take an episode back in time.
+Works as the role arqonbus_writer, which may change rows but not tables. A batch is one transaction with one
+statement for events and episodes; the guard against older events is part of that statement, so that neither
+the order of arrival nor concurrent projectors can set an episode back in time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ T = TypeVar("T")
 
 
 class PostgresProjection:
-    """ProjectionStore in Postgres. `bucket` keeps this process's books apart from those of others."""
+    """ProjectionStore in Postgres. `bucket` separates this process's rows in the books from others'."""
 
     name = "postgres"
 
@@ -71,14 +71,14 @@ class PostgresProjection:
         self._partitions: set[tuple[int, int]] = set()
 
     async def open(self) -> None:
-        """See ProjectionStore.open. Raises MigrationRefused where the schema is not this version's.
+        """See ProjectionStore.open. Raises MigrationRefused if the schema is not this version's.
 
-        One that could not be opened is opened by whoever needs it first.
+        If it fails, the next call that needs a connection tries again.
         """
         await self._transactions.open()
 
     async def close(self) -> None:
-        """See ProjectionStore.close. Connections are ended, not waited for."""
+        """See ProjectionStore.close. Terminates the connections without waiting."""
         self._transactions.close()
 
     async def probe(self) -> float:
@@ -88,7 +88,7 @@ class PostgresProjection:
         for statement, arguments in ((sql.PROBE, (name, value)), (sql.PROBED, (name,))):
             rows = await self._fetch(statement, *arguments)
             if [row["value"] for row in rows] != [value]:
-                raise StorageError(f"{self._transactions.place} gives back something else than was written")
+                raise StorageError(f"{self._transactions.place} did not return what was written")
         return time.perf_counter() - began
 
     # -- projecting
@@ -107,11 +107,11 @@ class PostgresProjection:
         return await self._in_partitions([arrival.event for arrival in once], write)
 
     async def _in_partitions(self, events: Sequence[Event], write: Callable[[Connection], Awaitable[T]]) -> T:
-        """Write events, once there are partitions for all of them."""
+        """Write events after making sure that their partitions exist."""
         await self._ensure_partitions(events)
         try:
             return await self._transactions.run(write)
-        except NoPartition:  # another process has retired one that this one had seen
+        except NoPartition:  # another process retired a partition that this one knew
             self._partitions.clear()
             await self._ensure_partitions(events)
             return await self._transactions.run(write)
@@ -205,7 +205,7 @@ class PostgresProjection:
 
         async def write(connection: Connection) -> Reprojected:
             await connection.execute(sql.READ_IN_ORDER)
-            if rebuild and not dry_run:  # else an event that comes in between would be taken back
+            if rebuild and not dry_run:  # else an event that arrives meanwhile would be overwritten
                 await connection.execute(sql.HOLD_EPISODES)
             subjects = await connection.fetch(
                 sql.SUBJECTS_TO_REBUILD if rebuild else sql.SUBJECTS, *bounds(selection), *after, limit
@@ -242,7 +242,7 @@ class PostgresProjection:
         """See ProjectionStore.record."""
 
         async def write(connection: Connection) -> AuditEntry:
-            # The row of the head is what writers wait for, so that two never chain to the same row.
+            # Writers lock the row of the head, so that two never chain to the same row.
             await connection.execute(sql.FIRST_HEAD, tenant)
             head = await connection.fetchrow(sql.LOCKED_HEAD, tenant)
             assert head is not None
@@ -271,7 +271,7 @@ class PostgresProjection:
         """See ProjectionStore.audited."""
         return [row[0] for row in await self._fetch(sql.AUDITED)]
 
-    # -- how far rooms had come
+    # -- witness
 
     async def marks(self, rooms: Sequence[RoomKey]) -> Mapping[RoomKey, Mark]:
         """See WitnessStore.marks."""
@@ -298,7 +298,7 @@ class PostgresProjection:
 
 
 async def _insert(connection: Connection, arrivals: Sequence[Arrival]) -> Mapping[Key, Fresh]:
-    """Store events and move episodes forward; what became of those that were new, by key."""
+    """Store events and move episodes forward. Returns the outcomes of new events, by key."""
     if not arrivals:
         return {}
     columns = [list(column) for column in zip(*map(event_row, arrivals), strict=True)]
@@ -311,7 +311,7 @@ def _rank(row: Any) -> tuple[datetime, str] | None:
 
 
 async def _bury(connection: Connection, dead: Sequence[DeadLetter]) -> frozenset[str]:
-    """Keep dead letters; the ids of those that were new."""
+    """Store dead letters. Returns the ids of new ones."""
     if not dead:
         return frozenset()
     once = {letter.id: letter for letter in dead}
@@ -320,7 +320,7 @@ async def _bury(connection: Connection, dead: Sequence[DeadLetter]) -> frozenset
 
 
 async def _enter(connection: Connection, tallies: Mapping[str, Tally], bucket: int) -> None:
-    """Enter a batch in the books, last of all: the row is held as short as can be."""
+    """Add a batch to the books. Called last, to hold the row's lock as briefly as possible."""
     rows = [(tenant, bucket, *tallies[tenant]) for tenant in sorted(tallies)]
     if rows:
         await connection.execute(sql.ENTER, *[list(column) for column in zip(*rows, strict=True)])

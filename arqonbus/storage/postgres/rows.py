@@ -1,4 +1,4 @@
-"""Rows of the projection in Postgres from what they stand for, and back. Pure."""
+"""Conversion between rows of the Postgres projection and their types. Pure."""
 
 from __future__ import annotations
 

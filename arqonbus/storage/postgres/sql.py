@@ -1,17 +1,17 @@
-# ruff: noqa: S608 - the texts are put together from constants of this file
+# ruff: noqa: S608 - the statements are built from constants of this file
 """The statements of the projection in Postgres. Text only.
 
-Rows are always written in the order of their keys, so that two projectors wait for each other and never in a
-circle. LATERAL with LIMIT or OFFSET holds the planner to one look into an index for each row: else it reads
-the whole of a table that it takes to be small, because nobody has counted it yet.
+Rows are always written in the order of their keys, so that two projectors do not deadlock. LATERAL with LIMIT
+or OFFSET makes the planner use one index lookup per row: without statistics it assumes a small table and
+reads all of it.
 """
 
 from __future__ import annotations
 
 SUBJECT = "tenant_id = $1 AND agent_id = $2 AND episode_id = $3"
 
-# One statement for a batch: what is new enters `events`; of that, the greatest event of each episode moves
-# the episode on, unless the episode is further already. `before` is where it stood, for the books.
+# One statement for a batch: new events are inserted; of these, the greatest event of each episode updates the
+# episode, unless the episode is already newer. `before` is its previous event, for the books.
 PROJECT = """
 WITH fresh AS (
     INSERT INTO arqonbus.events (tenant_id, agent_id, event_id, event_time, episode_id, event_type,
@@ -140,7 +140,7 @@ WHERE {_CHOSEN} AND {_IN_WINDOW} AND (tenant_id, agent_id, episode_id) > ($5, $6
 ORDER BY tenant_id, agent_id, episode_id LIMIT $8
 """
 
-# A rebuild also meets episodes that have no event, so that it can tell of them.
+# A rebuild also visits episodes without events, to report them.
 SUBJECTS_TO_REBUILD = f"""
 SELECT tenant_id, agent_id, episode_id, bool_or(has_events) AS has_events FROM (
     (SELECT DISTINCT tenant_id, agent_id, episode_id, true AS has_events FROM arqonbus.events
@@ -193,7 +193,7 @@ BACKFILL = f"""{_WANTED}, written AS ({_REPLACE}
     RETURNING 1
 ){_COUNTED}"""
 
-# json has no equality, and need not: the same event always gives the same text.
+# json has no equality operator; text works, because the same event always gives the same text.
 _DIFFERS = """
     (held.event_id, held.event_type, held.source_ts, held.content_ref, held.tags::text, held.metadata::text,
         held.deleted) IS DISTINCT FROM
@@ -201,13 +201,13 @@ _DIFFERS = """
         {0}.deleted)
     OR (held.summary, held.embedding_ref) IS DISTINCT FROM ({0}.summary, {0}.embedding_ref)"""
 
-# Whatever stands in the row, damaged or ahead of every event: it becomes what the events say.
+# Replaces any row that differs from its events, even a damaged or newer one.
 REBUILD = f"""{_WANTED}, written AS ({_REPLACE}
     WHERE {_DIFFERS.format("excluded")}
     RETURNING 1
 ){_COUNTED}"""
 
-# What the two above would do.
+# Dry runs of the two above.
 TRY_BACKFILL = f"""{_WANTED}, written AS (
     SELECT 1 FROM wanted LEFT JOIN arqonbus.episodes held USING (tenant_id, agent_id, episode_id)
     WHERE held.event_id IS NULL
@@ -219,8 +219,8 @@ TRY_REBUILD = f"""{_WANTED}, written AS (
     WHERE held.event_id IS NULL OR {_DIFFERS.format("wanted")}
 ){_COUNTED}"""
 
-# A page is read in the order of an index. Without this, and before anybody has counted the rows, all that is
-# left of the table would be sorted for each page.
+# Pages are read in the order of an index. Without this, and without statistics, the planner would sort the
+# rest of the table for each page.
 READ_IN_ORDER = """
 SET LOCAL enable_sort = off; SET LOCAL enable_incremental_sort = off; SET LOCAL enable_bitmapscan = off
 """
@@ -241,7 +241,7 @@ MARKS = """
 SELECT w.tenant_id, w.room, w.epoch, w.last, w.run FROM arqonbus.witness w
 JOIN unnest($1::text[], $2::text[]) AS asked (tenant_id, room) USING (tenant_id, room)
 """
-# In one order, so that nodes wait for each other and never in a circle.
+# Always in the same order, so that nodes do not deadlock.
 WITNESS = """
 INSERT INTO arqonbus.witness AS w (tenant_id, room, epoch, last, run)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) ORDER BY 1, 2

@@ -1,7 +1,6 @@
-"""Transactions in Postgres as arqonbus_writer, the role that changes rows and no table.
+"""Transactions in Postgres as arqonbus_writer, the role that may change rows but not tables.
 
-Failures are StorageErrors with a sentence; a transaction that Postgres ended for the sake of another one is
-tried again.
+Failures are raised as StorageError; deadlocks and serialization failures are retried.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from arqonbus.storage.postgres.access import Connection, Pool, open_pool, place
 from arqonbus.storage.projection import Unprojectable
 
 WRITER = "arqonbus_writer"
-TRIES = 5  # of a transaction that Postgres ended for the sake of another one
+TRIES = 5  # of a transaction that ended with a deadlock or serialization failure
 
-# Refusals of the data itself: SQLSTATE classes 22 (data exception), 23 (integrity), 54 (limits).
+# SQLSTATE classes that refuse the data itself: 22 (data exception), 23 (integrity), 54 (limits).
 _DATA_CLASSES = ("22", "23", "54")
 
-# InternalClientError: asyncpg rolls back on a connection that a dying server left half-way.
+# InternalClientError: raised by asyncpg's rollback if the server died during the transaction.
 _LOST = (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 T = TypeVar("T")
 
 
 class NoPartition(StorageError):
-    """A row of a time without a partition."""
+    """No partition exists for the time of a row."""
 
 
 class Transactions:
-    """The connections of one use of Postgres. They are opened by whoever needs one first."""
+    """Pool of Postgres connections for one purpose, opened on first use."""
 
     def __init__(self, store: Postgres, application: str) -> None:
         """`application`: the name under which Postgres lists the connections."""
@@ -48,12 +47,12 @@ class Transactions:
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Connect. Raises MigrationRefused where the schema is not this version's, or PostgresUnavailable."""
+        """Connect. Raises MigrationRefused if the schema is not this version's, or PostgresUnavailable."""
         self._closed = False
         await self._opened()
 
     def close(self) -> None:
-        """End the connections, without waiting for them."""
+        """Terminate the connections without waiting."""
         self._closed = True
         if self._pool is not None:
             self._pool.terminate()
@@ -61,7 +60,7 @@ class Transactions:
 
     async def _opened(self) -> Pool:
         if self._closed:
-            raise StorageError(f"{self.place} is not open here.")
+            raise StorageError(f"The connections to {self.place} are closed.")
         async with self._opening:
             if self._pool is None:
                 self._pool = await self._connect()
@@ -85,7 +84,7 @@ class Transactions:
         return await self.run(read)
 
     async def run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do the work in a transaction. Raises Unprojectable for data that Postgres refuses."""
+        """Run `work` in a transaction. Raises StorageError; Unprojectable if Postgres refuses the data."""
         pool = self._pool or await self._opened()
         for tries in range(1, TRIES + 1):
             try:
@@ -97,11 +96,11 @@ class Transactions:
                 await asyncio.sleep(0.01 * 2**tries)
             except asyncpg.PostgresError as error:
                 if isinstance(error, asyncpg.CheckViolationError) and not error.constraint_name:
-                    raise NoPartition(f"{self.place} has no place for it: {error}") from error
+                    raise NoPartition(f"{self.place} has no partition for the row: {error}") from error
                 if (error.sqlstate or "")[:2] in _DATA_CLASSES:
                     raise Unprojectable(f"{self.place} refuses the data: {error}") from error
                 raise StorageError(f"{self.place} answers with an error: {error}") from error
-            except (asyncpg.DataError, UnicodeError, msgspec.EncodeError) as error:  # it was not sent
+            except (asyncpg.DataError, UnicodeError, msgspec.EncodeError) as error:  # before it was sent
                 raise Unprojectable(f"The data cannot be written to {self.place}: {error}") from error
             except _LOST as error:
                 raise StorageError(f"The connection to {self.place} was lost: {error}") from error

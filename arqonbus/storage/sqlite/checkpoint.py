@@ -1,7 +1,7 @@
-"""Checkpoints of an SQLite file: a sound copy beside it, kept fresh, and the way back to it.
+"""Checkpoints of an SQLite log: verified copies beside it, and recovery from them.
 
 A copy is written to `<file>.checkpoint.new`, checked, flushed to disk and renamed, so `<file>.checkpoint` is
-whole at any moment. Going back keeps what was damaged, under a name of its own: it is the evidence.
+always complete. Recovery keeps the damaged files under a new name, as evidence.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from arqonbus.storage.ports import StorageError
 from arqonbus.storage.sqlite.schema import FileLock, checkpoint_of
 from arqonbus.storage.sqlite.seal import begin_epochs
 
-PAGES = 256  # copied at a time; writers go on in between
+PAGES = 256  # copied at a time; writers continue in between
 PAUSE = 0.002  # seconds between them
 
 _BESIDE = ("", "-wal", "-shm")
 
 
 class Recovered(NamedTuple):
-    """What going back did. `rooms`: how many hold what the checkpoint held, each in a new epoch."""
+    """Result of a recovery. `rooms`: number of recovered rooms, each in a new epoch."""
 
     taken_at: datetime
     rooms: int
@@ -33,17 +33,17 @@ class Recovered(NamedTuple):
 
 
 def write_checkpoint(path: Path) -> None:
-    """Copy the file as it is now, beside whoever writes it. Raises StorageError; the old copy stays then."""
+    """Copy the file while it may be written. Raises StorageError; the previous checkpoint is kept then."""
     copy, new = checkpoint_of(path), path.with_name(f"{path.name}.checkpoint.new")
     try:
         new.unlink(missing_ok=True)
         with closing(_read_only(path)) as source, closing(sqlite3.connect(new)) as target:
             source.backup(target, pages=PAGES, sleep=PAUSE)
             verdict = target.execute("PRAGMA quick_check(1)").fetchone()[0]
-            target.execute("PRAGMA journal_mode = DELETE")  # one file is all there is of it
+            target.execute("PRAGMA journal_mode = DELETE")  # a single file without a WAL
         if verdict != "ok":
             raise StorageError(
-                f"The checkpoint of {path} would be damaged ({verdict}); the one before stays."
+                f"The checkpoint of {path} would be damaged ({verdict}); the previous one is kept."
             )
         _flush(new)
         new.replace(copy)
@@ -51,15 +51,15 @@ def write_checkpoint(path: Path) -> None:
     except (OSError, sqlite3.Error) as error:
         new.unlink(missing_ok=True)
         raise StorageError(
-            f"No checkpoint of {path} could be taken: {error}. The one before stays."
+            f"No checkpoint of {path} could be taken: {error}. The previous one is kept."
         ) from error
 
 
 def go_back(path: Path) -> Recovered:
-    """Put the last checkpoint in the place of the log, in new epochs: what came after it is not pretended.
+    """Replace the log by its last checkpoint, with all rooms in new epochs.
 
-    The log's own files stay beside it with `.damaged-<time>` behind their names. Raises StorageError when the
-    log is in use, or there is no sound checkpoint; nothing is changed then.
+    The log's files are renamed with the suffix `.damaged-<time>`. Raises StorageError if the log is in use,
+    or if there is no intact checkpoint; nothing is changed then.
     """
     copy = checkpoint_of(path)
     lock = FileLock(path)
@@ -86,7 +86,7 @@ def go_back(path: Path) -> Recovered:
 
 
 def _prepare(copy: Path, new: Path) -> tuple[int, int]:
-    """A copy of the checkpoint whose rooms are in new epochs; how many rooms and messages it holds."""
+    """Copy the checkpoint, with its rooms in new epochs. Returns its numbers of rooms and messages."""
     new.unlink(missing_ok=True)
     with closing(_read_only(copy)) as source, closing(sqlite3.connect(new, isolation_level=None)) as target:
         source.backup(target)

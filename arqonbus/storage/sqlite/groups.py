@@ -1,6 +1,6 @@
 """Consumer groups in an SQLite log: two tables, changed on the writer's thread, so that each call is atomic.
 
-Touches the connection only from within the writer's transactions. Keeps nothing in memory.
+The connection is used only within the writer's transactions. Nothing is kept in memory.
 """
 
 from __future__ import annotations
@@ -53,13 +53,16 @@ _DELAYED = "SELECT count(*) FROM jobs WHERE number = ? AND consumer = ''"
 
 
 class TransactionRunner(Protocol):
-    """Runs work in the next transaction and gives its result once that is committed."""
+    """Runs work in the next transaction; the result is available after its commit."""
 
     def submit(self, work: Callable[[], T]) -> Awaitable[T]: ...
 
 
 class _Group:
-    """A group's row and its room's, within one call. `renewed`: the room began anew since the last one."""
+    """The rows of a group and its room, within one call.
+
+    `renewed`: the room's epoch changed since the last call.
+    """
 
     def __init__(self, row: tuple[Any, ...], room_number: int, head: Head) -> None:
         self.number, self.epoch, self.given, self.pending, self.missed, self.most = row
@@ -74,7 +77,7 @@ class _Group:
 
 
 class _Order(NamedTuple):
-    """To whom jobs are handed out, and until when."""
+    """Delivery parameters of one read: consumer, lease, size limit."""
 
     consumer: str
     now_us: int
@@ -92,7 +95,7 @@ class SqliteGroups:
         create_room: Callable[[RoomKey], bool],
         clock_us: Callable[[], int],
     ) -> None:
-        """`create_room`: makes a room that is missing, within the transaction."""
+        """`create_room`: creates a missing room within the transaction."""
         self._execute = connection.execute
         self._execute_many = connection.executemany
         self._submit = writer.submit
@@ -155,14 +158,13 @@ class SqliteGroups:
             lambda: [self._state(GroupKey(room, name)) for (name,) in self._execute(_NAMES, room).fetchall()]
         )
 
-    # -- on the writer's thread. What is known to be wrong is raised before anything is changed: the writer
-    # gives the error to this caller alone.
+    # -- on the writer's thread. Errors are raised before anything is changed, so that only this caller fails.
 
     def _ensure(self, group: GroupKey, start: int, max_deliveries: int) -> bool:
         if self._execute(_GROUP, _names(group)).fetchone() is not None:
             return False
         if len(self._execute(_NAMES, group.room).fetchall()) >= MAX_GROUPS:
-            raise TooManyGroupsError(f"The room has {MAX_GROUPS} consumer groups, and may have no more.")
+            raise TooManyGroupsError(f"The room has {MAX_GROUPS} consumer groups, which is the limit.")
         self._create_room(group.room)
         head = self._head(group.room)[1]
         given = min(start, head.last)
@@ -215,7 +217,10 @@ class SqliteGroups:
     def _hand_out_again(
         self, group: _Group, due: Iterable[PendingJob], order: _Order, jobs: list[GroupJob]
     ) -> int:
-        """Adds to `jobs`; the bytes of their data. What the log no longer holds is missed."""
+        """Append redelivered jobs to `jobs`; returns the bytes of their data.
+
+        Trimmed entries count as missed.
+        """
         size = 0
         rows = []
         gone = []
@@ -342,7 +347,7 @@ class SqliteGroups:
         return _Group(row, *self._head(key.room))
 
     def _enter(self, key: GroupKey) -> _Group:
-        """The group; a room that began anew takes the jobs of its old log with it."""
+        """The group. If the room has a new epoch, jobs of the old one are dropped."""
         group = self._load(key)
         if group.renewed:
             self._execute(_DROP_ALL, (group.number,))

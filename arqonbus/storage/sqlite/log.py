@@ -1,7 +1,8 @@
 """The event log in one SQLite file: the embedded default, for a bus without servers.
 
-One process has the file to itself. Writes go through one thread with group commit, reads through a second,
-read-only connection; both see only committed state. Touches the file, its -wal, -shm and .lock, nothing else.
+The file belongs to one process. Writes go through one thread with group commit, reads through a second,
+read-only connection; both see only committed state. Uses the file, its -wal, -shm, .lock and .seal, nothing
+else.
 """
 
 from __future__ import annotations
@@ -59,10 +60,10 @@ _TENANTS = "SELECT tenant FROM rooms WHERE room = ? AND tenant > ? ORDER BY tena
 
 
 class SqliteLog:
-    """EventLog in the file `path`, made if it is missing (its directory is not).
+    """EventLog in the file `path`, created if missing; its directory must exist.
 
     HOT survives a kill of the process; DURABLE also flushes the commit to disk and survives a power cut. The
-    durability of the log is that of every commit; a batch that names DURABLE has its own commit flushed.
+    log's durability applies to every commit; a batch with DURABLE has its commit flushed in any case.
     """
 
     name = "sqlite"
@@ -78,7 +79,7 @@ class SqliteLog:
         clock_us: Callable[[], int] | None = None,
         checkpoint_seconds: float = 0.0,
     ) -> None:
-        """`checkpoint_seconds`: time between two checkpoints, see `checkpoint`; 0: none is taken."""
+        """`checkpoint_seconds`: interval of the checkpoints (see checkpoint.py); 0 disables them."""
         if durability is Durability.MEMORY:
             raise ValueError("A file is never less than HOT; use MemoryLog for durability MEMORY.")
         self.durability = durability
@@ -95,7 +96,7 @@ class SqliteLog:
         self._read_thread: ThreadPoolExecutor | None = None
 
     async def open(self, listener: LogListener) -> None:
-        """Lock, check and open the file. Nobody else ever writes it, so the listener is not called."""
+        """Lock, check and open the file. No other node writes it, so the listener is never called."""
         try:
             await asyncio.to_thread(self._open_file)
         except OSError as error:
@@ -112,7 +113,7 @@ class SqliteLog:
             try:
                 await asyncio.to_thread(write_checkpoint, self._path)
             except StorageError as error:
-                logger.error("no checkpoint was taken", extra={"reason": str(error)})
+                logger.error("the checkpoint failed", extra={"reason": str(error)})
 
     def _open_file(self) -> None:
         self._lock = FileLock(self._path)
@@ -129,7 +130,7 @@ class SqliteLog:
         self._read_thread = ThreadPoolExecutor(1, "arqonbus-sqlite-reader")
 
     async def close(self) -> None:
-        """Commit what was accepted, then close and unlock the file."""
+        """Commit all accepted work, then close and unlock the file."""
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -145,11 +146,14 @@ class SqliteLog:
         try:
             await asyncio.to_thread(seal, self._path, self.durability)
         except (sqlite3.Error, OSError) as error:
-            logger.error("the log was closed without its seal", extra={"reason": str(error)})
+            logger.error("the log was closed without a seal", extra={"reason": str(error)})
         self._lock.release()
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:
-        """See EventLog.append. The order of calls is the order stored: the writer gets the work at once."""
+        """See EventLog.append.
+
+        The work is submitted in this call, so entries are stored in the order of calls.
+        """
         if self._writer is None:
             return _refused(len(batches), StorageError("The SQLite log is not open; nothing was written."))
         flush = any(batch.durability is Durability.DURABLE for batch in batches)
@@ -166,7 +170,7 @@ class SqliteLog:
 
     async def read_back(self, room: RoomKey, before: int, limit: int) -> Page:
         """See EventLog.read_back."""
-        if before == 1:  # nothing is lower, and an upper bound of 0 would mean none
+        if before == 1:  # nothing is lower, and an upper bound of 0 means no bound
             return Page(await self.head(room), ())
         return await self._read(lambda reader: _page(reader, _READ_BACK, room, 0, max(before - 1, 0), limit))
 
@@ -182,7 +186,7 @@ class SqliteLog:
         sql = "INSERT OR IGNORE INTO rooms (tenant, room) VALUES (?, ?)"
         created = self._connection.execute(sql, room).rowcount == 1
         if created:
-            self._rooms.append([Batch(room, (), Retention(0, 0))])  # which gives it an epoch
+            self._rooms.append([Batch(room, (), Retention(0, 0))])  # assigns an epoch
         return created
 
     async def delete_room(self, room: RoomKey) -> bool:
@@ -215,17 +219,17 @@ class SqliteLog:
         return await self._read(lambda reader: [tenant for (tenant,) in reader.execute(_TENANTS, asked)])
 
     async def follow(self, room: RoomKey) -> Head:
-        """The head; no other node can append, so nothing will be heard."""
+        """Return the head. No other node can append, so the listener is never called."""
         return await self.head(room)
 
     async def unfollow(self, room: RoomKey) -> None:
-        """Nothing to undo."""
+        """Do nothing."""
 
     async def signal(self, room: RoomKey, data: bytes) -> None:
-        """There is no other node to hear it."""
+        """Do nothing: there is no other node."""
 
     async def direct(self, node: str, data: bytes) -> bool:
-        """False: there is no other node."""
+        """Return False: there is no other node."""
         return False
 
     async def enter(self, room: RoomKey, member: RoomMember) -> None:

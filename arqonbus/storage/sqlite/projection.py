@@ -1,7 +1,7 @@
 """The projection in one SQLite file: the embedded default, for a bus without servers.
 
-Writes go through one thread, reads through a second, read-only connection. Nothing of the file is kept in
-memory, so that a command may work in it beside a bus. Touches the file, its -wal and -shm, nothing else.
+Writes go through one thread, reads through a second, read-only connection. Nothing is cached in memory, so
+that a command line tool can use the file while the bus runs. Uses the file, its -wal and -shm, nothing else.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ from arqonbus.storage.witness import Mark
 
 PAGE = 1000
 
-# What SQLite, or the way there, says of the data itself.
+# Errors that refuse the data itself.
 _REFUSALS = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError, msgspec.EncodeError)
 
 T = TypeVar("T")
 
 
 class SqliteProjection:
-    """ProjectionStore in the file `path`, made if it is missing (its directory is not)."""
+    """ProjectionStore in the file `path`, created if missing; its directory must exist."""
 
     name = "sqlite"
 
@@ -77,7 +77,7 @@ class SqliteProjection:
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """See ProjectionStore.open. One that could not be opened is opened by whoever needs it first."""
+        """See ProjectionStore.open. If it fails, the next call that needs the file tries again."""
         self._closed = False
         await self._opened()
 
@@ -105,7 +105,7 @@ class SqliteProjection:
             raise
 
     async def close(self) -> None:
-        """See ProjectionStore.close. What was accepted is committed."""
+        """See ProjectionStore.close. Accepted work is committed."""
         self._closed = True
         writer, self._writer = self._writer, None
         if writer is None:
@@ -120,7 +120,7 @@ class SqliteProjection:
         began = time.perf_counter()
         written = await self._write(lambda: self._connection.execute(sql.PROBE).fetchone())
         if (await self._read(sql.PROBED))[0][0] < written[0]:
-            raise StorageError(f"The SQLite projection {self._path} does not give back what was written.")
+            raise StorageError(f"The SQLite projection {self._path} did not return what was written.")
         return time.perf_counter() - began
 
     # -- projecting
@@ -136,7 +136,7 @@ class SqliteProjection:
         return await self._write(write)
 
     def _insert(self, arrivals: Sequence[Arrival]) -> Mapping[Key, Fresh]:
-        """Store events and move episodes forward; what became of those that were new, by key."""
+        """Store events and move episodes forward. Returns the outcomes of new events, by key."""
         fresh = [
             arrival
             for arrival in distinct(arrivals)
@@ -150,7 +150,7 @@ class SqliteProjection:
         return {arrival.event.key: moved[arrival.event.subject] for arrival in fresh}
 
     def _bury(self, dead: Iterable[DeadLetter]) -> frozenset[str]:
-        """Keep dead letters; the ids of those that were new."""
+        """Store dead letters. Returns the ids of new ones."""
         now = to_us(datetime.now(UTC))
         return frozenset(
             letter.id
@@ -255,7 +255,7 @@ class SqliteProjection:
         return await self._write(write)
 
     def _renew(self, subject: Sequence[str], wanted: Sequence[Any], *, rebuild: bool, dry_run: bool) -> bool:
-        """Whether the episode became another one, or would have."""
+        """Whether the episode changed, or would have."""
         held = self._connection.execute(sql.EPISODE, subject).fetchone()
         if held is not None:
             standing, rank = (held[5], held[3]), (wanted[5], wanted[3])
@@ -266,7 +266,7 @@ class SqliteProjection:
         return True
 
     async def retire(self, before: datetime) -> Sequence[str]:
-        """See ProjectionStore.retire. A month of events stands for a partition."""
+        """See ProjectionStore.retire. A month of events counts as a partition."""
         first = before.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         months = [row[0] for row in await self._read(sql.MONTHS_BEFORE, to_us(first))]
         for month in months:
@@ -306,7 +306,7 @@ class SqliteProjection:
         """See ProjectionStore.audited."""
         return [row[0] for row in await self._read(sql.AUDITED)]
 
-    # -- how far rooms had come
+    # -- witness
 
     async def marks(self, rooms: Sequence[RoomKey]) -> Mapping[RoomKey, Mark]:
         """See WitnessStore.marks."""
@@ -321,12 +321,12 @@ class SqliteProjection:
     # -- the file
 
     async def _write(self, work: Callable[[], T]) -> T:
-        """Do the work in a transaction: all of it, or nothing."""
+        """Do the work in a transaction, all or nothing."""
         writer = self._writer or await self._opened()
         return await writer.submit(partial(self._whole, work))
 
     def _whole(self, work: Callable[[], T]) -> T:
-        # The transaction may hold the work of others, which stays when this one is refused.
+        # The transaction may include work of other callers, which must not be rolled back with this one.
         self._connection.execute("SAVEPOINT work")
         try:
             result = work()

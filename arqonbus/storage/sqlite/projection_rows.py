@@ -1,4 +1,4 @@
-"""Rows of the SQLite projection from what they stand for, and back. Pure; times are microseconds there."""
+"""Conversion between rows of the SQLite projection and their types. Pure; times in rows are microseconds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def event_row(arrival: Arrival) -> tuple[Any, ...]:
 
 
 def episode_row(event: Event) -> tuple[Any, ...]:
-    """The row of an episode whose greatest event this is."""
+    """The row of an episode, from its greatest event."""
     return (
         event.tenant, event.agent, event.episode, event.event, event.type, to_us(event.source_ts),
         event.content_ref, to_json(event.tags), to_json(event.metadata), event.summary, event.embedding_ref,

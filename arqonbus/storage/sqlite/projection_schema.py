@@ -1,7 +1,7 @@
-# ruff: noqa: S608 - the texts are put together from constants of this file
+# ruff: noqa: S608 - the statements are built from constants of this file
 """The tables and statements of the projection in an SQLite file. Text only.
 
-The same columns as in Postgres, but for times: those are microseconds since 1970 UTC.
+The columns are the same as in Postgres, except that times are microseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LETTER = (
 )
 _AUDIT = "tenant_id, number, at_us, actor, action, arguments, outcome, previous, hash"
 
-# An audit is never changed: whoever wants to must take the triggers away first.
+# The triggers prevent changes to the audit.
 _STEPS = (
     """
 CREATE TABLE events (
@@ -206,7 +206,7 @@ _IN_ORDER = "ORDER BY tenant_id, agent_id, episode_id LIMIT ?8"
 SUBJECTS = f"""
 SELECT DISTINCT tenant_id, agent_id, episode_id FROM events WHERE {_CHOSEN} AND {_NEXT} {_IN_ORDER}
 """
-# A rebuild also meets episodes that have no event, so that it can tell of them.
+# A rebuild also visits episodes without events, to report them.
 SUBJECTS_TO_REBUILD = f"""
 SELECT tenant_id, agent_id, episode_id FROM (
     SELECT * FROM ({SUBJECTS}) UNION

@@ -1,7 +1,7 @@
 """Appends to the rooms of an SQLite log, inside a transaction that the caller opens and commits.
 
-Runs on the writer's thread and touches only the connection it was given. What it keeps in memory about a
-room must equal what the file says once the transaction is committed: after a rollback, call `forget`.
+Runs on the writer's thread and uses only the given connection. Its state of a room in memory must equal the
+file after the commit: after a rollback, call `forget`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.ports import KEEP_NOTHING, Appended, Batch, Durability, Retention, RoomKey
 from arqonbus.storage.recent_ids import RecentIds, Rotations
 
-_TRIM_STEP = 256  # rows of one room that may wait to be deleted; `first` hides them at once
-_MOST_HELD = 50_000  # rooms in memory; beyond it all are dropped and read again as they are used
+_TRIM_STEP = 256  # deleted together; `first` hides these rows at once
+_MOST_HELD = 50_000  # rooms in memory; above it all are dropped and read again when used
 _NO_DUPLICATES: frozenset[int] = frozenset()
 
 _ROOM = "SELECT number, epoch, first, last, time_us FROM rooms WHERE tenant = ? AND room = ?"
@@ -46,7 +46,7 @@ EntryRow = tuple[int, int, int, str, str, bytes]
 
 
 class _SqliteRoom:
-    """A room as the file has it, plus its recent ids. `floor` is the lowest row not yet deleted."""
+    """A room as in the file, plus its recent ids. `floor` is the lowest row not yet deleted."""
 
     __slots__ = (
         "epoch",
@@ -68,9 +68,9 @@ class _SqliteRoom:
         self.last = last
         self.time_us = time_us
         self.floor = first
-        self.oldest_us = 0  # no entry that is held is older; 0 means not known
+        self.oldest_us = 0  # lower bound of the times of held entries; 0: unknown
         self.stored = True  # there may be rows in `entries`
-        self.kept_ids = 0  # rows written to `ids` since they were last swept
+        self.kept_ids = 0  # rows added to `ids` since the last sweep
         self.ids = RecentIds()
 
 
@@ -79,7 +79,7 @@ def _clock_us() -> int:
 
 
 class SqliteRooms:
-    """Appends batches; all of them become durable with the caller's commit, or none."""
+    """Appends batches in the caller's transaction."""
 
     def __init__(
         self,
@@ -98,16 +98,19 @@ class SqliteRooms:
         self._rotations = Rotations(self._window_us)
 
     def forget(self) -> None:
-        """Drop what is in memory; every room is read again from the file when it is next used."""
+        """Drop all state in memory; each room is read again from the file when used."""
         self._held.clear()
         self._rotations = Rotations(self._window_us)
 
     def forget_room(self, key: RoomKey) -> None:
-        """Drop one room, because it was deleted."""
+        """Drop one room after its deletion."""
         self._held.pop(key, None)
 
     def append(self, batches: Sequence[Batch]) -> list[Appended]:
-        """Store the batches in order. Raises sqlite3.Error, after which the caller rolls back and forgets."""
+        """Store the batches in order.
+
+        Raises sqlite3.Error; the caller must roll back and call `forget` then.
+        """
         now = self._clock_us()
         if len(self._held) > _MOST_HELD:
             self.forget()
@@ -204,7 +207,7 @@ class SqliteRooms:
         room.oldest_us = row[0] if row else room.time_us
 
     def _delete(self, room: _SqliteRoom) -> None:
-        """Delete the rows below `first`, but keep their ids as long as they count for dedup."""
+        """Delete the rows below `first`, but keep their ids for the dedup window."""
         since = room.time_us - self._window_us
         newest = room.last - self._generation_max
         moved = self._connection.execute(_KEEP_IDS, (room.number, room.first, newest, since)).rowcount

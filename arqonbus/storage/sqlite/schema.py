@@ -1,7 +1,7 @@
-"""How a file of SQLite's is opened (settings, version, soundness), and the tables of the log. No room logic.
+"""Opening of SQLite files (pragmas, version, integrity check), and the tables of the log. No room logic.
 
-A file of a newer schema, a damaged file and a log that another process holds are refused with a sentence;
-nothing is ever repaired or migrated backwards here.
+A file of a newer schema, a damaged file and a log in use by another process are refused with StorageError;
+nothing is repaired or downgraded here.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from arqonbus.storage.ports import Durability, StorageError
 
 
 class Layout(NamedTuple):
-    """What a file holds: how sentences call it, and what each version adds to the one before."""
+    """Schema of a file: its name for messages, and the statements that each version adds."""
 
     name: str
     steps: Sequence[str]
 
     @property
     def version(self) -> int:
-        """The newest version, which a file is brought to."""
+        """The newest version, to which files are upgraded."""
         return len(self.steps)
 
 
-# What each version adds to the one before; a file is brought forward step by step.
-# 1: `entries` is clustered by room and sequence: an append touches the end of one tree, a read is one range.
-# `ids` keeps, for the dedup window, the ids of messages whose entries are not held any more.
-# 2: `jobs` are what consumer groups handed out and nobody acked; the empty consumer means: given back. A
-# group outlives its room, so it has the names and not the room's number.
+# The statements that each version adds; a file is upgraded step by step. 1: `entries` is clustered by room
+# and sequence: an append writes at the end of one tree, a read is one range. `ids` keeps, for the dedup
+# window, the ids of messages whose entries were trimmed. 2: `jobs` are delivered and not acknowledged; an
+# empty consumer means nacked. A group outlives its room, so it refers to the room by name, not by number.
 _STEPS = (
     """
 CREATE TABLE rooms (
@@ -98,7 +97,7 @@ LOG = Layout("SQLite log", _STEPS)
 
 
 class FileLock:
-    """Holds `<file>.lock` for this process, so that no second one writes the same log."""
+    """Lock on `<file>.lock`, so that only one process writes the log."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(
@@ -114,12 +113,12 @@ class FileLock:
             ) from None
 
     def release(self) -> None:
-        """Let another process have the file. The lock file itself stays: removing it would race."""
+        """Release the lock. The lock file itself stays: removing it would race."""
         os.close(self._descriptor)
 
 
 def open_writer(path: Path, durability: Durability, layout: Layout = LOG) -> sqlite3.Connection:
-    """The one writing connection, schema in place. Raises StorageError for a file that cannot be used."""
+    """Open the writing connection and upgrade the schema. Raises StorageError for an unusable file."""
     connection = None
     try:
         connection = sqlite3.connect(
@@ -150,7 +149,7 @@ def open_writer(path: Path, durability: Durability, layout: Layout = LOG) -> sql
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, for reads beside the writer."""
+    """Open a read-only connection beside the writer."""
     uri = path.absolute().as_uri() + "?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA busy_timeout = 5000")
@@ -162,7 +161,7 @@ def _ensure_schema(connection: sqlite3.Connection, path: Path, layout: Layout) -
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(connection)  # again: another process may have been here meanwhile
+        version = _version(connection)  # again: another process may have upgraded meanwhile
         if version > layout.version:
             raise StorageError(
                 f"The {layout.name} {path} has schema {version}, and this release knows up to "
@@ -182,7 +181,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """One at a time, because sqlite3 commits before it runs a script."""
+    """Split a script into statements, because sqlite3 commits before it runs a script."""
     statement = ""
     for line in script.splitlines(keepends=True):
         statement += line
@@ -192,21 +191,21 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Where the last checkpoint of a log is."""
+    """Path of the last checkpoint of a log."""
     return path.with_name(f"{path.name}.checkpoint")
 
 
 def _damaged(path: Path, reason: str, layout: Layout) -> str:
-    way_back = "Restore it from a backup, or move it away to begin with an empty one."
+    remedy = "Restore it from a backup, or move it away to begin with an empty one."
     copy = checkpoint_of(path)
     if layout is LOG and copy.exists():
         taken = datetime.fromtimestamp(copy.stat().st_mtime, UTC)
-        way_back = (
-            f"Its last checkpoint is of {taken:%Y-%m-%d %H:%M:%S} UTC: `arqonbus recover` goes back to that, "
+        remedy = (
+            f"Its last checkpoint is of {taken:%Y-%m-%d %H:%M:%S} UTC: `arqonbus recover` restores it "
             "and keeps the damaged file."
         )
     found = " ".join(reason.split())
-    return f"The {layout.name} {path} is damaged or no SQLite file ({found}). Nothing was changed. {way_back}"
+    return f"The {layout.name} {path} is damaged or no SQLite file ({found}). Nothing was changed. {remedy}"
 
 
 __all__ = ["LOG", "FileLock", "Layout", "checkpoint_of", "open_reader", "open_writer"]

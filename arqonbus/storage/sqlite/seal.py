@@ -1,9 +1,9 @@
-"""Whether an SQLite log is the file that was closed last, with all that it had.
+"""Seal of an SQLite log: detects a restored copy, and a log that may have lost unflushed commits.
 
-The seal stands beside the log: the life that the log is in, which its header has too, on which boot of the
-host, and whether it was closed. Each opening and each closing begins a new life. A copy that was put back is
-in another one, and a log that was open when its host went down lacks what was not flushed: rooms go on in new
-epochs.
+The seal is a file beside the log. It holds the log's life (a random number, also in the log's header), the
+boot id of the host, and whether the log was closed. Each opening and each closing begins a new life. A
+restored copy has another life; a log that was open when the host went down may lack unflushed commits. In
+both cases all rooms continue in new epochs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Seal(NamedTuple):
-    """`lives`: those that the file may be in, two while it moves from one to the next."""
+    """Contents of a seal. `lives`: the lives that the file may have, two while it changes."""
 
     lives: tuple[int, ...]
     boot: str
@@ -35,26 +35,26 @@ class Seal(NamedTuple):
 
 
 def break_seal(connection: sqlite3.Connection, path: Path, durability: Durability) -> str:
-    """Begin a life of the log, and new epochs where it may lack something: why, or an empty string.
+    """Begin a new life of the log, and new epochs if it may lack messages. Returns the reason, or "".
 
     Raises sqlite3.Error or OSError.
     """
     reason = _doubt(_life(connection), _read(path), _boot())
     if reason:
         rooms = begin_epochs(connection)
-        logger.warning("rooms go on in new epochs: %s", reason, extra={"path": str(path), "rooms": rooms})
+        logger.warning("rooms continue in new epochs: %s", reason, extra={"path": str(path), "rooms": rooms})
     _move(connection, path, flushes=durability is Durability.DURABLE, closed=False)
     return reason
 
 
 def seal(path: Path, durability: Durability) -> None:
-    """End the life of a log that is closed and has all that it had."""
+    """Seal a closed log that is complete."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         _move(connection, path, flushes=durability is Durability.DURABLE, closed=True)
 
 
 def begin_epochs(connection: sqlite3.Connection) -> int:
-    """Let every room go on in a new epoch, and its consumer groups with it; how many rooms."""
+    """Continue every room and its consumer groups in a new epoch. Returns the number of rooms."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         rooms = connection.execute(
@@ -76,7 +76,7 @@ def begin_epochs(connection: sqlite3.Connection) -> int:
 
 def _doubt(life: int, kept: Seal | None, boot: str) -> str:
     if kept is None:
-        return "the log came without its seal" if life else ""
+        return "the log has no seal" if life else ""
     if life not in kept.lives:
         return "the log is not the one that was closed last"
     if not kept.closed and not kept.flushes and kept.boot != boot:
@@ -85,7 +85,7 @@ def _doubt(life: int, kept: Seal | None, boot: str) -> str:
 
 
 def _move(connection: sqlite3.Connection, path: Path, *, flushes: bool, closed: bool) -> None:
-    """To another life. At any moment the seal names the one that the file is in."""
+    """Change to a new life. The seal names the file's life at any moment."""
     life, fresh = _life(connection), secrets.randbelow(2**31 - 1) + 1
     _write(path, Seal((life, fresh), _boot(), flushes, closed))
     connection.execute(f"PRAGMA application_id = {fresh}")
@@ -99,7 +99,7 @@ def _life(connection: sqlite3.Connection) -> int:
 def _boot() -> str:
     try:
         return _BOOT.read_text("ascii").strip()
-    except OSError:  # not Linux: nothing is known of boots
+    except OSError:  # not Linux: no boot id
         return ""
 
 
@@ -108,7 +108,7 @@ def _seal_of(path: Path) -> Path:
 
 
 def _read(path: Path) -> Seal | None:
-    """None if there is none, or if it is not one."""
+    """The seal; None if missing, one without lives if unreadable."""
     try:
         kept = json.loads(_seal_of(path).read_text("utf-8"))
         return Seal(

@@ -1,7 +1,7 @@
-"""The thread that writes an SQLite file: everything that waits becomes one transaction (group commit).
+"""The thread that writes an SQLite file: all waiting work becomes one transaction (group commit).
 
-A call is handed over with `submit` and answered on the event loop after the commit, so an answer is never
-earlier than the promise. One thread, one connection; nothing else in this process writes the file.
+Work is passed with `submit`; its result is set on the event loop after the commit. One thread, one
+connection; nothing else in this process writes the file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from arqonbus.storage.ports import StorageError
 
-_MOST_PER_COMMIT = 512  # calls; bounds the time that the first of them waits for the commit
+_MOST_PER_COMMIT = 512  # calls; bounds how long the first of them waits for the commit
 _FULL = 2  # of PRAGMA synchronous
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ class _Job(NamedTuple):
 
 
 class Writer:
-    """Runs work in order on its own thread, many pieces to a transaction."""
+    """Runs work in order on a separate thread, many calls per transaction."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Writer:
         on_commit: Callable[[int], None] = lambda _rows: None,
         name: str = "SQLite log",
     ) -> None:
-        """`on_commit` hears how many rows were changed so far. `name`: what sentences call the file."""
+        """`on_commit` gets the total of rows changed so far. `name`: the file's name in messages."""
         self._name = name
         self._connection = connection
         self._on_rollback = on_rollback
@@ -51,9 +51,10 @@ class Writer:
         self._thread.start()
 
     def submit(self, work: Callable[[], T], *, flush: bool = False) -> asyncio.Future[T]:
-        """The result of the work once it is committed, or StorageError. `flush`: and once it is on disk.
+        """The result of the work after its commit, or StorageError. `flush`: after it is on disk.
 
-        Work that raises StorageError itself must have changed nothing: the others are committed all the same.
+        Work that raises StorageError must have changed nothing: the rest of the transaction is still
+        committed.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         if self._closed:
@@ -63,7 +64,7 @@ class Writer:
         return future
 
     async def close(self) -> None:
-        """Commit what was submitted, then end the thread and close the connection."""
+        """Commit all submitted work, then end the thread and close the connection."""
         if self._closed:
             return
         self._closed = True
@@ -88,17 +89,17 @@ class Writer:
         flushing = not self._flushes and any(job.flush for job in group)
         answers: list[tuple[asyncio.Future[Any], Any]]
         try:
-            if flushing:  # of the write-ahead log: what was committed before is on disk then, too
+            if flushing:  # flushes the write-ahead log, including earlier commits
                 self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("BEGIN IMMEDIATE")
             answers = [(job.future, _outcome(job)) for job in group]
             committing = True
             self._connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 - the thread must live, and every caller must be told
+        except Exception as error:  # noqa: BLE001 - the thread must survive, and every caller must get the error
             failure = self._roll_back(error, committing)
             answers = [(job.future, failure) for job in group]
         if flushing:
-            with contextlib.suppress(sqlite3.Error):  # it may go on flushing; that harms no promise
+            with contextlib.suppress(sqlite3.Error):  # more flushes than needed do no harm
                 self._connection.execute("PRAGMA synchronous = NORMAL")
         self._loop.call_soon_threadsafe(_answer, answers)
         self._on_commit(self._connection.total_changes)
@@ -111,8 +112,8 @@ class Writer:
             error.add_note(f"The rollback failed too: {second}")
         self._on_rollback()
         return StorageError(
-            f"The {self._name} could not write: {error}. Nothing of this group was stored"
-            + (", as far as SQLite says." if committing else ".")
+            f"The {self._name} could not write: {error}. Nothing of this transaction was stored"
+            + (", as far as SQLite reports." if committing else ".")
             + " Check the disk's space and health.",
             outcome_unknown=committing,
         )

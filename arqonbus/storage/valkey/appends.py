@@ -1,7 +1,7 @@
-"""Appends on their way to Valkey: batches become pipelines, replies become honest outcomes.
+"""Appends to Valkey: batches become pipelines, replies become outcomes.
 
-Keeps the batches of one room in the order of the calls, also while its slot moves in a cluster. Repeats a
-batch only when the engine said that it did not take it.
+The batches of one room keep the order of the calls, also while its slot moves in a cluster. A batch is
+retried only if the engine replied that it did not store it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from arqonbus.storage.valkey.link import Command, LinkLost, ValkeyLink
 
 _NO_DUPLICATES: frozenset[int] = frozenset()
 _PIPELINE_ITEMS = 128  # longer pipelines raise the latency of their first item more than they save
-_SLOW_ITEMS = 4096  # where a flush takes long (appendfsync everysec), more items must share one
+_SLOW_ITEMS = 4096  # for slow flushes (appendfsync everysec), so that more items share one
 _SLOW_SECONDS = 0.05
 _DURABLE_IN_FLIGHT = 4
-_MOST_CHECKS = 5  # of one batch; the engine may begin anew meanwhile
+_MOST_CHECKS = 5  # of one batch; the engine may restart meanwhile
 
 OnStored = Callable[[RoomKey, str], None]
 
 
 class _Call:
-    """One call of append: its outcomes, and how many are still open."""
+    """One call of append: its outcomes, and the number still open."""
 
     __slots__ = ("future", "open", "outcomes")
 
@@ -54,7 +54,7 @@ class _Call:
 
 
 class _Sent:
-    """One batch on its way."""
+    """One batch that was sent or is about to be."""
 
     __slots__ = ("batch", "call", "command", "durable", "index", "keys", "number")
 
@@ -71,7 +71,7 @@ class _Sent:
 
 
 class _Queue:
-    """Durable batches for one connection: what waits for a free pipeline."""
+    """Durable batches of one connection that wait for a free pipeline."""
 
     __slots__ = ("in_flight", "seconds", "waiting")
 
@@ -82,7 +82,7 @@ class _Queue:
 
 
 class Appends:
-    """Sends batches and settles them. `lost_batches` are the numbers of those with an unknown outcome."""
+    """Sends batches and settles them. `lost_batches`: numbers of batches with an unknown outcome."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class Appends:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def append(self, batches: Sequence[Batch]) -> asyncio.Future[Sequence[Outcome]]:
-        """Send the batches now; the future has one outcome for each."""
+        """Send the batches in this call. The future holds one outcome for each."""
         call = _Call(len(batches))
         if not batches:
             call.future.set_result([])
@@ -155,7 +155,7 @@ class Appends:
         return call.future
 
     async def close(self) -> None:
-        """Wait for what was accepted to be settled."""
+        """Wait until all accepted batches are settled."""
         if self._calls:
             await asyncio.wait(self._calls)
 
@@ -172,7 +172,7 @@ class Appends:
         parts.append(run)
         return tuple(parts)
 
-    # -- durable: a bounded number of pipelines, each ended by a flush
+    # -- durable: a bounded number of pipelines, each ending with a flush
 
     def _enqueue(self, link: ValkeyLink, sents: list[_Sent]) -> None:
         queue = self._queues.get(link)
@@ -182,8 +182,10 @@ class Appends:
         self._pump(link, queue)
 
     def _flush(self) -> Sequence[Command]:
-        """What ends a pipeline; the last reply tells. A replica that has flushed says so only when asked
-        again, or a second later; WAIT returns when there is something to ask for.
+        """The commands that end a pipeline; the last reply counts.
+
+        A replica reports its flush only when asked, or after a second; WAIT returns when the replicas can be
+        asked.
         """
         replicas = self._replicas()
         flush: Command = ("WAITAOF", 1, replicas, self._flush_ms)
@@ -213,7 +215,7 @@ class Appends:
     # -- outcomes
 
     def settle(self, sents: Sequence[_Sent], replies: Sequence[Any]) -> None:
-        """Give each batch its outcome; those that were redirected are sent again in order."""
+        """Give each batch its outcome; redirected batches are sent again in order."""
         flushed = self._flush_failure(replies[-1]) if sents[0].durable else None
         for sent, reply in zip(sents, replies, strict=False):
             room = sent.batch.room
@@ -265,19 +267,19 @@ class Appends:
         if reply[0] < 1:
             return StorageError(
                 "Valkey has the append, but did not flush it to disk in time. Whether it survives a power "
-                "cut is not known. Publish again with the same id, and look at the engine's disk.",
+                "cut is unknown. Publish again with the same id, and check the engine's disk.",
                 outcome_unknown=True,
             )
         if reply[1] < self._replicas():
             return StorageError(
                 f"Valkey has the append on disk, and so have {reply[1]} of {self._replicas()} replicas. "
-                "Whether it survives a failover is not known. Publish again with the same id, and look at "
+                "Whether it survives a failover is unknown. Publish again with the same id, and check "
                 "the replicas.",
                 outcome_unknown=True,
             )
         return None
 
-    # -- a room that moves in a cluster, or that has to be looked at first
+    # -- rooms that move in a cluster, or that must be checked first
 
     def _hold(self, sent: _Sent) -> None:
         if self._engine.cluster:
@@ -293,12 +295,12 @@ class Appends:
         task.add_done_callback(self._tasks.discard)
 
     async def _send_held(self, room: RoomKey) -> None:
-        """One at a time, so that no later batch overtakes an earlier one that is redirected once more."""
+        """Send one batch at a time, so that none overtakes an earlier one that is redirected again."""
         held = self._held[room]
         while held:
             try:
                 await self._fence.check(room)
-            except StorageError as error:  # nothing was sent, and each of them would wait for the same
+            except StorageError as error:  # nothing was sent, and all of them would fail for the same reason
                 refused, held[:] = held[:], []
                 for sent in refused:
                     self._finish(sent, StorageError(str(error)), None)
@@ -314,7 +316,7 @@ class Appends:
         del self._held[room]
 
     async def _send_checked(self, sent: _Sent) -> Sequence[Any]:
-        """The replies to one batch, after the room was looked at as often as that is asked for."""
+        """The replies to one batch. Checks the room whenever the engine asks for it."""
         for _ in range(_MOST_CHECKS):
             sent.command = self._command(sent, self._fence.run(sent.keys.slot))
             commands = [sent.command, *self._flush()] if sent.durable else [sent.command]
@@ -326,7 +328,7 @@ class Appends:
 
 
 class _Settling:
-    """The replies' way back to the batches that asked."""
+    """Callback that settles batches with their replies."""
 
     __slots__ = ("appends", "sents")
 

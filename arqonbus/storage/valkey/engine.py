@@ -1,7 +1,7 @@
-"""The Valkey servers as one engine: which connection serves a slot, with the function library in place.
+"""Connections to the Valkey servers by slot, with the function library loaded.
 
-One server (or several addresses of which one is the primary), or the primaries of a cluster. Follows
-redirects of a cluster; never repeats a command of which the outcome is unknown.
+The engine is one server (or several addresses of which one is the primary), or the primaries of a cluster.
+Follows redirects of a cluster; never repeats a command whose outcome is unknown.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from arqonbus.storage.valkey.line import Line
 from arqonbus.storage.valkey.link import Access, Command, Endpoint, LinkLost, NotSent, ReplyError, ValkeyLink
 from arqonbus.storage.witness import Incarnation
 
-LIBRARY_VERSION = 4  # equal to VERSION in functions.lua; a test holds them together
+LIBRARY_VERSION = 4  # equal to VERSION in functions.lua; a test compares them
 
 _REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
-# Refused before anything was done, so that the outcome is known.
+# Errors before anything was executed, so that the outcome is known.
 _REFUSED = _REDIRECTS | frozenset(
     {
         "CLUSTERDOWN",
@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 
 def library() -> str:
-    """The source of the function library: one, although it stands in two files."""
+    """Source of the function library: two files, loaded as one."""
     sources = files("arqonbus.storage.valkey")
     names = ("functions.lua", "groups.lua")
     return "\n".join(sources.joinpath(name).read_text("utf-8") for name in names)
 
 
 class ValkeyEngine:
-    """Lines to the servers. `on_change` is called after a line came up or slots changed their owner."""
+    """Lines to the servers. `on_change` is called when a line is up or slots have a new owner."""
 
     def __init__(
         self, endpoints: Sequence[Endpoint], access: Access, *, cluster: bool, durable: bool
@@ -66,7 +66,7 @@ class ValkeyEngine:
         self.on_change: Callable[[], None] = lambda: None
         self._durable = durable
         self._library = library()
-        self.flushed_runs: set[str] = set()  # of servers that showed nothing before it was on disk
+        self.flushed_runs: set[str] = set()  # of servers that flush everything to disk before they show it
         self._lines: dict[Endpoint, Line] = {}
         self._owners: list[Endpoint] = []
         self._stale = asyncio.Event()
@@ -87,14 +87,14 @@ class ValkeyEngine:
             raise StorageError("; ".join(str(wait.result()) for wait in waits))
         if not await self.refresh():
             raise StorageError(
-                f"Valkey at {', '.join(map(str, self.seeds))} gives no map of a whole cluster."
+                f"Valkey at {', '.join(map(str, self.seeds))} did not return a complete cluster map."
             )
         for line in list(self._lines.values()):
             await line.up(patience)
         self._watch = asyncio.create_task(self._keep_fresh(), name="valkey cluster map")
 
     async def close(self) -> None:
-        """End all connections after the replies that they owe."""
+        """Close all connections after their outstanding replies."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
@@ -103,11 +103,11 @@ class ValkeyEngine:
         await asyncio.gather(*(line.close() for line in lines.values()))
 
     def endpoint(self, slot: int) -> Endpoint:
-        """Who serves the slot. Raises StorageError if nobody is known to."""
+        """The server of the slot. Raises StorageError if it is unknown."""
         if not self.cluster:
             return self.seeds[0]
         if not self._owners:
-            raise StorageError("The map of the Valkey cluster is not known yet. Nothing was written.")
+            raise StorageError("The map of the Valkey cluster is unknown yet. Nothing was written.")
         return self._owners[slot]
 
     def endpoints(self) -> Sequence[Endpoint]:
@@ -121,12 +121,12 @@ class ValkeyEngine:
         )
         if line is None:
             raise StorageError(
-                "Valkey is not connected: the log is closed or its cluster changes. Nothing was written."
+                "Valkey is not connected: the log is closed or its cluster is changing. Nothing was written."
             )
         return line.usable()
 
     async def identity(self, slot: int) -> Incarnation:
-        """Which server serves the slot now, asked again. Raises StorageError."""
+        """Ask the server of the slot for its current identity. Raises StorageError."""
         link = self.link(slot)
         try:
             await self.identify(link)
@@ -139,7 +139,7 @@ class ValkeyEngine:
         return [line.link for line in self._lines.values() if line.link is not None]
 
     def is_up(self, slot: int) -> bool:
-        """Whether a command for the slot could be sent now."""
+        """Whether a command for the slot can be sent now."""
         try:
             return not self.link(slot).lost.done()
         except StorageError:
@@ -150,7 +150,7 @@ class ValkeyEngine:
         return (await self.pipeline(slot, [command]))[0]
 
     async def pipeline(self, slot: int, commands: Sequence[Command]) -> list[Any]:
-        """The replies of commands that go to one slot. Raises StorageError for the first that failed."""
+        """Replies of commands for one slot. Raises StorageError for the first that failed."""
         replies = await self.flight(slot, commands)
         for reply in replies:
             if isinstance(reply, Exception):
@@ -158,7 +158,7 @@ class ValkeyEngine:
         return replies
 
     async def flight(self, slot: int, commands: Sequence[Command]) -> list[Any]:
-        """The replies, failures as values. Follows redirects until a server takes the first command."""
+        """Replies, with failures as values. Follows redirects until a server accepts the first command."""
         deadline = asyncio.get_running_loop().time() + _REDIRECT_SECONDS
         link, prefix = self.link(slot), 0
         while True:
@@ -178,11 +178,11 @@ class ValkeyEngine:
             link = self.link(slot)
 
     def suspect(self) -> None:
-        """Read the map of the cluster again soon, because something did not match it."""
+        """Request a refresh of the cluster map, because something did not match it."""
         self._stale.set()
 
     async def refresh(self) -> bool:
-        """Read the map of the cluster from whichever server answers. False if none gave a whole one."""
+        """Read the cluster map from the first server that answers. False if none returned a complete one."""
         async with self._refreshing:
             return await self._refresh()
 
@@ -225,7 +225,7 @@ class ValkeyEngine:
             try:
                 await self.refresh()
             except StorageError as error:
-                logger.warning("The new map of the Valkey cluster cannot be followed yet: %s", error)
+                logger.warning("Cannot connect to the servers of the new Valkey cluster map yet: %s", error)
             await asyncio.sleep(_REFRESH_PAUSE)
 
     def _add_line(self, endpoints: Sequence[Endpoint]) -> Line:
@@ -243,38 +243,38 @@ class ValkeyEngine:
         return next(iter(self._lines.values()))
 
     async def prepare(self, link: ValkeyLink) -> None:
-        """Refuse a server that cannot serve; give it the function library. Raises as `Link.call`."""
+        """Refuse an unsuitable server; load the function library. Raises like `ValkeyLink.call`."""
         role = (await link.call("ROLE"))[0]
         if role != b"master":
             if self.cluster:
-                return  # good enough to read the map from; the map then replaces it
+                return  # usable to read the cluster map, which then replaces it
             raise StorageError(f"Valkey at {link.endpoint} is a {role.decode()}, not the primary")
         await load_library(link, self._library)
         await self.identify(link)
         if link.incarnation.promoted:
-            self.flushed_runs.clear()  # what was on their disks is not for that on this one's
+            self.flushed_runs.clear()  # flushed there does not mean flushed here
         if link.incarnation.flushes:
             self.flushed_runs.add(link.incarnation.run)
         if self._durable:
             await _require_aof(link)
 
     async def identify(self, link: ValkeyLink) -> None:
-        """Ask the server again which one it is, and of which time its data are. Raises as `Link.call`."""
+        """Ask the server for its identity and the generation of its data. Raises like `ValkeyLink.call`."""
         found, former = await _incarnation(link)
-        if not self.cluster:  # whose shards have no key in common
+        if not self.cluster:  # shards of a cluster have no common key
             call = ("FCALL", "arqonbus_generation", 1, GENERATION_KEY, f"{found.run} {former}", new_ulid())
             found = found._replace(run=(await link.call(*call)).decode())
         link.incarnation = found
 
 
 async def _incarnation(link: ValkeyLink) -> tuple[Incarnation, str]:
-    """What the server says of itself, and whom it took over from; both need the right to INFO."""
+    """The server's identity, and the replication id of its former primary. Needs permission for INFO."""
     text = (await link.call("INFO", "server")) + b"\r\n" + (await link.call("INFO", "replication"))
     facts = dict(line.split(b":", 1) for line in text.splitlines() if b":" in line)
     try:
         settings = await link.call("CONFIG", "GET", "append*")
-    except ReplyError as refusal:  # not said to us: then nothing is taken to be on disk
-        logger.warning("Valkey at %s does not say how it flushes: %s", link.endpoint, refusal)
+    except ReplyError as refusal:  # no permission: assume that nothing is flushed
+        logger.warning("Valkey at %s does not show its append-only settings: %s", link.endpoint, refusal)
         settings = {}
     flushes = settings.get(b"appendonly") == b"yes" and settings.get(b"appendfsync") == b"always"
     former = facts.get(b"master_replid2", b"").strip(b"0").decode()
@@ -282,7 +282,10 @@ async def _incarnation(link: ValkeyLink) -> tuple[Incarnation, str]:
 
 
 async def load_library(link: ValkeyLink, source: str) -> None:
-    """Put our function library on the server, unless it has ours or a newer one. Raises as `Link.call`."""
+    """Load the function library unless the server has this version or a newer one.
+
+    Raises like `ValkeyLink.call`.
+    """
     try:
         version = await link.call("FCALL", "arqonbus_version", 0)
     except ReplyError as error:
@@ -298,8 +301,8 @@ async def _require_aof(link: ValkeyLink) -> None:
         await link.call("WAITAOF", 1, 0, 1)
     except ReplyError as error:
         raise StorageError(
-            f"Valkey at {link.endpoint} cannot promise durability ({error}). Set appendonly yes (and "
-            "appendfsync always, or acks wait for the next flush), or declare the durability hot."
+            f"Valkey at {link.endpoint} cannot guarantee durability ({error}). Set appendonly yes (and "
+            "appendfsync always, or acks wait for the next flush), or set the durability to hot."
         ) from error
 
 
@@ -314,7 +317,7 @@ async def _settled(line: Line, patience: float) -> StorageError | None:
 def _owners(ranges: Any, asked: Endpoint) -> list[Endpoint] | None:
     owners: list[Endpoint | None] = [None] * SLOTS
     for begin, end, primary, *_ in ranges:
-        host = primary[0].decode() if primary[0] else asked.host  # empty: the one that was asked
+        host = primary[0].decode() if primary[0] else asked.host  # empty: the server that answered
         owners[begin : end + 1] = [Endpoint(host, primary[1])] * (end + 1 - begin)
     whole = [owner for owner in owners if owner is not None]
     return whole if len(whole) == SLOTS else None
@@ -326,17 +329,17 @@ def _endpoint_in(redirect: ReplyError) -> Endpoint:
 
 
 def is_redirect(reply: object) -> bool:
-    """True for a reply that says: not applied here, ask elsewhere or again."""
+    """Whether the command was not executed here and must be sent to another server, or again."""
     return isinstance(reply, ReplyError) and reply.code in _REDIRECTS
 
 
 def is_unchecked(reply: object) -> bool:
-    """True for a reply that says: not applied, the room has to be looked at first."""
+    """Whether the command was not executed because the room must be checked first."""
     return isinstance(reply, ReplyError) and reply.code == "UNCHECKED"
 
 
 def storage_error(failure: Exception) -> StorageError:
-    """The failure as the port says it, honest about whether the outcome is known."""
+    """Convert a failure to StorageError, with `outcome_unknown` set correctly."""
     if isinstance(failure, StorageError):
         return failure
     if isinstance(failure, ReplyError):
@@ -344,7 +347,7 @@ def storage_error(failure: Exception) -> StorageError:
         return StorageError(f"Valkey refused: {failure}", outcome_unknown=not known)
     if isinstance(failure, NotSent):
         return StorageError(f"{failure} Nothing was written.")
-    return StorageError(f"{failure} Whether the write took effect is not known.", outcome_unknown=True)
+    return StorageError(f"{failure} Whether the write took effect is unknown.", outcome_unknown=True)
 
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""Looks at each room once after its server began anew, before anything is read from it or written to it.
+"""Checks each room once after its server restarted, before anything is read from it or written to it.
 
-The function library refuses a room that was not looked at under the server's present run; here it is decided
-whether the room is whole. Marks of what this node has seen are kept in memory, and written to the witness
-once a second, in one call for all rooms: never on the way of a message.
+The function library refuses rooms that were not checked under the server's current run; this module decides
+whether a room is complete. Marks of what this node has seen are kept in memory and written to the witness
+once a second, in one call for all rooms, never in the path of a message.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from arqonbus.storage.valkey.refill import Refill
 from arqonbus.storage.witness import Evidence, Incarnation, Mark, Standing, WitnessStore, is_whole
 
 FLUSH_SECONDS = 1.0
-ASK_SECONDS = 3.0  # of the witness, before it counts as away
+ASK_SECONDS = 3.0  # for an answer of the witness, before it counts as unreachable
 MOST_MARKS = 100_000
-_TRIES = 10  # others look at the same room at the same time
+_TRIES = 10  # other nodes check the same room at the same time
 
 logger = logging.getLogger(__name__)
 
 
 class Fence:
-    """Checks rooms of one engine. `seen` has (epoch, last) of rooms since they were last written down."""
+    """Checks rooms of one engine. `seen`: (epoch, last) of rooms since the last write to the witness."""
 
     def __init__(
         self,
@@ -37,21 +37,21 @@ class Fence:
         refill: Refill | None = None,
     ) -> None:
         self.seen: dict[RoomKey, tuple[str, int]] = {}
-        self.renewed = 0  # rooms that went on in a new epoch
+        self.renewed = 0  # rooms that continued in a new epoch
         self._engine = engine
         self._witness = witness
         self._refill = refill
-        self._marks: dict[RoomKey, Mark] = {}  # written down, or about to be
+        self._marks: dict[RoomKey, Mark] = {}  # written to the witness, or about to be
         self._owed: set[RoomKey] = set()
         self._task: asyncio.Task[None] | None = None
         self._told = False
 
     def open(self) -> None:
-        """Begin to write marks down."""
+        """Start writing marks to the witness."""
         self._task = asyncio.create_task(self._keep_writing(), name="witness of rooms")
 
     async def close(self) -> None:
-        """Write down what is left, if the witness can be reached."""
+        """Write the remaining marks, if the witness is reachable."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -59,14 +59,14 @@ class Fence:
             await self.write()
 
     def run(self, slot: int) -> str:
-        """The run of the server of a slot. Raises StorageError while there is no connection."""
+        """Run id of the server of a slot. Raises StorageError while there is no connection."""
         return self._engine.link(slot).incarnation.run
 
     async def check(self, room: RoomKey) -> None:
-        """Look at the room, and let it go on in a new epoch if its end may be lost. Raises StorageError.
+        """Check the room, and continue it in a new epoch if its end may be lost. Raises StorageError.
 
-        Of many nodes that do so at once, one wins: the change is made only to what was looked at. A room with
-        a durable history gets back what the engine lost of it, or begins if it never was.
+        If several nodes check at once, one wins: the change is conditional on the state that was read. A room
+        with a durable history is refilled with the messages that the engine lost, or created.
         """
         keys = room_keys(room)
         for _ in range(_TRIES):
@@ -92,26 +92,26 @@ class Fence:
             if epoch and now == epoch.encode():
                 self.renewed += 1
                 logger.warning(
-                    "a room goes on in a new epoch: that its engine has all of it cannot be proven",
+                    "a room continues in a new epoch: its engine may have lost messages",
                     extra={"room": room.room, "tenant": room.tenant, "last": held.last, "epoch": epoch},
                 )
             if run == server.run.encode():
                 return
-        raise StorageError(f"The room {room.room} was not found at rest on a Valkey that changes.")
+        raise StorageError(f"The room {room.room} could not be checked: it changed {_TRIES} times meanwhile.")
 
     async def restore(self, room: RoomKey) -> bool:
-        """Bring a room back that the engine has not, if its durable history has. Raises StorageError."""
+        """Restore a room that is missing in the engine from its durable history. False if it has none."""
         if self._refill is None or not self._refill.keeps(room) or not await self._refill.is_known(room):
             return False
         await self.check(room)
         return True
 
     async def begin_epoch(self, room: RoomKey, after: str) -> Head:
-        """Let the room go on in an epoch greater than `after` and its own. Its head then."""
+        """Continue the room in an epoch greater than `after` and its current one. Returns its head."""
         return await self.renew(room, "", after)
 
     async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
-        """As begin_epoch, if the room is in this epoch; empty: in any. Raises StorageError."""
+        """Like begin_epoch, if the room is in this epoch (empty: in any). Raises StorageError."""
         keys = room_keys(room)
         for _ in range(_TRIES):
             run = self.run(keys.slot).encode()
@@ -125,7 +125,7 @@ class Fence:
             )
             if now == fresh.encode():
                 return Head(fresh, 0, int(held[1]))
-        raise StorageError(f"The room {room.room} could not begin a new epoch on a Valkey that changes.")
+        raise StorageError(f"The room {room.room} could not begin a new epoch: it changed meanwhile.")
 
     async def _evidence(self, room: RoomKey) -> Evidence:
         epoch, last = self.seen.get(room, ("", 0))
@@ -139,18 +139,18 @@ class Fence:
             async with asyncio.timeout(ASK_SECONDS):
                 found = await self._witness.marks([room])
         except (StorageError, TimeoutError) as failure:
-            logger.warning("the witness of the rooms cannot be asked", extra={"reason": str(failure)})
+            logger.warning("the witness of the rooms is unreachable", extra={"reason": str(failure)})
             return Evidence(None, siblings, known)
         return Evidence([*own, *found.values()], siblings, known)
 
     def forget(self, room: RoomKey) -> None:
-        """The room was deleted on purpose."""
+        """Drop the marks of a deleted room."""
         self.seen.pop(room, None)
         self._marks.pop(room, None)
         self._owed.discard(room)
 
     async def write(self) -> None:
-        """Write down what was seen since the last time. What fails stays for the next time."""
+        """Write the marks since the last time to the witness. On failure they are kept for the next time."""
         seen, self.seen = self.seen, {}
         if len(self._marks) + len(seen) > MOST_MARKS and self._witness is not None:
             for room in list(self._marks)[: len(seen) + MOST_MARKS // 10]:
@@ -172,7 +172,7 @@ class Fence:
         except (StorageError, TimeoutError) as failure:
             if not self._told:
                 self._told = True
-                logger.warning("the witness of the rooms is away", extra={"reason": str(failure)})
+                logger.warning("the witness of the rooms cannot be written", extra={"reason": str(failure)})
             return
         self._owed -= marks.keys()
         self._told = False

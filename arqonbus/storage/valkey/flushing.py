@@ -1,7 +1,7 @@
-"""Connections of their own for appends that wait for the disk, where others do not.
+"""Separate connections for durable appends, if hot ones exist too.
 
-WAITAOF keeps a connection from everything behind it. Where some rooms are durable and others are hot, the
-durable ones go this way, so that a flush that takes a second holds up nobody who did not ask for it.
+WAITAOF blocks its connection. If some rooms are durable and others hot, the durable ones use these
+connections, so that a slow flush does not delay hot appends.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from arqonbus.storage.valkey.link import Endpoint, ValkeyLink
 
 
 class FlushLines:
-    """One more line to each server that the engine writes to."""
+    """An additional line to each server that the engine writes to."""
 
     def __init__(self, engine: ValkeyEngine) -> None:
         self._engine = engine
         self._lines: dict[Endpoint, Line] = {}
 
     async def open(self) -> None:
-        """Connect. Raises StorageError for a server that cannot promise durability, or cannot be reached."""
+        """Connect. Raises StorageError for an unreachable server, or one that cannot guarantee durability."""
         self.recheck()
         patience = self._engine.access.connect_timeout
         await asyncio.gather(*(line.up(patience) for line in self._lines.values()))
 
     async def close(self) -> None:
-        """End the connections after the replies that they owe."""
+        """Close the connections after their outstanding replies."""
         lines, self._lines = self._lines, {}
         await asyncio.gather(*(line.close() for line in lines.values()))
 
@@ -36,12 +36,13 @@ class FlushLines:
         """The connection for the slot. Raises StorageError (outcome known) while there is none."""
         line = self._lines.get(self._engine.endpoint(slot))
         if line is None:
-            raise StorageError("Valkey's servers change, and one is not connected yet. Nothing was written.")
+            raise StorageError("Valkey's servers changed, and one is not connected yet. Nothing was written.")
         return line.usable()
 
     def recheck(self) -> None:
-        """The engine's servers may have changed: connect to those that are new. Lines that went idle stay,
-        until the log is closed: a server that left may come back.
+        """Connect to servers that are new in the engine.
+
+        Lines of removed servers stay until the log is closed, because a server may come back.
         """
         for endpoint in self._wanted():
             if endpoint not in self._lines:

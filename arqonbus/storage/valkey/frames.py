@@ -1,8 +1,8 @@
-"""What travels on a room's live channel: entries of an append, or a signal. Pure; mirrors the Lua library.
+"""Frames on a room's live channel: entries of an append, or a signal. Pure; mirrors the Lua library.
 
 Entries: "E", writer (8 bytes), batch number, first sequence, time in us (u64 each), count (u32), epoch (26
-bytes); then per entry the lengths of id, channel and data (u32 each) and the three. Signal: "S", writer,
-data. Numbers are big-endian. The header comes first, so that a node skips its own batches unparsed.
+bytes); then per entry the lengths of id, channel and data (u32 each), followed by the three values. Signal:
+"S", writer, data. Numbers are big-endian. The header lets a node skip its own batches without parsing them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ENTRIES = b"E"
 
 
 class EntriesHeader(NamedTuple):
-    """Who appended what; enough to know whether the entries are wanted."""
+    """Writer, batch and position of the entries of a frame."""
 
     writer: bytes
     batch: int
@@ -40,7 +40,7 @@ def signal_frame(writer: bytes, data: bytes) -> bytes:
 
 
 def is_signal(frame: bytes) -> bool:
-    """True for a signal; otherwise the frame is entries, or not ours."""
+    """Whether the frame is a signal; otherwise it holds entries, or is unknown."""
     return frame[:1] == _SIGNAL
 
 
@@ -52,13 +52,13 @@ def parse_signal(frame: bytes) -> tuple[bytes, bytes]:
 def parse_header(frame: bytes) -> EntriesHeader:
     """The header of entries. Raises BadFrameError."""
     if len(frame) < _HEADER.size or frame[:1] != _ENTRIES:
-        raise BadFrameError(f"A live frame of {len(frame)} bytes does not begin with a known header.")
+        raise BadFrameError(f"A live frame of {len(frame)} bytes has no known header.")
     _, writer, batch, first, time_us, count, epoch = _HEADER.unpack_from(frame)
     return EntriesHeader(writer, batch, first, time_us, count, epoch.decode("ascii", "replace"))
 
 
 def parse_entries(frame: bytes, header: EntriesHeader) -> list[Entry]:
-    """The entries that follow the header. Raises BadFrameError if they do not fill the frame exactly."""
+    """The entries after the header. Raises BadFrameError unless they fill the frame exactly."""
     entries = []
     at = _HEADER.size
     try:
@@ -73,7 +73,7 @@ def parse_entries(frame: bytes, header: EntriesHeader) -> list[Entry]:
     except (error, UnicodeDecodeError) as reason:
         raise BadFrameError(f"A live frame of {header.size} entries cannot be read: {reason}.") from reason
     if at != len(frame):
-        raise BadFrameError(f"A live frame of {len(frame)} bytes says that it has {at}.")
+        raise BadFrameError(f"A live frame has {len(frame)} bytes, but its lengths add up to {at}.")
     return entries
 
 

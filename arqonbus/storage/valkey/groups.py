@@ -1,7 +1,7 @@
 """Consumer groups in Valkey: each call is one function of the library (groups.lua), so it is atomic.
 
-Nothing is kept here. Group calls are as durable as the engine's own policy makes them: an engine that lost
-its last moments hands jobs out again, which at-least-once allows.
+No state is kept here. Group calls are as durable as the engine's persistence: an engine that lost its last
+writes redelivers jobs, which at-least-once delivery allows.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ValkeyGroups:
         return bool(await self._call(keys.slot, "delete", names, (group.name,)))
 
     async def of_room(self, room: RoomKey) -> Sequence[GroupState]:
-        """See ConsumerGroups.of_room. Each state is of its own moment."""
+        """See ConsumerGroups.of_room. The states are read one after the other."""
         groups = room_groups(room)
         found = await self._engine.call(groups.slot, "ZRANGE", groups.key, "-", "+", "BYLEX")
         names = [name.decode() for name in found]
@@ -149,7 +149,7 @@ def _failure(reply: Exception) -> StorageError:
     if isinstance(reply, ReplyError) and reply.code == "NOGROUP":
         return NoSuchGroupError("There is no such consumer group.")
     if isinstance(reply, ReplyError) and reply.code == "TOOMANYGROUPS":
-        return TooManyGroupsError(f"The room has {MAX_GROUPS} consumer groups, and may have no more.")
+        return TooManyGroupsError(f"The room has {MAX_GROUPS} consumer groups, which is the limit.")
     return storage_error(reply)
 
 
@@ -158,7 +158,7 @@ def _member(sequence: int) -> str:
 
 
 def _members(sequences: Sequence[int]) -> list[str]:
-    """Each once."""
+    """Members of the sequences, without duplicates."""
     return [_member(sequence) for sequence in dict.fromkeys(sequences)]
 
 

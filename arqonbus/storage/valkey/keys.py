@@ -1,8 +1,7 @@
-"""Every key and channel of the bus in Valkey, built here and nowhere else. Pure.
+"""All keys and channels of the bus in Valkey. Pure.
 
-All keys of a room carry the hash tag {<tenant>/<room>}, so that they live in one slot of a cluster. A name
-that is not a valid name is refused here again, whoever validated it before: a separator smuggled into a key
-would open another tenant's room.
+All keys of a room carry the hash tag {<tenant>/<room>}, so that they are in one slot of a cluster. Names are
+validated here again: a separator smuggled into a key would open another tenant's room.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from arqonbus.protocol.names import is_name
 from arqonbus.storage.ports import GroupKey, RoomKey, StorageError
 
 SLOTS = 16384
-GENERATION_KEY = "arqonbus:generation"  # of a server that is no cluster: which time its data are of
+GENERATION_KEY = "arqonbus:generation"  # without a cluster: the generation of the server's data
 
 
 class RoomKeys(NamedTuple):
-    """The keys of one room, its live channel, and the cluster slot of them all."""
+    """The keys of one room, its live channel, and their cluster slot."""
 
     log: str
     meta: str
@@ -32,7 +31,7 @@ class RoomKeys(NamedTuple):
 
 
 class GroupKeys(NamedTuple):
-    """The keys of one consumer group, those of its room that it needs, and the cluster slot of them all."""
+    """The keys of one consumer group, those of its room that it needs, and their cluster slot."""
 
     log: str
     meta: str
@@ -65,7 +64,7 @@ def _checked(name: str, what: str) -> str:
 
 @lru_cache(maxsize=65536)
 def room_keys(room: RoomKey) -> RoomKeys:
-    """The keys of a room. Raises StorageError for a name that is none."""
+    """The keys of a room. Raises StorageError for an invalid name."""
     tenant, name = _checked(room.tenant, "tenant"), _checked(room.room, "room")
     tag = f"{tenant}/{name}"
     stem = f"tenant:{tenant}:room:{{{tag}}}:"
@@ -76,7 +75,7 @@ def room_keys(room: RoomKey) -> RoomKeys:
 
 @lru_cache(maxsize=16384)
 def group_keys(group: GroupKey) -> GroupKeys:
-    """The keys of a consumer group. Raises StorageError for a name that is none."""
+    """The keys of a consumer group. Raises StorageError for an invalid name."""
     room = room_keys(group.room)
     stem = f"{room.log.removesuffix('log')}group:{_checked(group.name, 'consumer group')}:"
     state, due, held = (stem + part for part in ("state", "due", "held"))
@@ -101,13 +100,13 @@ def tenants_with(room: str) -> Slotted:
 
 
 def node_channel(node: str) -> Slotted:
-    """The channel on which one node is spoken to."""
+    """The channel for messages to one node."""
     tag = f"node/{_checked(node, 'node')}"
     return Slotted(f"arqonbus:{{{tag}}}:direct", slot_of(tag))
 
 
 def probe_key(node: str, number: int) -> Slotted:
-    """A key for a health probe; numbers spread over the slots."""
+    """A key for a health probe; `number` spreads the keys over the slots."""
     tag = f"probe/{_checked(node, 'node')}/{number}"
     return Slotted(f"arqonbus:{{{tag}}}", slot_of(tag))
 

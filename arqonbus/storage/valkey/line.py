@@ -1,7 +1,7 @@
-"""A link that is made again, for ever, whenever it breaks.
+"""A link that reconnects whenever it breaks.
 
-Tries its endpoints in turn with a growing, jittered pause; or, where a finder knows, the one that is the
-primary now, and leaves one that is it no more. It repeats no command; it only offers the next link.
+Tries its endpoints in turn with backoff and jitter. With a finder, it connects to the current primary, and
+leaves a server that is no longer the primary. Repeats no command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Line:
-    """`link` is the connection, or None while there is none; `reason` says why."""
+    """Reconnecting connection. `link`: the connection, or None; `reason`: why there is none."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Line:
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.link: ValkeyLink | None = None
-        self.reason = "it was not tried yet"
+        self.reason = "no attempt was made yet"
         self._access = access
         self._prepare = prepare
         self._on_up = on_up
@@ -49,7 +49,7 @@ class Line:
         return str(finder) if finder is not None else ", ".join(map(str, self.endpoints))
 
     def start(self) -> None:
-        """Begin to connect, in the background."""
+        """Start connecting in the background."""
         if self._access.finder is not None:
             self._access.finder.add(self._on_primary)
         self._task = asyncio.create_task(self._run(), name=f"valkey line {self}")
@@ -61,7 +61,7 @@ class Line:
         return self.link
 
     async def up(self, timeout: float) -> ValkeyLink:
-        """The link, waiting up to `timeout` seconds for it. Raises StorageError."""
+        """Wait up to `timeout` seconds for the link. Raises StorageError."""
         try:
             async with asyncio.timeout(timeout):
                 while self.link is None:
@@ -72,7 +72,7 @@ class Line:
         return self.usable()
 
     async def close(self) -> None:
-        """End the link after the replies that it still owes, and try no more."""
+        """Close the link after its outstanding replies, and stop reconnecting."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -105,7 +105,7 @@ class Line:
                 return
             self.link = None
             self.reason = str(lost).rstrip(".")
-            logger.warning("%s Connecting again.", lost)
+            logger.warning("%s Reconnecting.", lost)
             self._on_down(self)
 
     async def _try(self, endpoint: Endpoint) -> ValkeyLink | None:

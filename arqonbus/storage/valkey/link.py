@@ -1,7 +1,7 @@
-"""One connection to one Valkey server, pipelined: writes go out at once, replies are matched in order.
+"""One pipelined connection to one Valkey server: commands are written at once, replies are matched in order.
 
-Knows the protocol (RESP3), not the bus. It never repeats a command: when the connection breaks, everything
-unanswered is answered with LinkLost, because nobody can know how far the server got.
+Implements the protocol (RESP3) and knows nothing of the bus. It never repeats a command: if the connection
+breaks, every unanswered command gets LinkLost, because it is unknown how far the server got.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ OnPush = Callable[["ValkeyLink", list[Any]], None]
 
 _NOTHING = object()
 _BEAT_SECONDS = 1.0
-_FAREWELL_SECONDS = 1.0  # for what is written to leave, before the connection is cut
+_FAREWELL_SECONDS = 1.0  # for written data to be sent before the connection is aborted
 
 
-_pack = cast("Callable[[Command], bytes]", hiredis.pack_command)  # its annotation knows one argument only
+_pack = cast(
+    "Callable[[Command], bytes]", hiredis.pack_command
+)  # its type annotation allows one argument only
 
 
 class Endpoint(NamedTuple):
-    """Where a server listens."""
+    """Address of a server."""
 
     host: str
     port: int
@@ -40,7 +42,7 @@ class Endpoint(NamedTuple):
 
 
 class Finder(Protocol):
-    """Knows where the primary is, how many replicas could follow it, and tells when it is another one."""
+    """Service discovery: the primary, its number of replicas, and notification of a new primary."""
 
     async def primary(self) -> Endpoint: ...
 
@@ -52,7 +54,7 @@ class Finder(Protocol):
 
 
 class Access(NamedTuple):
-    """How to get in, and how long to wait. Times are seconds. `finder`: asked where, before each attempt."""
+    """Credentials and timeouts in seconds. `finder`: asked for the address before each attempt."""
 
     username: str = ""
     password: str = ""
@@ -63,7 +65,7 @@ class Access(NamedTuple):
 
 
 class ReplyError(Exception):
-    """An error that the server gave as a reply; `code` is its first word."""
+    """An error reply of the server; `code` is its first word."""
 
     @property
     def code(self) -> str:
@@ -71,7 +73,7 @@ class ReplyError(Exception):
 
 
 class LinkLost(Exception):
-    """The connection ended before the reply came; whether the command took effect is not known."""
+    """The connection ended before the reply; whether the command took effect is unknown."""
 
 
 class NotSent(LinkLost):
@@ -79,12 +81,12 @@ class NotSent(LinkLost):
 
 
 class ValkeyLink(asyncio.Protocol):
-    """An open connection. Use `Link.connect`."""
+    """An open connection. Use `ValkeyLink.connect`."""
 
     def __init__(self, endpoint: Endpoint, access: Access, on_push: OnPush | None) -> None:
         self.endpoint = endpoint
         self.lost: asyncio.Future[LinkLost] = asyncio.get_running_loop().create_future()
-        self.incarnation = Incarnation("", flushes=False, promoted=False)  # told by whoever prepares it
+        self.incarnation = Incarnation("", flushes=False, promoted=False)  # set by ValkeyEngine.prepare
         self.on_stray_error: Callable[[ReplyError], None] | None = None
         self._access = access
         self._on_push = on_push
@@ -114,7 +116,7 @@ class ValkeyLink(asyncio.Protocol):
         return link
 
     def send(self, commands: Sequence[Command], on_replies: OnReplies) -> None:
-        """Write the commands in one piece; `on_replies` gets one reply (or ReplyError, LinkLost) for each."""
+        """Write the commands at once; `on_replies` gets one reply (or ReplyError, LinkLost) for each."""
         if self._transport is None:
             refusal = NotSent(self._cause or f"The connection to Valkey at {self.endpoint} is closed.")
             self._loop.call_soon(on_replies, [refusal] * len(commands))
@@ -130,7 +132,7 @@ class ValkeyLink(asyncio.Protocol):
             self._transport.write(_pack(command))
 
     async def call(self, *command: str | int | float | bytes) -> Any:
-        """One command's reply. Raises ReplyError or LinkLost."""
+        """The reply of one command. Raises ReplyError or LinkLost."""
         return (await self.pipeline([command]))[0]
 
     async def pipeline(self, commands: Sequence[Command]) -> list[Any]:
@@ -142,7 +144,10 @@ class ValkeyLink(asyncio.Protocol):
         return replies
 
     def flight(self, commands: Sequence[Command]) -> asyncio.Future[list[Any]]:
-        """The replies of all commands, errors among them as values. Written before this returns."""
+        """The replies of all commands, with errors as values.
+
+        The commands are written before this returns.
+        """
         future: asyncio.Future[list[Any]] = self._loop.create_future()
 
         def settle(replies: list[Any]) -> None:
@@ -153,13 +158,13 @@ class ValkeyLink(asyncio.Protocol):
         return future
 
     def abort(self, cause: str) -> None:
-        """End the connection now. What is unanswered is answered with LinkLost."""
+        """End the connection now. Unanswered commands get LinkLost."""
         self._cause = self._cause or f"The connection to Valkey at {self.endpoint} was ended: {cause}."
         if self._transport is not None:
             self._transport.abort()
 
     async def close(self) -> None:
-        """End the connection, after what was written got its replies; one for subscriptions owes none."""
+        """Close the connection after its outstanding replies; a subscription connection has none."""
         if self._waiting and self.on_stray_error is None:
             with contextlib.suppress(LinkLost):
                 await self.pipeline([("PING",)])
@@ -174,11 +179,11 @@ class ValkeyLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the event loop."""
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's transport does not inherit from it
         self._beat = self._loop.call_later(_BEAT_SECONDS, self._on_beat)
 
     def data_received(self, data: bytes) -> None:
-        """Called by the event loop: hand out the complete replies in it."""
+        """Called by the event loop: process the complete replies."""
         reader = self._reader
         pushed = answered = False
         try:
@@ -196,12 +201,12 @@ class ValkeyLink(asyncio.Protocol):
                     self._hand_out(reply)
         except hiredis.HiredisError as error:
             self.abort(f"it does not speak the Valkey protocol ({error})")
-        if answered or not pushed:  # messages of others do not tell that what was asked is answered
+        if answered or not pushed:  # push messages are no sign that commands are being answered
             self._progress = self._loop.time()
 
     def _hand_out(self, reply: Any) -> None:
         if not self._waiting:
-            self.abort("it answered more than was asked")
+            self.abort("it sent an unexpected reply")
             return
         count, replies, on_replies = self._waiting[0]
         replies.append(reply)
@@ -209,10 +214,10 @@ class ValkeyLink(asyncio.Protocol):
             self._waiting.popleft()
             on_replies(replies)
         if isinstance(reply, ReplyError) and reply.code == "READONLY":
-            self.abort("it is no primary any more")
+            self.abort("it is no longer the primary")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the event loop: tell everyone who waits."""
+        """Called by the event loop: fail all waiting commands."""
         if self._beat is not None:
             self._beat.cancel()
         self._transport = None
@@ -227,7 +232,7 @@ class ValkeyLink(asyncio.Protocol):
             on_replies(replies + [lost] * (count - len(replies)))
 
     def _on_beat(self) -> None:
-        """A server that is stopped or cut off sends no FIN: only silence while we wait tells."""
+        """Detect a stopped or disconnected server, which sends no FIN, by missing replies."""
         silent = self._loop.time() - self._progress
         if self._waiting and silent > self._access.reply_timeout:
             self.abort(f"no reply for {silent:.0f} s")

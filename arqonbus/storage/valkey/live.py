@@ -1,7 +1,7 @@
-"""The live subscription: which sharded channels this node hears, kept true over every interruption.
+"""The live subscription to sharded channels, restored after every interruption.
 
-Its connections carry nothing but subscriptions and heartbeats, so any error reply on them is about a
-subscription. It does not read what it hears; it hands (channel, bytes) on, and says which channels had a gap.
+Its connections carry only subscriptions and heartbeats, so any error reply on them is about a subscription.
+It passes on (channel, bytes) unread, and reports the channels that may have missed messages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class _Channel:
-    """`link` is where the server confirmed it; `heard` tells whether there is something to miss."""
+    """A subscription.
+
+    `link`: where it is confirmed; `heard`: it was confirmed before, so a gap is possible.
+    """
 
     __slots__ = ("asked", "confirmed", "heard", "link", "slot")
 
@@ -57,11 +60,11 @@ class Live:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to subscribe, in the background."""
+        """Start subscribing in the background."""
         self._task = asyncio.create_task(self._run(), name="valkey live subscription")
 
     async def close(self) -> None:
-        """End the subscription connections."""
+        """Close the subscription connections."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -70,7 +73,10 @@ class Live:
         await asyncio.gather(*(line.close() for line in lines.values()))
 
     async def subscribe(self, channel: Slotted) -> None:
-        """Hear the channel. Returns once the server confirmed. Raises StorageError if it does not in time."""
+        """Subscribe to the channel.
+
+        Returns after the server's confirmation. Raises StorageError on timeout.
+        """
         held = self._channels.get(channel.key)
         if held is None:
             held = self._channels[channel.key] = _Channel(channel.slot)
@@ -86,14 +92,14 @@ class Live:
             ) from None
 
     async def unsubscribe(self, channel: Slotted) -> None:
-        """Hear the channel no more."""
+        """Unsubscribe from the channel."""
         held = self._channels.pop(channel.key, None)
         self._missing.pop(channel.key, None)
         if held is not None and held.asked is not None:
             held.asked.push("SUNSUBSCRIBE", channel.key)
 
     def recheck(self) -> None:
-        """The owners of slots may have changed: compare every subscription with them, soon."""
+        """Compare every subscription with the owners of the slots soon, because they may have changed."""
         self._recheck = True
         self._wake.set()
 
@@ -127,14 +133,17 @@ class Live:
             try:
                 line = self._line(held.slot)
             except StorageError as error:
-                logger.debug("The owner of %s is not known now: %s", name, error)
+                logger.debug("The owner of %s is unknown now: %s", name, error)
                 continue
             if line.link is not held.link:
                 held.link.push("SUNSUBSCRIBE", name)
                 self._miss(name, held)
 
     def _subscribe_missing(self, *, again: bool) -> None:
-        """Ask for what is missing. `again`: also for what was asked, for a refusal does not say of what."""
+        """Request missing subscriptions.
+
+        `again`: repeat pending requests, because a refusal names no channel.
+        """
         for name, held in self._missing.items():
             try:
                 link = self._line(held.slot).link
@@ -199,7 +208,7 @@ class Live:
                 self._gaps.append(name)
                 self._wake.set()
             held.heard = True
-        elif kind == b"sunsubscribe" and link is held.link:  # not asked for: the slot left that server
+        elif kind == b"sunsubscribe" and link is held.link:  # not requested: the slot moved to another server
             self._engine.suspect()
             self._miss(name, held)
 

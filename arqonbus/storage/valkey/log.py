@@ -1,7 +1,7 @@
 """The event log in Valkey: shared by all nodes of a bus, on one server or a cluster.
 
-Every change of a room is one call of the function library (functions.lua), so that it happens whole or
-not at all. Nothing is kept here that another node would need; after any interruption the engine is asked.
+Every change of a room is one call of the function library (functions.lua), so that it is atomic. No state is
+kept here that another node needs; after an interruption the state is read from the engine.
 """
 
 from __future__ import annotations
@@ -53,23 +53,23 @@ from arqonbus.storage.valkey.refill import Refill
 from arqonbus.storage.valkey.registry import RoomRegistry
 from arqonbus.storage.witness import WitnessStore
 
-_MOST_CHECKS = 5  # of a room before one read; the engine may begin anew meanwhile
+_MOST_CHECKS = 5  # of a room before one read; the engine may restart meanwhile
 
 logger = logging.getLogger(__name__)
 
 
 def endpoint_of(url: str) -> Endpoint:
-    """The server in a URL like valkey://host:6379 or rediss://host. Raises ValueError for anything more."""
+    """Parse a URL like valkey://host:6379 or rediss://host. Raises ValueError if it has more parts."""
     try:
         parts = Url(url)
     except ValueError as error:
         raise ValueError(f"The URL of the Valkey server {error}.") from None
     if parts.scheme not in {"valkey", "valkeys", "redis", "rediss"}:
-        raise ValueError("The URL of the Valkey server has another scheme; it looks like valkey://host:6379.")
+        raise ValueError("The URL of the Valkey server has an unknown scheme; expected valkey://host:6379.")
     if parts.user or parts.password or parts.query:
         raise ValueError(
-            f"The URL of the Valkey server {parts.host} may hold a host and a port only; "
-            "user, password and options have settings of their own."
+            f"The URL of the Valkey server {parts.host} may contain a host and a port only; "
+            "user, password and options are separate settings."
         )
     if parts.path.strip("/") not in ("", "0"):
         raise ValueError(f"The URL of the Valkey server {parts.host} names a database other than 0.")
@@ -77,15 +77,15 @@ def endpoint_of(url: str) -> Endpoint:
 
 
 class ValkeyLog:
-    """EventLog in Valkey 8 or later. `urls` are the server, or the cluster's seeds; times are seconds.
+    """EventLog in Valkey 8 or later. `urls`: the server, or the cluster's seeds. Times are seconds.
 
-    With a `finder`, it says where the primary is, and `urls` only name whom it asks. DURABLE waits for the
-    engine's append-only file to be flushed before it gives an outcome, and for those of `durable_replicas`
-    replicas, because a successor has only what it was sent; None: as many as the finder says, else none.
-    `mixed`: batches name levels of their own, so that those which wait for the disk get connections of their
-    own. The `witness` knows how far rooms had come before the engine began anew; without one a room is only
-    taken to be whole where this process itself was there, or nothing can be lost. Rooms for which `is_kept`
-    are in `history` too before their messages are acknowledged, and come back from there.
+    `finder`: locates the primary; `urls` then name the servers that it asks. DURABLE appends wait until the
+    engine and `durable_replicas` replicas have flushed their append-only files, because a promoted replica
+    has only what it received; None: as many as the finder reports, else none. `mixed`: batches name their own
+    levels, so durable ones get separate connections. `witness`: knows the positions of rooms from before a
+    restart of the engine; without it, a room counts as complete only if this process was connected throughout
+    or nothing can be lost. Rooms that are `is_kept` are also written to `history` before the ack, and
+    refilled from there.
     """
 
     name = "valkey"
@@ -162,7 +162,7 @@ class ValkeyLog:
         )
 
     async def open(self, listener: LogListener) -> None:
-        """See EventLog.open. Loads the function library where it is missing or older."""
+        """See EventLog.open. Loads the function library if it is missing or older."""
         self._listener = listener
         try:
             await self._engine.open()
@@ -200,7 +200,7 @@ class ValkeyLog:
         await self._engine.close()
 
     def append(self, batches: Sequence[Batch]) -> Awaitable[Sequence[Outcome]]:
-        """See EventLog.append. Sent in this call, so the order of calls is the order stored."""
+        """See EventLog.append. Sent in this call, so entries are stored in the order of calls."""
         stored = self._appends.append(batches)
         if self._history is None or not any(self._is_kept(batch.room) for batch in batches):
             return stored
@@ -228,12 +228,12 @@ class ValkeyLog:
         return Page(_head(head), [_entry(entry) for entry in entries], head[3])
 
     async def begin_epoch(self, room: RoomKey, after: str) -> Head:
-        """Let the room go on in an epoch greater than `after` and its own. Its head then."""
+        """Continue the room in an epoch greater than `after` and its current one. Returns its head."""
         await self.create_room(room)
         return await self._fence.begin_epoch(room, after)
 
     async def renew(self, room: RoomKey, epoch: str, after: str) -> Head:
-        """Let the room, if it is in this epoch, go on in one greater than `after`. Raises StorageError."""
+        """Continue the room in an epoch greater than `after`, if it is in `epoch`. Raises StorageError."""
         return await self._fence.renew(room, epoch, after)
 
     async def seek(self, room: RoomKey, time_us: int) -> int:
@@ -241,7 +241,7 @@ class ValkeyLog:
         return int(await self._call(room, "seek", time_us))
 
     async def _look(self, room: RoomKey, function: str, *arguments: int | str) -> Any:
-        """Read from a room, of which it is made sure before that it says what it can no longer prove."""
+        """Read from a room, checking or restoring it first if needed."""
         keys = room_keys(room)
         command = ("FCALL", "arqonbus_" + function, 2, keys.log, keys.meta, *arguments)
         for _ in range(_MOST_CHECKS):
@@ -264,7 +264,7 @@ class ValkeyLog:
         """See EventLog.create_room."""
         room_keys(room)
         created = await self._registry.create(room)
-        [outcome] = await self._appends.append([Batch(room, (), Retention(0, 0))])  # which gives it an epoch
+        [outcome] = await self._appends.append([Batch(room, (), Retention(0, 0))])  # assigns an epoch
         if isinstance(outcome, StorageError):
             raise outcome
         return created
@@ -290,7 +290,7 @@ class ValkeyLog:
         return await self._registry.rooms(tenant, after, limit)
 
     async def tenants_of(self, room: str, after: str, limit: int) -> Sequence[str]:
-        """See EventLog.tenants_of. A room is entered when a log that indexes its name first writes to it."""
+        """See EventLog.tenants_of. A room is indexed when a log that indexes its name first writes to it."""
         return await self._registry.tenants(room, after, limit)
 
     async def follow(self, room: RoomKey) -> Head:
@@ -333,14 +333,14 @@ class ValkeyLog:
         return await self._presence.present(room, limit)
 
     async def probe(self) -> float:
-        """See EventLog.probe. Of a cluster every primary is probed."""
+        """See EventLog.probe. In a cluster every primary is probed."""
         began = time.perf_counter()
         value = secrets.token_bytes(16)
         for key, slot in self._probes():
             commands: list[Command] = [("SET", key, value, "EX", 60), ("GET", key), ("DEL", key)]
             replies = await self._engine.pipeline(slot, commands)
             if replies[1] != value:
-                raise StorageError(f"Valkey did not give back what was written to {key}.")
+                raise StorageError(f"Valkey did not return what was written to {key}.")
         return time.perf_counter() - began
 
     def _probes(self) -> Sequence[Slotted]:
@@ -358,7 +358,7 @@ class ValkeyLog:
                 probes.append(key)
         return probes
 
-    # -- what happens elsewhere
+    # -- events from other nodes
 
     def _on_message(self, channel: str, frame: bytes) -> None:
         if channel == self._node_channel.key:
@@ -390,7 +390,7 @@ class ValkeyLog:
             self._listener.on_resync(rooms)
 
     def _on_unknown(self, room: RoomKey) -> None:
-        """Our own append may be in the log without our knowing: the room must be read, once it can be."""
+        """Plan a read of the room: this node's append may be stored although its outcome is unknown."""
         if not self._unknown:
             asyncio.get_running_loop().call_soon(self._report_unknown)
         self._unknown[room] = None
@@ -404,7 +404,7 @@ class ValkeyLog:
         self._report_unknown()
 
     def _report_unknown(self) -> None:
-        """Those of a server that is away stay, until it is back and there is something to read."""
+        """Report rooms with unknown appends; those of unreachable servers wait until they are back."""
         readable = [room for room in self._unknown if self._engine.is_up(room_keys(room).slot)]
         for room in readable:
             del self._unknown[room]
@@ -420,7 +420,7 @@ def _replicas(wanted: int | None, finder: Finder | None) -> Callable[[], int]:
 
 
 def _is_absent(reply: Any) -> bool:
-    """Whether this head, or this page with its head, is of a room that is not there."""
+    """Whether this head, or this page with its head, is of a room that does not exist."""
     if isinstance(reply, Exception):
         return False
     head = reply[0] if isinstance(reply[0], list) else reply

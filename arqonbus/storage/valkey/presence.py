@@ -1,6 +1,6 @@
-"""This process's clients in the shared lists of presence, renewed as long as the process lives.
+"""This process's clients in the shared presence lists, renewed while the process runs.
 
-A process that dies renews nothing, and its clients leave every list by the engine's clock.
+If the process dies, its clients expire by the engine's clock.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from arqonbus.storage.valkey.engine import ValkeyEngine, storage_error
 from arqonbus.storage.valkey.keys import room_keys
 from arqonbus.storage.valkey.link import Command
 
-_MEMBERS_PER_CALL = 500  # bounds how long one call keeps the engine from others
+_MEMBERS_PER_CALL = 500  # bounds how long one call blocks the engine
 _CALLS_AT_ONCE = 32
 
 logger = logging.getLogger(__name__)
 
 
 class SharedPresence:
-    """Enters, renews and lists. `renew_seconds` must be well below `expiry_seconds`."""
+    """Enters, renews and lists clients. `renew_seconds` must be well below `expiry_seconds`."""
 
     def __init__(self, engine: ValkeyEngine, *, expiry_seconds: float, renew_seconds: float) -> None:
         self._engine = engine
@@ -32,11 +32,11 @@ class SharedPresence:
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Begin to renew."""
+        """Start renewing."""
         self._task = asyncio.create_task(self._keep_renewing(), name="valkey presence renewal")
 
     async def close(self) -> None:
-        """Renew no more, and take this process's clients off the lists if the engine can be reached."""
+        """Stop renewing, and remove this process's clients if the engine is reachable."""
         task, self._task = self._task, None
         if task is None:
             return
@@ -54,7 +54,7 @@ class SharedPresence:
                     raise outcome
 
     def renew_soon(self) -> None:
-        """The engine may have lost our members: enter them again now."""
+        """Renew now, because the engine may have lost this node's clients."""
         self._due.set()
 
     async def enter(self, room: RoomKey, member: RoomMember) -> None:
@@ -64,7 +64,7 @@ class SharedPresence:
         await self._engine.call(slot, *self._command(room, [member]))
 
     async def leave(self, room: RoomKey, client: str) -> None:
-        """Take the client off the list."""
+        """Remove the client from the list."""
         members = self._own.get(room)
         if members is not None:
             members.pop(client, None)
@@ -103,9 +103,7 @@ class SharedPresence:
             try:
                 await self._renew()
             except StorageError as error:
-                logger.warning(
-                    "Presence was not renewed; trying again in %g s: %s", self._renew_seconds, error
-                )
+                logger.warning("Presence was not renewed; retrying in %g s: %s", self._renew_seconds, error)
 
     async def _renew(self) -> None:
         due: dict[int, list[Command]] = {}

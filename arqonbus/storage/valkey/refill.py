@@ -1,6 +1,6 @@
-"""Puts back into Valkey what it lost of the rooms that have a durable history.
+"""Refill of rooms in Valkey from their durable history.
 
-A room is filled while it is unchecked, which is as long as nobody else can append to it or read from it.
+A room is refilled while it is unchecked, so that no other append or read can happen meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Refill:
-    """Fills rooms of one engine."""
+    """Refills rooms of one engine."""
 
     def __init__(self, engine: ValkeyEngine, history: DurableHistory, dedup_seconds: float) -> None:
         self._engine = engine
@@ -34,10 +34,11 @@ class Refill:
         return await self._history.top(room) is not None
 
     async def fill(self, room: RoomKey, held: Standing, *, whole: bool) -> tuple[Standing, str] | None:
-        """What the room is then, and the epoch to go on in: empty for its own. None if somebody was faster.
+        """Refill the room. Returns its new state and the epoch to continue in (empty: unchanged); None if
+        another node was faster.
 
-        From the moment that the history has the new epoch, no append of before gets into it, so that what it
-        is read to have is all that was ever acknowledged.
+        Once the history has the new epoch, it refuses appends of older ones, so that what is read from it
+        then is all that was ever acknowledged.
         """
         top = await self._history.top(room)
         if held.epoch and (top is None or (whole and top.last <= held.last)):
@@ -59,7 +60,7 @@ class Refill:
             standing = Standing(began, entries[-1].sequence if entries else 0, standing.run)
         if standing.last > before:
             logger.warning(
-                "a room has back what its engine lost",
+                "a room was refilled with messages that its engine had lost",
                 extra={"room": room.room, "tenant": room.tenant, "after": before, "until": standing.last},
             )
         return standing, epoch

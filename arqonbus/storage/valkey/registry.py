@@ -1,8 +1,8 @@
-"""The tenants' lists of rooms, entered by this process when it first writes to a room, and the index of
-tenants by room for the room names that are to have one.
+"""The tenants' lists of rooms, and the index of tenants by room for the indexed room names.
 
-The list lives in the tenant's slot, the log in the room's, so the two cannot change as one. The cache says
-under which epoch a room was entered: another epoch means that the room was deleted in between.
+A process enters a room when it first writes to it. The list is in the tenant's slot, the log in the room's,
+so that they cannot change atomically. The cache holds the epoch under which a room was entered: another epoch
+means that the room was deleted in between.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class RoomRegistry:
         self._task: asyncio.Task[None] | None = None
 
     def announce(self, room: RoomKey) -> None:
-        """An append to the room is about to be sent: enter it first, so that no acked room is unlisted.
+        """Enter the room before an append is sent, so that no room with acknowledged messages is unlisted.
 
-        Best effort, because `on_stored` enters it again once its epoch is known, and tells of failures.
+        Best effort: `on_stored` enters it again once its epoch is known, and logs failures.
         """
         if room in self._entered or room in self._owed:
             return
@@ -42,30 +42,30 @@ class RoomRegistry:
                 self._engine.link(slot).send([("ZADD", key, 0, member)], lambda _: None)
 
     def on_stored(self, room: RoomKey, epoch: str) -> None:
-        """An append to the room succeeded: enter it, unless that was done under this epoch."""
+        """Enter the room after a successful append, unless it was entered under this epoch."""
         if self._entered.get(room) != epoch:
             self._owed[room] = epoch
             self._pay()
 
     def on_change(self) -> None:
-        """The engine came back or changed: nothing is taken for granted, and debts are paid."""
+        """Clear the cache and retry failed entries, because the engine came back or changed."""
         self._entered.clear()
         self._pay()
 
     async def settled(self) -> None:
-        """Return when all that is owed was tried."""
+        """Wait until all outstanding entries were tried."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def create(self, room: RoomKey) -> bool:
-        """Enter the room. False if it was there."""
+        """Enter the room. False if it was listed."""
         replies = [
             await self._engine.call(slot, "ZADD", key, 0, member) for key, slot, member in self._lists(room)
         ]
         return bool(replies[0])
 
     async def delete(self, room: RoomKey) -> bool:
-        """Take the room off the list. False if it was not there."""
+        """Remove the room from the list. False if it was not listed."""
         await self.settled()
         self._entered.pop(room, None)
         self._owed.pop(room, None)
@@ -83,7 +83,7 @@ class RoomRegistry:
     async def tenants(self, room: str, after: str, limit: int) -> Sequence[str]:
         """Tenants that have a room of an indexed name."""
         if room not in self._indexed:
-            raise ValueError(f"The log was not told to index the rooms named {room!r}.")
+            raise ValueError(f"The log does not index the rooms named {room!r}.")
         return await self._members(tenants_with(room), after, max(limit, 0))
 
     async def _members(self, sorted_set: Slotted, after: str, limit: int) -> Sequence[str]:
@@ -94,7 +94,7 @@ class RoomRegistry:
         return [name.decode() for name in found]
 
     def _lists(self, room: RoomKey) -> Sequence[tuple[str, int, str]]:
-        """Key, slot and member of the lists that the room stands in; the tenant's list is the first."""
+        """Key, slot and member of the lists that contain the room; the tenant's list is the first."""
         lists = [(*tenant_rooms(room.tenant), room.room)]
         if room.room in self._indexed:
             lists.append((*tenants_with(room.room), room.tenant))
@@ -111,7 +111,7 @@ class RoomRegistry:
             if not isinstance(error, StorageError):
                 raise error
             logger.warning(
-                "%d rooms are not listed yet; trying again with the next: %s", len(self._owed), error
+                "%d rooms are not listed yet; retrying with the next append: %s", len(self._owed), error
             )
 
     async def _enter_owed(self) -> None:

@@ -1,7 +1,7 @@
-"""Who is the primary of a Valkey that sentinels watch, and the word that it is another one now.
+"""Discovery of the primary through Valkey Sentinel, with notification of failovers.
 
-All sentinels are asked at once and the newest configuration among their answers counts, because one that was
-cut off still names the primary of before. Source: https://valkey.io/topics/sentinel-clients/
+All sentinels are asked at once, and the newest configuration among their answers counts, because a
+partitioned sentinel still names the former primary. Source: https://valkey.io/topics/sentinel-clients/
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from arqonbus.config.stores import Sentinel
 from arqonbus.storage.ports import StorageError
 from arqonbus.storage.valkey.link import Access, Endpoint, LinkLost, ReplyError, ValkeyLink
 
-_OTHERS_SECONDS = 0.2  # how long the first answer waits for those of the other sentinels
+_OTHERS_SECONDS = 0.2  # wait for the other sentinels after the first answer
 _ASK_SECONDS = 1.0
 _EVENTS = ("+switch-master", "+sdown", "-sdown", "+slave", "+try-failover", "+failover-end")
-_UNREACHABLE = 1_000_000  # more replicas than there are: nothing is durable while a failover is under way
+_UNREACHABLE = 1_000_000  # more replicas than exist: nothing is durable during a failover
 
 logger = logging.getLogger(__name__)
 
 
 class _Said(NamedTuple):
-    """What a sentinel answered; a greater `config_epoch` is a later election."""
+    """Answer of a sentinel; a greater `config_epoch` is a later election."""
 
     config_epoch: int
-    replicas: int  # that have to hold what shall outlive the primary
+    replicas: int  # that must have a write before it survives a failover
     primary: Endpoint
 
 
 class Sentinels:
-    """Implements `Finder`. Listens to the sentinels for as long as somebody wants to know."""
+    """Implements `Finder`. Listens to the sentinels while listeners are registered."""
 
     def __init__(self, service: str, nodes: Sequence[Endpoint], access: Access) -> None:
-        """`access` is the sentinels' own: their password, and TLS as for Valkey."""
+        """`access`: credentials for the sentinels, with TLS as for Valkey."""
         self._service = service
         self._nodes = tuple(nodes)
         self._access = access
@@ -47,7 +47,7 @@ class Sentinels:
 
     @classmethod
     def of(cls, settings: Sentinel, tls: SSLContext | None) -> Sentinels:
-        """As a profile describes them; `tls` is that of Valkey."""
+        """Create from the settings of a profile; `tls` is that of Valkey."""
         password = settings.password.get_secret_value() if settings.password else ""
         nodes = [endpoint_of_node(node) for node in settings.nodes]
         return cls(settings.service or "", nodes, Access(password=password, tls=tls))
@@ -56,16 +56,16 @@ class Sentinels:
         return f"{self._service} of the sentinels {', '.join(map(str, self._nodes))}"
 
     def replicas(self) -> int:
-        """On how many replicas a write has to be before the next primary is sure to have it: all that are up.
+        """Number of replicas that must have a write before it is sure to survive a failover: all that are up.
 
-        Fewer would not do: the engine counts those that acknowledge and does not say which, and any of them
-        may be elected. At least one, because a primary without any may be one that was cut off.
+        Fewer are not enough: the engine counts acknowledging replicas without naming them, and any replica
+        may be elected. At least one, because a primary without replicas may be partitioned.
         """
         newest = max((said.config_epoch for said in self._said.values()), default=0)
         return max((s.replicas for s in self._said.values() if s.config_epoch == newest), default=1) or 1
 
     async def primary(self) -> Endpoint:
-        """Where the primary is. Raises StorageError, with what each sentinel said, when none knows it."""
+        """Address of the primary. Raises StorageError, with each sentinel's answer, if none knows it."""
         asking = [asyncio.create_task(self._ask(node)) for node in self._nodes]
         said: list[_Said] = []
         problems: list[str] = []
@@ -89,7 +89,7 @@ class Sentinels:
         return max(said).primary
 
     def add(self, listener: Callable[[Endpoint], None]) -> None:
-        """Tell this one of every new primary."""
+        """Call `listener` with every new primary."""
         self._listeners.append(listener)
         if not self._tasks:
             self._tasks = [
@@ -98,7 +98,7 @@ class Sentinels:
             ]
 
     def remove(self, listener: Callable[[Endpoint], None]) -> None:
-        """Tell this one no more."""
+        """Stop calling `listener`."""
         self._listeners.remove(listener)
         if not self._listeners:
             tasks, self._tasks = self._tasks, []
@@ -118,7 +118,7 @@ class Sentinels:
             return f"{node} cannot be reached ({str(error).rstrip('.') or 'no answer in time'})"
         finally:
             if link is not None:
-                link.abort("it was asked")
+                link.abort("the query is done")
         return said
 
     async def _question(self, link: ValkeyLink) -> _Said:
@@ -132,7 +132,7 @@ class Sentinels:
         return _Said(int(facts[b"config-epoch"]), _UNREACHABLE if changing else up, endpoint)
 
     async def _listen(self, node: Endpoint) -> None:
-        """For ever: ask now and then, and at once when the sentinel says that something is different."""
+        """Ask the sentinel regularly, and at once after each of its events."""
         event = asyncio.Event()
         while True:
             try:
@@ -148,7 +148,7 @@ class Sentinels:
                 finally:
                     link.abort("the log was closed")
             except (OSError, TimeoutError, LinkLost, ReplyError) as error:
-                logger.info("Sentinel %s does not tell: %s", node, error)
+                logger.info("No answer from sentinel %s: %s", node, error)
             self._said.pop(node, None)
             await asyncio.sleep(_ASK_SECONDS)
 
@@ -160,18 +160,21 @@ class Sentinels:
 
 
 def endpoint_of_node(node: str) -> Endpoint:
-    """A sentinel as a profile writes it: host:port."""
+    """Parse the address of a sentinel in a profile: host:port."""
     host, _, port = node.rpartition(":")
     return Endpoint(host.strip("[]"), int(port))
 
 
 def facts_of(answer: Any) -> dict[bytes, bytes]:
-    """A map, which RESP2 gives as a flat list."""
+    """Convert a reply to a map; RESP2 sends maps as flat lists."""
     return answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
 
 
 def _is_up(replica: dict[bytes, bytes]) -> bool:
-    """Whether the sentinel hears from it. One that is still being filled counts: it acknowledges any time."""
+    """Whether the sentinel can reach it.
+
+    A replica during its first sync counts: it may acknowledge any time.
+    """
     return not {b"s_down", b"o_down", b"disconnected"} & set(replica[b"flags"].split(b","))
 
 

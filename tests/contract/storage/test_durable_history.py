@@ -208,7 +208,7 @@ async def test_a_deleted_room_stays_deleted(
     assert (await append(log, room, "c")).sequences == range(1, 2)
     await history.raise_epoch(room, "~")
     server.ask("FLUSHALL")
-    with pytest.raises(StorageError, match="Delete it again"):
+    with pytest.raises(StorageError, match="Repeat the deletion"):
         await log.head(room)
     await log.delete_room(room)
     assert (await append(log, room, "d")).sequences == range(1, 2)

@@ -43,7 +43,7 @@ async def test_back_to_the_last_checkpoint(tmp_path: Path) -> None:
     await append(log, ROOM, "c")
     await log.close()
     damaged = damage(path)
-    with pytest.raises(StorageError, match=r"is damaged.*`arqonbus recover` goes back to that"):
+    with pytest.raises(StorageError, match=r"is damaged.*`arqonbus recover` restores it"):
         await opened(path)
 
     done = go_back(path)

@@ -1,9 +1,8 @@
-"""The steps that a database takes to the schema of this version, and where a given one stands. Pure but for
-reading the files.
+"""The migration steps of this version, and their comparison with a database's ledger. Reads only the files.
 
-A step is one file, `0001_name.sql`; the numbers have no gaps. Once released a file never changes, not even
-its comments: the ledger of every database holds its checksum. `-- arqonbus: expand` or `contract` in a
-comment at the top says whether the release before can go on working with the result.
+A step is one file, `0001_name.sql`; the numbers have no gaps. A released file never changes, not even its
+comments: the ledger of every database holds its checksum. `-- arqonbus: expand` or `contract` in a comment at
+the top says whether the previous release can work with the result.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _MARK = re.compile(r"--\s*arqonbus:\s*(.*?)\s*")
 
 
 class MigrationRefused(StorageError):
-    """The database or the files are not what this version can go on from. Nothing was changed."""
+    """This version cannot migrate from this state of the database or files. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration. `phase` is None where the file does not say."""
+    """One migration. `phase` is None if the file has no mark."""
 
     number: int
     name: str
@@ -49,7 +48,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A row of the ledger: a step that the database has taken."""
+    """A row of the ledger: an applied step."""
 
     number: int
     name: str
@@ -97,7 +96,7 @@ def read_steps(directory: Traversable) -> Sequence[Step]:
 def _read(file: Traversable) -> Step:
     match = _FILE.fullmatch(file.name)
     if match is None:
-        raise MigrationRefused(f"{file.name} is no name of a migration; write 0001_what_it_adds.sql.")
+        raise MigrationRefused(f"{file.name} is not a valid migration name; use 0001_what_it_adds.sql.")
     sql = file.read_text("utf-8")
     return Step(int(match[1]), match[2], sql, _phase(file.name, sql))
 
@@ -118,7 +117,7 @@ def _phase(name: str, sql: str) -> Phase | None:
 
 
 def compare(steps: Sequence[Step], ledger: Iterable[Applied]) -> Sequence[StepPosition]:
-    """Where a database stands, step by step. Judges nothing."""
+    """Compare a ledger with the steps, step by step."""
     taken: Mapping[int, Applied] = {row.number: row for row in ledger}
     known = {step.number for step in steps}
     positions = [_position(step, taken.get(step.number)) for step in steps]
@@ -134,7 +133,10 @@ def _position(step: Step, row: Applied | None) -> StepPosition:
 
 
 def pending(steps: Sequence[Step], ledger: Sequence[Applied]) -> Sequence[Step]:
-    """What is still to be done. Raises MigrationRefused for a database that this cannot go on from."""
+    """The steps that are not applied yet.
+
+    Raises MigrationRefused if this version cannot continue the ledger.
+    """
     positions = compare(steps, ledger)
     for position in positions:
         if position.state == "unknown" and position.applied is not None:
@@ -148,7 +150,7 @@ def pending(steps: Sequence[Step], ledger: Sequence[Applied]) -> Sequence[Step]:
         if position.state == "changed" and position.applied is not None:
             raise MigrationRefused(
                 f"The migration {position.applied} was applied by version {position.applied.version} with "
-                "another text than this version has. A released migration never changes: use an unmodified "
+                "other contents than in this version. A released migration never changes: use an unmodified "
                 "release, and put changes into a new file."
             )
     numbers = [position.number for position in positions if position.state == "applied"]

@@ -38,7 +38,7 @@ def test_the_mark_stands_in_the_comment_at_the_top(tmp_path: Path) -> None:
         ({"n0001_a": "", "n0003_c": ""}, "0003_c follows 0001"),
         ({"n0002_b": ""}, "0002_b follows 0000"),
         ({"n0001_a": "", "n0001_b": ""}, "0001_b is there twice|0001_a is there twice"),
-        ({"n1_a": ""}, "1_a.sql is no name of a migration"),
+        ({"n1_a": ""}, "1_a.sql is not a valid migration name"),
         ({"n0001_a": "-- arqonbus: shrink"}, "is marked 'shrink'; write `-- arqonbus: expand`"),
     ],
 )

@@ -65,7 +65,7 @@ def test_truncated(items: list[tuple[str, str, bytes]], cut: int) -> None:
 def test_longer_than_it_says() -> None:
     """A frame with bytes after its last entry is refused."""
     frame = frame_of(1, 1, [("a", "", b"")]) + b"x"
-    with pytest.raises(BadFrameError, match="says that it has"):
+    with pytest.raises(BadFrameError, match="its lengths add up to"):
         parse_entries(frame, parse_header(frame))
 
 
