@@ -267,14 +267,17 @@ def reload(
     """
     try:
         new = load_again()
-        found = plan(running, new)
+        settings = with_dev_key(new.settings)
+        found = plan(
+            replace(running, settings=with_dev_key(running.settings)), replace(new, settings=settings)
+        )
         colder = [change.difference.key for change in found.changes if change.effort != "hot"]
         if colder:
             logger.error(
                 "the profile was not taken over: these settings need a restart", extra={"keys": colder}
             )
             raise _not_taken_over(f"{len(colder)} changed settings need a restart")
-        service.reload(with_dev_key(new.settings))
+        service.reload(settings)
     except ConfigError as error:
         findings = [str(finding) for finding in error.findings]
         logger.error("the profile was not taken over: it has faults", extra={"findings": findings})
@@ -283,7 +286,7 @@ def reload(
         logger.error("the profile was not taken over", extra={"reason": str(error)})
         raise _not_taken_over("it cannot be used") from error
     changed = [change.difference.key for change in found.changes]
-    logger.info("the profile was taken over", extra={"keys": changed})
+    logger.info("the profile was reloaded", extra={"keys": changed})
     return new, changed
 
 

@@ -284,6 +284,8 @@ async def test_hot_settings_are_taken_over_without_disconnecting(start_bus: Star
     with pytest.raises(Rejected, match="RATE_LIMITED"):
         await asyncio.gather(*(client.publish("x", n) for n in range(4)))
     assert client.reconnects == 0
+    running, changed = reload(bus.service, running, lambda: hot)
+    assert changed == []
 
 
 async def test_a_colder_change_is_not_taken_over(
