@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -95,9 +96,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output is gone. Python would complain again when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return BROKEN_PIPE
+    except OSError as error:
+        if not is_full_output(error):
+            raise
+        _discard_output()
+        print_failure(Failure(f"the output cannot be written: {error.strerror}"))
+        return 1
+
+
+def is_full_output(error: BaseException) -> bool:
+    """Whether standard output cannot be written because its disk is full."""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
+
+
+def _discard_output() -> None:
+    """Python would fail again when it flushes standard output at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -163,4 +179,4 @@ def _unknown_command(parser: argparse.ArgumentParser, name: str) -> NoReturn:
     parser.error(f"{name!r} is not a command; {hint}")
 
 
-__all__ = ["COMMANDS", "Failure", "main", "parser_of", "print_failure"]
+__all__ = ["COMMANDS", "Failure", "is_full_output", "main", "parser_of", "print_failure"]

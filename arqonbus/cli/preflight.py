@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from arqonbus.cli import Failure
+from arqonbus.cli import Failure, is_full_output
 from arqonbus.cli.profile_options import add_profile_options
 from arqonbus.cli.table import coloured, print_table, styled
 
@@ -89,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     except (Failure, KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
+        if is_full_output(error):
+            raise
         # The one place that may see a defect of preflight itself; its text could hold anything, so it is
         # not shown.
         raise Failure(

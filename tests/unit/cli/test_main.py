@@ -118,6 +118,19 @@ def test_a_reader_that_goes_away_is_quiet() -> None:
     assert (done.returncode, done.stderr) == (cli.BROKEN_PIPE, b"")
 
 
+@pytest.mark.parametrize(
+    "command", [("profile", "show"), ("capacity",), ("preflight", "--list")], ids=" ".join
+)
+def test_a_full_disk_is_a_sentence(command: tuple[str, ...]) -> None:
+    """Output that cannot be written ends the command with 1 and without a traceback."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    sentence = "arqonbus: the output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
 def test_a_table_is_aligned_and_has_no_colour_in_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     """Numbers stand on the right; the end of a line has no spaces; control characters are shown."""
     print_table(("ROOM", "N"), [("orders", 5), ("a\x1b[31m", 1200)])
