@@ -14,8 +14,10 @@ import socket
 import ssl
 from collections.abc import Callable
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
+from arqonbus.bus.failed_logins import MAX_DELAY, FailedLogins, LineBudget
 from arqonbus.bus.node import Node
 from arqonbus.bus.other_end import other_end
 from arqonbus.bus.pending import PendingConnections
@@ -63,6 +65,7 @@ class Front:
         self.proxy_protocol = settings.proxy_protocol
         self.trusted = TrustedProxies(settings.trusted_proxies)
         self.pending = PendingConnections(min(MAX_PENDING, settings.max_connections), MAX_PENDING_PER_ADDRESS)
+        self.failed_logins = FailedLogins()
         self.tls: dict[str, Any] = {}
         self._sweeper: Sweeper | None = None
         if tls is not None:
@@ -74,6 +77,7 @@ class Front:
             self._sweeper = Sweeper()
         self._bound = bound
         self._loop = asyncio.get_running_loop()
+        self._lines = LineBudget(self._loop.time())
         bound.setblocking(False)
         self._loop.add_reader(bound, self._accept)
 
@@ -88,21 +92,39 @@ class Front:
         """Count the connection among those that wait, by its address unless many share it."""
         self.pending.add(connection, None if self.trusted.trusts(address) else address)
 
+    def back_off(self, refusal: Refused, address: str) -> tuple[Refused, float]:
+        """The refusal to answer with, and the seconds to hold it back: more if its address keeps failing."""
+        per_minute = self.node.settings.limits.failed_logins_per_minute
+        if refusal.status != HTTPStatus.UNAUTHORIZED or not per_minute or self.trusted.trusts(address):
+            return refusal, 0
+        seconds = self.failed_logins.hold(address, per_minute, self._loop.time())
+        if seconds is None:
+            text = "too many tokens of this address were refused; send a valid one"
+            return refused(BusError(Code.RATE_LIMITED, text, retry_after_ms=round(MAX_DELAY * 1000))), 0
+        return refusal, seconds
+
     def refuse(self, refusal: Refused, address: str) -> None:
         """Count a refusal and log it."""
         self.node.counters.connections_refused[refusal.code] += 1
-        extra = {
+        extra: dict[str, object] = {
             "code": refusal.code,
             "status": int(refusal.status),
             "address": address,
             "reason": refusal.reason,
         }
-        logger.info("connection refused", extra=extra)
+        self._log("connection refused", address, extra)
 
     def give_up(self, reason: str, address: str, error: BaseException | None = None) -> None:
         """Count a connection that ended before it had a request to answer, and log it."""
         self.node.counters.connections_unopened[reason] += 1
-        logger.info("a connection was not opened", extra={"address": address, "reason": _text(reason, error)})
+        extra: dict[str, object] = {"address": address, "reason": _text(reason, error)}
+        self._log("a connection was not opened", address, extra)
+
+    def _log(self, message: str, address: str, extra: dict[str, object]) -> None:
+        """Log what a client did, at most so often as its lines fit the budget."""
+        suppressed = self._lines.spend(address, self._loop.time())
+        if suppressed is not None:
+            logger.info(message, extra={**extra, "suppressed": suppressed} if suppressed else extra)
 
     def _accept(self) -> None:
         for _ in range(ACCEPT_BATCH):
@@ -136,6 +158,7 @@ class _PendingConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answers_head = False  # the method is HEAD
         self._settled = False  # refused, given up or handed on
+        self._held: Refused | None = None  # an answer that is given later
         self._discarded = 0
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(front.timeout, self._on_timeout)
@@ -167,7 +190,9 @@ class _PendingConnection(asyncio.Protocol):
 
     def give_way(self) -> None:
         """See Awaited."""
-        if not self._settled and self._reader.started:
+        if self._held is not None:
+            self._respond(self._held, linger=False)
+        elif not self._settled and self._reader.started:
             error = BusError(
                 Code.TOO_MANY_CONNECTIONS, "too many connections wait with an unfinished request"
             )
@@ -223,12 +248,14 @@ class _PendingConnection(asyncio.Protocol):
             logger.exception("a request could not be judged", extra={"incident": incident})
             judged = refused(BusError(Code.INTERNAL_ERROR, f"the bus failed; incident {incident}"))
         if isinstance(judged, Refused):
-            self._refuse(judged)
+            refusal, seconds = self._front.back_off(judged, self._address)
+            self._refuse(refusal, after=seconds)
         elif judged is not None:
             self._hand_on(*judged)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()
+        self._release()
         self._give_up("left", error)
 
     # -- the request
@@ -257,7 +284,17 @@ class _PendingConnection(asyncio.Protocol):
         protocol.connection_made(transport)
         _feed(protocol, head + self._reader.rest)
 
-    def _refuse(self, refusal: Refused, *, linger: bool = True) -> None:
+    def _refuse(self, refusal: Refused, *, linger: bool = True, after: float = 0) -> None:
+        """Count the refusal and answer with it, at once or so many seconds later."""
+        self._settle()
+        self._front.refuse(refusal, self._address)
+        if after:
+            self._held = refusal
+            self._timer = asyncio.get_running_loop().call_later(after, self._respond, refusal)
+        else:
+            self._respond(refusal, linger=linger)
+
+    def _respond(self, refusal: Refused, *, linger: bool = True) -> None:
         """Answer and close, but not before the client had time to read the answer.
 
         What a client still sends is read and thrown away: a socket that is closed with bytes unread resets
@@ -265,15 +302,20 @@ class _PendingConnection(asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
-        self._settle()
-        self._front.refuse(refusal, self._address)
+        self._release()
         transport.write(response(refusal, body=not self._answers_head))
+        self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._on_timeout)
         with contextlib.suppress(OSError):
             if linger and transport.can_write_eof():
                 transport.write_eof()
             else:
                 transport.close()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held = None
+            self._front.failed_logins.release(self._address)
 
 
 def response(refusal: Refused, *, body: bool = True) -> bytes:

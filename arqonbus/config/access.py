@@ -270,6 +270,13 @@ class Limits(Section):
         example=10_000,
         reload="hot",
     )
+    failed_logins_per_minute: Count = setting(
+        30,
+        "Refused tokens of one address per minute that are answered at once; the answers to further ones are "
+        "held back for up to 4 s each. Valid tokens are not affected. 0: no limit.",
+        example=30,
+        reload="hot",
+    )
     shared: Switch = setting(
         False,
         "Whether the limits of tenant, identity and address hold for all nodes together, not for each.",

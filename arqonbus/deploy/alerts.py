@@ -11,6 +11,7 @@ from arqonbus.config import Settings
 APPEND_SECONDS = 0.25
 LAG_SECONDS = 0.1
 REJECTS_PER_SECOND = 1
+FAILED_LOGINS_PER_SECOND = 0.5  # one client that tries without a pause is held back to 0.75
 KEYS_MISSED = 3  # fetches of the issuer's keys in a row
 
 # The service levels of the projection (Continuum contract).
@@ -58,7 +59,8 @@ def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
         AlertRule(
             "ArqonbusAuthFailures",
             _rising(
-                'arqonbus_connections_refused_total{code=~"UNAUTHENTICATED|EXPIRED|AUTHORIZATION_ERROR"}'
+                'arqonbus_connections_refused_total{code=~"UNAUTHENTICATED|EXPIRED|AUTHORIZATION_ERROR"}',
+                FAILED_LOGINS_PER_SECOND,
             ),
             "10m",
             "ticket",
@@ -175,10 +177,10 @@ def _share(selector: str, share: float) -> str:
     )
 
 
-def _rising(counter: str) -> str:
-    """More than a few in a second, and twice as many as in the hour before."""
+def _rising(counter: str, per_second: float = REJECTS_PER_SECOND) -> str:
+    """More than so many in a second, and twice as many as in the hour before."""
     now, before = (f"sum by (instance, code) (rate({counter}[{window}]))" for window in ("5m", "1h"))
-    return f"{now} > {REJECTS_PER_SECOND} and {now} > 2 * {before}"
+    return f"{now} > {per_second:g} and {now} > 2 * {before}"
 
 
 def _p99(metric: str, seconds: float) -> str:

@@ -69,7 +69,10 @@ BUS = Dashboard(
         Panel("Refused, by code", {"{{code}}": _rate("arqonbus_rejects_total", "code")}, "cps"),
         Panel(
             "Upgrades refused, by code",
-            {"{{code}}": _rate("arqonbus_connections_refused_total", "code")},
+            {
+                "{{code}}": _rate("arqonbus_connections_refused_total", "code"),
+                "no request: {{reason}}": _rate("arqonbus_connections_unopened_total", "reason"),
+            },
             "cps",
         ),
         Panel(

@@ -92,6 +92,7 @@ class ProdBus(ArqonBusProcess):
             f"server.tls.client_ca_file={authority.file}",
             f"auth.jwt.public_keys={keys}",
             'auth.jwt.algorithms=["HS256","RS256"]',
+            "limits.failed_logins_per_minute=100000",  # every other attack is a token that is refused
             "limits.identity.messages_per_second=1000",
             "limits.identity.bytes_per_second=2MiB",
             "policy.mode=enforce",

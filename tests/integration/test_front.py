@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
+from arqonbus.bus import failed_logins
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
@@ -311,6 +312,67 @@ async def test_a_client_that_sends_a_body_reads_its_refusal(way: Way) -> None:
     response = await raw.request("")
     assert response.status == 405
     assert await raw.ended()
+
+
+# -- those that keep failing
+
+WRONG = usual(("{token}", "abc"))
+
+
+async def test_refused_tokens_are_answered_later_and_later(start_bus: StartBus, transport: str) -> None:
+    """Beyond the limit; a valid token of the same address is accepted meanwhile."""
+    bus = await start_bus("limits.failed_logins_per_minute=2", f"server.transport={transport}")
+    way = Way(bus, "127.0.0.1")
+    refused = bus.node.counters.connections_refused
+    for _ in range(2):
+        assert (await way.ask(WRONG)).status == 401
+    waiting = []
+    for number in range(5):
+        waiting.append(asyncio.create_task(way.ask(WRONG)))
+        await until(lambda number=number: refused["UNAUTHENTICATED"] == 3 + number)
+    assert (await way.ask(USUAL)).status == 101
+    assert not waiting[-1].done()
+    assert (await waiting[0]).status == 401
+    for task in waiting[1:]:
+        task.cancel()
+
+
+async def test_only_so_many_answers_are_held_back(
+    start_bus: StartBus, transport: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one address; a further one is told to wait, and a client that leaves makes room."""
+    monkeypatch.setattr(failed_logins, "MAX_WAITING", 1)
+    monkeypatch.setattr(failed_logins, "FIRST_DELAY", failed_logins.MAX_DELAY)
+    bus = await start_bus("limits.failed_logins_per_minute=1", f"server.transport={transport}")
+    way = Way(bus, "127.0.0.1")
+    refused = bus.node.counters.connections_refused
+    assert (await way.ask(WRONG)).status == 401
+    held = await way.open()
+    held.send(way.fill(WRONG).encode())
+    await until(lambda: refused["UNAUTHENTICATED"] == 2)
+    response = await way.ask(WRONG)
+    assert (response.status, response.json()["code"]) == (429, "RATE_LIMITED")
+    assert int(response.headers["retry-after"]) >= 1
+    await held.close()
+    later = asyncio.create_task(way.ask(WRONG))
+    await until(lambda: refused["UNAUTHENTICATED"] == 3 or later.done())
+    assert not later.done()
+    later.cancel()
+
+
+async def test_refusals_fill_no_log(
+    start_bus: StartBus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are counted and answered; the lines about one address are bounded."""
+    monkeypatch.setattr(failed_logins, "LINES_AT_ONCE", 5)
+    monkeypatch.setattr(failed_logins, "LINES_PER_SECOND", 1e-6)
+    caplog.set_level(logging.INFO, "arqonbus.bus.front")
+    bus = await start_bus()
+    way = Way(bus, "127.0.0.1")
+    for _ in range(20):
+        assert (await way.ask(usual(("/v1/ws", "/")))).status == 404
+    assert len([record for record in caplog.records if record.message == "connection refused"]) == 5
+    assert bus.node.counters.connections_refused["NOT_FOUND"] == 20
 
 
 # -- those that never ask

@@ -284,7 +284,7 @@ def secrets_serve_once(context: Context) -> Outcome:
     severity=OUTSIDE_DEV,
     why="Without limits, one misbehaving client can starve all others.",
     fix=("$EDITOR FILE   # limits: {messages_per_second: 1000, bytes_per_second: 8MiB}",),
-    reads=("limits.messages_per_second", "limits.bytes_per_second"),
+    reads=("limits.messages_per_second", "limits.bytes_per_second", "limits.failed_logins_per_minute"),
     tags=("limits",),
 )
 def connections_are_limited(context: Context) -> Outcome:
@@ -292,6 +292,7 @@ def connections_are_limited(context: Context) -> Outcome:
     rates = {
         "limits.messages_per_second": limits.messages_per_second,
         "limits.bytes_per_second": limits.bytes_per_second,
+        "limits.failed_logins_per_minute": limits.failed_logins_per_minute,
     }
     remarks = [
         Remark(f"{key} is 0, which means no limit", (key,)) for key, rate in rates.items() if rate == 0
