@@ -252,8 +252,8 @@ class Node(LogListener):
         peer.last_seen = peer.last_envelope = now
         counters = self.counters
         counters.frames_in += len(frames)
-        counters.bytes_in += sum(map(len, frames))
         intake = peer.session.receive(frames, now)
+        counters.bytes_in += intake.size
         if intake.publications:
             if self.committer.is_full():
                 error = BusError(Code.RATE_LIMITED, "the storage engine is behind", retry_after_ms=500)

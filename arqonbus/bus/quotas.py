@@ -89,12 +89,6 @@ class Account:
         )
         self.joins = CountingBucket(share.joins_per_second, BURST_SECONDS * share.joins_per_second, now)
 
-    def grant(self, messages: int, size: int, now: float) -> int:
-        """How many of the envelopes, which are of that many bytes together, are granted."""
-        if not self.bytes.take_whole(size, now):
-            return 0
-        return self.messages.take(messages, now)
-
     def buckets(self) -> tuple[CountingBucket, ...]:
         """In the order of Usage."""
         return self.messages, self.bytes, self.joins, self.arrivals

@@ -20,6 +20,7 @@ from arqonbus.bus.wire import Wire
 from arqonbus.config import Settings
 from arqonbus.config.rooms import Action
 from arqonbus.protocol import replies, wire_json, wire_protobuf
+from arqonbus.protocol.canonical import MAX_OVERHEAD_BYTES, check_canonical, check_size
 from arqonbus.protocol.envelope import COMMAND, MAX_TIME_US, Envelope, check, is_plain
 from arqonbus.protocol.errors import BusError, Code, DecodeError, Invalid
 from arqonbus.protocol.ids import is_message_id
@@ -82,6 +83,7 @@ class ReceivedFrames:
     commands: list[Envelope] = field(default_factory=list)
     directs: list[Direct] = field(default_factory=list)
     answers: list[Envelope] = field(default_factory=list)
+    size: int = 0  # bytes of the frames
     claimed_us: int = 0  # the time that the newest envelope says it was made, if there is one
     close: tuple[Close, str] | None = None
 
@@ -176,7 +178,7 @@ class Session:
 
     def receive(self, frames: Sequence[bytes | str], now: float) -> ReceivedFrames:
         """Sort frames that came together. Nothing in them can raise: what is wrong becomes an answer."""
-        intake = ReceivedFrames()
+        intake = ReceivedFrames(size=sum(map(_bytes_of, frames)) if self.wire.json else sum(map(len, frames)))
         if self.wire.json:
             self._receive_json(frames, now, intake)
         else:
@@ -203,20 +205,29 @@ class Session:
 
     def _receive_protobuf(self, frames: Sequence[bytes | str], now: float, intake: ReceivedFrames) -> None:
         decoded: wire_protobuf.Decoded = []
-        size = 0
+        size = intake.size
+        affordable = self.charge(size, now)
+        max_bytes = self._limits.max_payload_bytes + MAX_OVERHEAD_BYTES
+        beyond: list[str] = []
         for frame in frames:
             if isinstance(frame, str):
                 self._wrong_type(Code.INFRA_PROTOCOL_REQUIRED, "protobuf in binary frames", intake)
                 break
-            size += len(frame)
             try:
-                decoded += wire_protobuf.decode(frame)
+                if affordable:
+                    decoded += wire_protobuf.decode(frame, max_bytes=max_bytes)
+                else:
+                    beyond += wire_protobuf.claimed_ids(frame)
             except DecodeError as error:
                 self._bad_frame(error, intake)
+                if intake.close is not None:
+                    break
+        if beyond:
+            self._refuse_rest(beyond, size, intake)
         if decoded:
             claimed = decoded[-1][0].time_us
             intake.claimed_us = claimed if claimed < MAX_TIME_US else 0  # no clock shows that: it is refused
-        granted = self._granted(len(decoded), size, now)
+        granted = self._granted(len(decoded), now)
         if granted < len(decoded):
             rest = [envelope.id for envelope, _ in decoded[granted:]]
             self._refuse_rest(rest, size * len(rest) // len(decoded), intake)
@@ -242,17 +253,25 @@ class Session:
 
     def _receive_json(self, frames: Sequence[bytes | str], now: float, intake: ReceivedFrames) -> None:
         lines: list[wire_json.JsonLine] = []
-        size = 0
+        size = intake.size
+        affordable = self.charge(size, now)
+        beyond: list[str] = []
         for frame in frames:
             if not isinstance(frame, str):
                 self._wrong_type(Code.DECODE_ERROR, "JSON in text frames", intake)
                 break
-            size += len(frame)
             try:
-                lines += wire_json.decode(frame)
+                if affordable:
+                    lines += wire_json.decode(frame, max_payload_bytes=self._limits.max_payload_bytes)
+                else:
+                    beyond += wire_json.claimed_ids(frame)
             except DecodeError as error:
                 self._bad_frame(error, intake)
-        granted = self._granted(len(lines), size, now)
+                if intake.close is not None:
+                    break
+        if beyond:
+            self._refuse_rest(beyond, size, intake)
+        granted = self._granted(len(lines), now)
         for line in lines[:granted]:
             self.unknown_keys += line.unknown_keys
             if line.envelope is not None:
@@ -268,15 +287,11 @@ class Session:
     def _sort(self, envelope: Envelope, raw: bytes, intake: ReceivedFrames) -> None:
         ack = envelope.kind == COMMAND or envelope.headers.get(ACK_HEADER) != "none"
         try:
+            check_size(envelope, raw, self._limits.max_payload_bytes)
+            check_canonical(envelope, raw, strict=self._is_judged(envelope))
             check(envelope)
             if envelope.tenant and envelope.tenant != self.identity.tenant:
                 raise Invalid("tenant", "the tenant is not the token's; leave it out", Code.TENANT_MISMATCH)
-            if len(envelope.payload) > self._limits.max_payload_bytes:
-                raise Invalid(
-                    "payload",
-                    f"the payload is larger than {self._limits.max_payload_bytes} bytes",
-                    Code.TOO_LARGE,
-                )
             if envelope.kind == COMMAND:
                 self._pass(self._gates.of_commands(), envelope)
                 intake.commands.append(envelope)
@@ -296,6 +311,10 @@ class Session:
                     intake.silent.add(envelope.id)
         except BusError as error:
             self._refuse(envelope.id, error, intake, ack=ack)
+
+    def _is_judged(self, envelope: Envelope) -> bool:
+        """Whether a gate looks at what is published, so that nothing may pass that it does not see."""
+        return envelope.kind != COMMAND and self._gates.of(envelope.room) is not None
 
     def _pass(self, gate: Gate | None, envelope: Envelope) -> bool:
         """Whether the gate let the envelope through changed. Raises BusError when it did not at all."""
@@ -322,13 +341,11 @@ class Session:
                 answer.status.details["id"] = message_id[:MAX_ECHOED_ID]
         intake.answers.append(answer)
 
-    def _granted(self, messages: int, size: int, now: float) -> int:
-        """How many of the envelopes the rates allow, from the first on."""
-        if self._bytes.take(size, now) < size:
-            return 0
+    def _granted(self, messages: int, now: float) -> int:
+        """How many of the envelopes the rates allow, from the first on. Their bytes are charged before."""
         granted = self._messages.take(messages, now)
         for account in self.accounts:
-            granted = account.grant(granted, size, now)
+            granted = account.messages.take(granted, now)
         return granted
 
     def _refuse_rest(self, ids: Sequence[str], size: int, intake: ReceivedFrames) -> None:
@@ -352,6 +369,11 @@ class Session:
         intake.answers.append(replies.error_signal(error))
         if self.bad_frames >= self._limits.bad_frames:
             intake.close = (Close.POLICY, "too many frames that could not be read")
+
+
+def _bytes_of(frame: bytes | str) -> int:
+    """As on the wire: of text, in UTF-8."""
+    return len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode())
 
 
 __all__ = ["Direct", "Gate", "Gates", "NoGates", "ReceivedFrames", "Session", "SessionLimits"]

@@ -14,6 +14,7 @@ import base64
 import binascii
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,10 +24,12 @@ import msgspec
 
 from arqonbus.protocol import arqonbus_pb2 as pb
 from arqonbus.protocol.envelope import JSON_CONTENT, Envelope, is_json
-from arqonbus.protocol.errors import DecodeError, Invalid
+from arqonbus.protocol.errors import Code, DecodeError, Invalid
 
 MAX_ENVELOPES = 4096
 MAX_DEPTH = 64
+SHORT_LINE = 4096  # characters that are read whole at little cost
+MAX_LINE_BYTES = 64 * 1024  # of a line that a client sends, beside its payload
 MAX_SAFE_INTEGER = (1 << 53) - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -34,7 +37,7 @@ _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):\d\d:\d\d)(?:\.(\d{1,6}))?(Z|[+-]\d\d:\d\d)",
     re.ASCII | re.IGNORECASE,
 )
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]')
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 class _Fields(msgspec.Struct, forbid_unknown_fields=False, omit_defaults=True):
@@ -84,6 +87,7 @@ _PLAIN_TEXT: Final = (
 _read_fields: Callable[[bytes], _Fields] = msgspec.json.Decoder(_Fields).decode
 _write: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 _read: Callable[[bytes], Any] = msgspec.json.Decoder().decode
+_read_members: Callable[[bytes], dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _KINDS: Final[dict[int, str]] = {number: name if number else "" for name, number in pb.Kind.items()}
 _DURABILITIES: Final[dict[int, str]] = {number: name.lower() for name, number in pb.Durability.items()}
 
@@ -100,10 +104,11 @@ class JsonLine(NamedTuple):
     unknown_keys: int
 
 
-def decode(frame: str, most: int = MAX_ENVELOPES) -> list[JsonLine]:
+def decode(frame: str, most: int = MAX_ENVELOPES, max_payload_bytes: int = sys.maxsize) -> list[JsonLine]:
     """The lines of a frame in order. DecodeError if a line is not a JSON object as it must be.
 
-    `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only.
+    `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only. Of
+    a line with a payload of more than `max_payload_bytes` the payload is not read.
     """
     lines: list[JsonLine] = []
     offset = 0
@@ -111,26 +116,72 @@ def decode(frame: str, most: int = MAX_ENVELOPES) -> list[JsonLine]:
         if text and not text.isspace():
             if len(lines) == most:
                 raise DecodeError(f"the frame has more than {most} envelopes", offset)
-            lines.append(_decode_line(text, offset))
+            lines.append(_decode_line(text, offset, max_payload_bytes))
         offset += len(text) + 1
     if not lines:
         raise DecodeError("the frame is empty", 0)
     return lines
 
 
-def _decode_line(text: str, offset: int) -> JsonLine:
-    members = read_object(text, offset, _read_digits)
-    claimed = members.get("id", "")
-    claimed = claimed if isinstance(claimed, str) else ""
+def claimed_ids(frame: str, most: int = MAX_ENVELOPES) -> list[str]:
+    """The ids that the lines of a frame claim, '' where one has none. DecodeError as from `decode`."""
+    ids: list[str] = []
+    offset = 0
+    for text in frame.split("\n"):
+        if text and not text.isspace():
+            try:
+                ids.append(_claimed_id(_read_members(text.encode())))
+            except (msgspec.DecodeError, UnicodeError, RecursionError):
+                raise DecodeError("the line is not a JSON object in UTF-8", offset) from None
+            if len(ids) > most:
+                raise DecodeError(f"the frame has more than {most} envelopes", offset)
+        offset += len(text) + 1
+    return ids
+
+
+def _claimed_id(members: Mapping[str, msgspec.Raw]) -> str:
+    claimed = _read(bytes(members["id"])) if "id" in members else ""
+    return claimed if isinstance(claimed, str) else ""
+
+
+def _decode_line(text: str, offset: int, max_payload_bytes: int) -> JsonLine:
+    if nesting_exceeds(text, MAX_DEPTH):
+        raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
+    try:
+        data = text.encode()
+        members = _read_members(data)
+    except (msgspec.DecodeError, UnicodeError):
+        if len(text) <= MAX_LINE_BYTES:
+            read_object(text, offset, _read_digits)  # which says what is wrong, and where
+        raise DecodeError("the line is not a JSON object in UTF-8", offset) from None
+    claimed = _claimed_id(members)
     unknown = sum(1 for key in members if key not in KNOWN_KEYS)
     try:
-        return JsonLine(_envelope(_read_fields(text.encode())), None, claimed, unknown)
+        _check_line_size(data, members, max_payload_bytes)
+        # If the line is the only object in it, every colon outside of strings stands behind a key of it.
+        if text.count("{") == 1 and len(text) > SHORT_LINE:
+            repeated = len(members) != _outside_strings(text).count(":")
+        else:
+            repeated = _has_repeated_key(text)
+        if repeated:
+            raise DecodeError("a JSON object has the same key twice", offset)
+        return JsonLine(_envelope(_read_fields(data)), None, claimed, unknown)
     except Invalid as error:
         return JsonLine(None, error, claimed, unknown)
     except msgspec.ValidationError as error:
         return JsonLine(None, _mistyped(str(error)), claimed, unknown)
-    except (msgspec.DecodeError, UnicodeError):
-        raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
+
+
+def _check_line_size(data: bytes, members: Mapping[str, msgspec.Raw], max_payload_bytes: int) -> None:
+    """Raise Invalid before a line is worked through that is larger than an envelope may be."""
+    payload = len(bytes(members.get("payload", b"")))
+    if payload > max_payload_bytes:
+        raise Invalid("payload", f"the payload is larger than {max_payload_bytes} bytes", Code.TOO_LARGE)
+    rest = len(data) - payload - len(bytes(members.get("payload_b64", b"")))
+    if max_payload_bytes < sys.maxsize and rest > MAX_LINE_BYTES:
+        raise Invalid(
+            "envelope", f"the line without its payload is larger than {MAX_LINE_BYTES} bytes", Code.TOO_LARGE
+        )
 
 
 def read_object(text: str, offset: int = 0, read: Callable[[str], Any] | None = None) -> dict[str, Any]:
@@ -177,23 +228,48 @@ def strict_reader(number: Callable[[str], Any] | None = None) -> Callable[[str],
     ).decode
 
 
+def _has_unique_keys(pairs: list[tuple[str, Any]]) -> None:
+    if len(pairs) > 1 and len({key for key, _ in pairs}) != len(pairs):
+        raise _RepeatedKey
+
+
+_check_keys = json.JSONDecoder(
+    object_pairs_hook=_has_unique_keys, parse_constant=_refuse, parse_int=str, parse_float=str
+).decode
 _read_numbers = strict_reader()
 _read_digits = strict_reader(str)
 
 
 def nesting_exceeds(text: str, limit: int) -> bool:
-    """True if arrays and objects are nested deeper than `limit`. Text need not be valid."""
+    """True if arrays and objects are nested deeper than `limit`. Of invalid text it may be wrong.
+
+    The innermost pairs of brackets are taken away, `limit` times: a few passes of C, whatever stands there.
+    """
     if text.count("{") + text.count("[") <= limit:
         return False
-    depth = 0
-    for token in _BRACKETS.finditer(text):
-        character = token[0]
-        if character in "[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif character in "]}":
-            depth -= 1
+    raw = _outside_strings(text).encode("utf-8", "replace")
+    brackets = raw.translate(None, _NOT_BRACKETS).replace(b"{", b"[").replace(b"}", b"]")
+    for _ in range(limit):
+        rest = brackets.replace(b"[]", b"")
+        if len(rest) == len(brackets):
+            return rest.count(b"[") > limit
+        brackets = rest
+    return bool(brackets)
+
+
+def _outside_strings(text: str) -> str:
+    """What of a JSON text does not stand in a string."""
+    if "\\" in text:
+        text = text.replace("\\\\", "").replace('\\"', "")
+    return "".join(text.split('"')[::2]) if '"' in text else text
+
+
+def _has_repeated_key(text: str) -> bool:
+    """True if an object in a valid JSON text has the same key twice. Builds nothing but the keys."""
+    try:
+        _check_keys(text)
+    except _RepeatedKey:
+        return True
     return False
 
 
@@ -385,10 +461,10 @@ def one_line_json(payload: bytes) -> bytes | None:
     """
     try:
         text = payload.decode()
-        if not _is_flat(text, payload):
-            if nesting_exceeds(text, MAX_DEPTH - 1):
-                return None
-            _read_digits(text)
+        if not _is_flat(text, payload) and (
+            nesting_exceeds(text, MAX_DEPTH - 1) or ("{" in text and _has_repeated_key(text))
+        ):
+            return None
         formatted: bytes = msgspec.json.format(payload, indent=-1)
     except (ValueError, msgspec.DecodeError):
         return None
@@ -418,6 +494,7 @@ __all__ = [
     "MAX_DEPTH",
     "MAX_ENVELOPES",
     "JsonLine",
+    "claimed_ids",
     "decode",
     "encode",
     "format_time",

@@ -10,6 +10,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -21,15 +22,18 @@ from arqonbus.protocol.errors import DecodeError
 MAX_ENVELOPES = 4096  # in one frame: an error reply is larger than the smallest envelope
 
 _parse = Envelope.FromString
+_ID_TAG = Envelope.ID_FIELD_NUMBER << 3 | 2
+_LONGEST_ID = 2 + 36  # tag, length, UUID
 _LENGTH_BYTES = 4  # a frame is far smaller than 2^28 bytes
 
 Decoded = list[tuple[Envelope, bytes]]
 
 
-def decode(frame: bytes, most: int = MAX_ENVELOPES) -> Decoded:
+def decode(frame: bytes, most: int = MAX_ENVELOPES, max_bytes: int = sys.maxsize) -> Decoded:
     """All envelopes of a frame with their original bytes, or DecodeError for the frame as a whole.
 
     `most`: what a bus takes from a client. What the bus sends in one frame is bounded by its bytes only.
+    Of an envelope of more than `max_bytes` the id alone is read.
     """
     found: Decoded = []
     position, end = 0, len(frame)
@@ -48,13 +52,44 @@ def decode(frame: bytes, most: int = MAX_ENVELOPES) -> Decoded:
             raise DecodeError("an envelope is empty", start)
         raw = frame[position:stop]
         try:
-            found.append((_parse(raw), raw))
+            found.append((_parse(raw) if length <= max_bytes else Envelope(id=_claimed_id(raw)), raw))
         except _ProtobufError:
             raise DecodeError("the bytes are not an envelope", position) from None
         position = stop
     if len(found) > most:
         raise DecodeError(f"the frame has more than {most} envelopes", 0)
     return found
+
+
+def claimed_ids(frame: bytes, most: int = MAX_ENVELOPES) -> list[str]:
+    """The ids that the envelopes of a frame begin with, '' where one begins otherwise; nothing is parsed.
+
+    Raises DecodeError as `decode` does for a frame that is no row of envelopes.
+    """
+    ids: list[str] = []
+    position, end = 0, len(frame)
+    if not end:
+        raise DecodeError("the frame is empty", 0)
+    while position < end:
+        start = position
+        length = frame[position]
+        position += 1
+        if length > 0x7F:
+            length, position = _long_length(frame, start)
+        if not 0 < length <= end - position:
+            raise DecodeError("an envelope is empty or longer than what is left of the frame", start)
+        ids.append(_claimed_id(frame[position : position + _LONGEST_ID]))
+        position += length
+        if len(ids) > most:
+            raise DecodeError(f"the frame has more than {most} envelopes", 0)
+    return ids
+
+
+def _claimed_id(raw: bytes) -> str:
+    """The id that an envelope begins with, as encoders write it; '' otherwise."""
+    if len(raw) < 2 or raw[0] != _ID_TAG or raw[1] > _LONGEST_ID - 2:
+        return ""
+    return raw[2 : 2 + raw[1]].decode("utf-8", "ignore")
 
 
 def _long_length(frame: bytes, start: int) -> tuple[int, int]:
@@ -172,6 +207,7 @@ def stamped_frame(epoch: str, entries: Iterable[tuple[int, int, str, str, bytes]
 __all__ = [
     "MAX_ENVELOPES",
     "Decoded",
+    "claimed_ids",
     "decode",
     "frame_of",
     "length_prefix",

@@ -26,7 +26,7 @@ from arqonbus.shield.secret_forms import random_text, secret_patterns, without_r
 Action = Literal["allow", "redact", "block"]
 REDACTED = "[redacted]"
 MAX_FINDINGS = 20  # named for one message
-MAX_NAMES = 4_096  # of messages that were clean; they come again
+MAX_NAMES = 4_096  # and other labels of messages that were clean; they come again
 MAX_TEXTS = 20_000  # keys and values of a message in which something was found; what has more is blocked
 MAX_LOOKS = 2_048  # of them that are looked at one by one, unless a rule means the ends of a value
 GROUP = 32  # texts that are looked at together first
@@ -131,18 +131,19 @@ class Inspector:
         self._paths = [tuple(path.split(".")) for path in settings.blocked_paths] if whole else []
         names = self._blocked | self._redacted | {_last_key(path) for path in self._paths} - {""}
         self._filter = set_of([rule.text for rule in rules], [f'"{name}"' for name in sorted(names)])
-        self._clean_names: set[str] = set()  # of messages; there are few
+        self._clean_names: set[str] = set()  # names, content types and other labels; there are few
         self._anchored = any(rule.anchored for rule in rules)
         self._always_read = self._anchored or any(not _last_key(path) for path in self._paths)
 
     def judge(self, envelope: Envelope) -> Judgement:
-        """What is found in the payload, the headers and the name of a message or command."""
+        """What is found in the payload, the headers and every other text of a message or command."""
         payload = envelope.payload
         if len(payload) > self._max_bytes:
             return Judgement((PolicyFinding("size", "block", "payload"),))
         findings: list[PolicyFinding] = []
-        if envelope.name not in self._clean_names:
-            self._judge_name(envelope.name, findings)
+        for where, text in _labels(envelope):
+            if text not in self._clean_names:
+                self._judge_label(text, where, findings)
         headers = self._judge_headers(envelope.headers, findings) if envelope.headers else None
         changed = None if self._looks_clean(payload) else self._judge_payload(envelope, findings)
         return Judgement(findings[:MAX_FINDINGS], changed, headers) if findings else CLEAN
@@ -155,12 +156,13 @@ class Inspector:
             return False
         return not self._bits or random_text(payload.decode("latin-1"), self._bits) is None
 
-    def _judge_name(self, name: str, findings: list[PolicyFinding]) -> None:
-        self.whole(name, "name", findings)
-        if not findings:
+    def _judge_label(self, text: str, where: str, findings: list[PolicyFinding]) -> None:
+        before = len(findings)
+        self.whole(text, where, findings)
+        if len(findings) == before:
             if len(self._clean_names) == MAX_NAMES:
                 self._clean_names.clear()
-            self._clean_names.add(name)
+            self._clean_names.add(text)
 
     def _judge_headers(
         self, headers: Mapping[str, str], findings: list[PolicyFinding]
@@ -287,6 +289,19 @@ class Inspector:
 
     def is_blocked_path(self, path: Sequence[str]) -> bool:
         return any(_path_matches(pattern, path) for pattern in self._paths)
+
+
+def _labels(envelope: Envelope) -> Iterator[tuple[str, str]]:
+    """Where texts stand that cannot be replaced, and the texts. Ids, the room and the trace have a form."""
+    yield "name", envelope.name
+    yield "content_type", envelope.content_type
+    yield "channel", envelope.channel
+    if envelope.recipient:
+        yield "recipient", envelope.recipient
+    if envelope.clock:
+        for actor, counter in envelope.clock.items():
+            yield "clock", actor
+            yield "clock", str(counter)
 
 
 class _Enough(Exception):

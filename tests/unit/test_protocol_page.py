@@ -32,7 +32,7 @@ from arqonbus.commands.groups import MAX_WAITING
 from arqonbus.config import Settings
 from arqonbus.config.network import ENDPOINT
 from arqonbus.protocol import arqonbus_pb2 as pb
-from arqonbus.protocol import clocks, envelope, names, wire_json, wire_protobuf
+from arqonbus.protocol import canonical, clocks, envelope, names, wire_json, wire_protobuf
 from arqonbus.protocol.envelope import COMMAND, MESSAGE, Envelope, check
 from arqonbus.protocol.errors import BusError, Code, Invalid
 from arqonbus.protocol.signatures import DOMAIN
@@ -351,6 +351,10 @@ def test_limits() -> None:
         wire_json.MAX_DEPTH,
         MAX_TOKEN_BYTES,
         protocol.max_payload_bytes,
+        canonical.MAX_OVERHEAD_BYTES,
+        wire_json.MAX_LINE_BYTES,
+        canonical.MAX_UNKNOWN_FIELDS,
+        canonical.MAX_UNKNOWN_BYTES,
         protocol.max_frame_bytes,
         limits.messages_per_second,
         limits.messages_burst,

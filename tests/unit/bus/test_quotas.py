@@ -36,11 +36,11 @@ def test_coming_back_gives_no_fresh_burst() -> None:
     """An account is forgotten when its buckets are full again, and not before."""
     books = quotas(identity={"messages_per_second": 10})
     accounts = books.open("acme", "alice", "", 0.0)
-    assert accounts[0].grant(20, 100, 0.0) == 20
+    assert accounts[0].messages.take(20, 0.0) == 20
     books.close(accounts)
     books.sweep(1.0)
     again = books.open("acme", "alice", "", 1.0)
-    assert again[0].grant(20, 100, 1.0) == 10
+    assert again[0].messages.take(20, 1.0) == 10
     books.close(again)
     books.sweep(3.0)
     assert books.open("acme", "alice", "", 3.0)[0] is not accounts[0]
@@ -49,9 +49,9 @@ def test_coming_back_gives_no_fresh_burst() -> None:
 def test_a_refused_frame_takes_none_of_the_bytes() -> None:
     """So that one that sends too much leaves to others what is there."""
     account = quotas(tenant={"bytes_per_second": 1000}).open("acme", "alice", "", 0.0)[0]
-    assert account.grant(1, 2001, 0.0) == 0
-    assert account.grant(1, 2000, 0.0) == 1
-    assert account.grant(1, 1, 0.0) == 0
+    assert not account.bytes.take_whole(2001, 0.0)
+    assert account.bytes.take_whole(2000, 0.0)
+    assert not account.bytes.take_whole(1, 0.0)
 
 
 def test_a_room_counts_once_for_all_members() -> None:

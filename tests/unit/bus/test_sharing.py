@@ -46,7 +46,7 @@ def test_parts_are_within_the_limit_and_fair(limit: float, demands: list[float])
 def asked(quotas: Quotas, messages: int, now: float) -> int:
     """Messages of one tenant that were granted."""
     accounts = quotas.open("acme", "alice", "192.0.2.1", now)
-    granted = sum(account.grant(messages, 0, now) for account in accounts)
+    granted = sum(account.messages.take(messages, now) for account in accounts)
     quotas.close(accounts)
     return granted
 

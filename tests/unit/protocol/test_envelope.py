@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arqonbus.protocol import arqonbus_pb2 as pb
+from arqonbus.protocol.canonical import check_canonical
 from arqonbus.protocol.envelope import (
     COMMAND,
     MAX_TIME_US,
@@ -135,15 +136,53 @@ IN_ANOTHER_TYPE = {
 @pytest.mark.parametrize("case", IN_ANOTHER_TYPE)
 def test_a_field_in_another_wire_type(case: str) -> None:
     """A known field in another wire type is refused: parsers disagree whether it is the field."""
-    envelope = Envelope.FromString(message().SerializeToString() + IN_ANOTHER_TYPE[case])
+    raw = message().SerializeToString() + IN_ANOTHER_TYPE[case]
     with pytest.raises(Invalid, match="wire type"):
-        check(envelope)
+        check_canonical(Envelope.FromString(raw), raw, strict=False)
+
+
+NEWER = b"\xc0\x3e\x07" + b"\xca\x3e\x03new" + b"\xd5\x3e\1\2\3\4" + b"\xd1\x3e" + b"\0" * 8
 
 
 def test_a_field_of_a_newer_schema() -> None:
-    """Fields with numbers that are not known here pass, in every wire type."""
-    newer = b"\xc0\x3e\x07" + b"\xca\x3e\x03new" + b"\xd5\x3e\1\2\3\4" + b"\xc3\x3e\xc4\x3e"
-    check(Envelope.FromString(message().SerializeToString() + newer))
+    """Fields with numbers that are not known here pass, in every wire type, unless the room is judged."""
+    raw = message().SerializeToString() + NEWER
+    check_canonical(Envelope.FromString(raw), raw, strict=False)
+    with pytest.raises(Invalid):
+        check_canonical(Envelope.FromString(raw), raw, strict=True)
+
+
+NOT_CANONICAL: dict[str, bytes] = {
+    "a group": b"\xc3\x3e\xc4\x3e",
+    "a second payload": b"\x6a\x01a\x6a\x01b",
+    "a second name": b"\x3a\x01a\x3a\x01a",
+    "a second id": b"\x0a\x01a",
+    "a header twice": b"\x72\x03\x0a\x01a" * 2,
+    "a header too often": b"\x72\x00" * 100_000,
+    "a clock entry twice": b"\x8a\x01\x05\x0a\x01a\x10\x01" * 2,
+    "33 unknown fields": b"\xc0\x3e\x07" * 33,
+    "many unknown fields": b"\xc0\x3e\x07" * 500_000,
+    "a large unknown field": b"\xca\x3e\x81\x20" + b"x" * 4097,
+    "two status": b"\xaa\x01\x00" * 2,
+}
+
+
+@pytest.mark.parametrize("case", NOT_CANONICAL)
+def test_bytes_that_say_more_than_the_envelope(case: str) -> None:
+    """Whatever a parser would skip or overwrite is refused, before it is worked through."""
+    raw = message().SerializeToString() + NOT_CANONICAL[case]
+    with pytest.raises(Invalid):
+        check_canonical(Envelope.FromString(raw), raw, strict=False)
+
+
+@given(sendable_envelopes())
+def test_what_an_encoder_writes_is_canonical(envelope: Envelope) -> None:
+    """Also when it writes the fields in another order, or values that are the default."""
+    raw = envelope.SerializeToString()
+    check_canonical(Envelope.FromString(raw), raw, strict=True)
+    if not envelope.duplicate:
+        more = b"\xb8\x01\x00" + raw
+        check_canonical(Envelope.FromString(more), more, strict=True)
 
 
 JSON_TYPES = {

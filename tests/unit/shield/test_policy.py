@@ -332,3 +332,24 @@ def test_whatever_is_redacted_is_gone_and_the_rest_stays(value: Any) -> None:
     assert published["secret"] == f"<{REDACTED}>"
     if not re.search("4[0-9]{15}", json.dumps(value, ensure_ascii=False)):
         assert published["left"] == json.loads(payload)["left"]
+
+
+@pytest.mark.parametrize("field", ["name", "content_type", "channel", "recipient", "actor", "counter"])
+@pytest.mark.parametrize("action", ["redact", "block"])
+def test_every_text_of_an_envelope_is_judged(field: str, action: str) -> None:
+    """What stands where nothing can be replaced is blocked."""
+    inspector = ContentPolicy(
+        Policy.model_validate({"mode": "enforce", "rules": [{**CARD, "action": action}]})
+    ).of("x")
+    assert inspector is not None
+    envelope = Envelope(id=new_ulid(), kind=MESSAGE)
+    if field == "actor":
+        envelope.clock[NUMBER] = 1
+    elif field == "counter":
+        envelope.clock["a"] = int(NUMBER)
+    else:
+        setattr(envelope, field, NUMBER)
+    for _ in range(2):
+        blocked = inspector.judge(envelope).blocked
+        assert blocked is not None
+        assert blocked.where in (field, "clock")
