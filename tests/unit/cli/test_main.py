@@ -123,7 +123,7 @@ def test_a_reader_that_goes_away_is_quiet() -> None:
 )
 def test_a_full_disk_is_a_sentence(command: tuple[str, ...]) -> None:
     """Output that cannot be written ends the command with 1 and without a traceback."""
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", RUN, *command], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
         )
