@@ -6,6 +6,7 @@ A name such as `prod` is looked for in one directory: the given one, else $ARQON
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from arqonbus.config.findings import ConfigError, Fault, Finding
 from arqonbus.config.layer import LayerFile
-from arqonbus.config.settings import ENVIRONMENT_ALIASES
+from arqonbus.config.settings import environment_name
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 
@@ -37,16 +38,17 @@ def find_profile(
     """Find a profile by name or path. Raises ConfigError that says where it was looked for."""
     if isinstance(profile, Path) or "/" in profile or profile.endswith((".yaml", ".yml")):
         return _at_path(root / profile, root)
-    name = ENVIRONMENT_ALIASES.get(profile, profile)
     places = _places(root, environ, profiles_dir)
-    if _NAME.fullmatch(name):
-        for place in places:
+    for name in dict.fromkeys((profile.strip(), environment_name(profile))):
+        for place in places if _NAME.fullmatch(name) else ():
             if (place / name / "profile.yaml").exists():
                 return _at_path(place / name / "profile.yaml", root)
     known = sorted({found.parent.name for place in places for found in place.glob("*/profile.yaml")})
     looked = ", ".join(_shown(place, root) for place in places)
     hint = f"there is {', '.join(known)}" if known else "name a directory of profiles with --profiles-dir"
-    message = f"there is no profile {name!r} in {looked}; {hint}"
+    close = difflib.get_close_matches(environment_name(profile), known, 1)
+    hint = f"did you mean {close[0]}?" if close else hint
+    message = f"there is no profile {profile.strip()!r} in {looked}; {hint}"
     raise ConfigError([Finding(Fault.PROFILE_MISSING, message)])
 
 

@@ -34,7 +34,7 @@ from arqonbus.config.secrets import (
     secrets_directories,
     unreadable,
 )
-from arqonbus.config.settings import ENVIRONMENT_ALIASES, Settings
+from arqonbus.config.settings import Settings, environment_name
 from arqonbus.config.tree import leaves, sections
 from arqonbus.config.url import holds_secret
 
@@ -209,8 +209,7 @@ class _Loading:
 
     def _environment(self, provenance: Provenance) -> str:
         given = provenance.given(("environment",))
-        value = str(given[0].value) if given else "dev"
-        environment = ENVIRONMENT_ALIASES.get(value, value)
+        environment = environment_name(str(given[0].value)) if given else "dev"
         directory = self._profile.name
         if given and directory in {"dev", "staging", "prod"} and environment != directory:
             message = (

@@ -6,6 +6,7 @@ environment is judged by preflight. Pure and frozen; nothing is read from files 
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,13 +25,26 @@ from arqonbus.config.units import FilePath
 
 EnvironmentName = Literal["dev", "staging", "prod"]
 
-ENVIRONMENT_ALIASES = {"development": "dev", "production": "prod"}
+_ENVIRONMENTS = ("dev", "staging", "prod")
+_ALIASES = {"development": "dev", "production": "prod"}
+
+
+def environment_name(text: str) -> str:
+    """The name without blanks around it, in lower case and without an alias. It may still be unknown."""
+    name = text.strip().lower()
+    return _ALIASES.get(name, name)
+
+
+def _hint(name: str) -> str:
+    """What an unknown name of an environment probably means, as a clause; else the known names."""
+    close = difflib.get_close_matches(environment_name(name), (*_ENVIRONMENTS, *_ALIASES), 1)
+    return f"did you mean {environment_name(close[0])}?" if close else "write dev, staging or prod"
 
 
 def _environment(value: object) -> object:
-    if not isinstance(value, str) or ENVIRONMENT_ALIASES.get(value, value) not in {"dev", "staging", "prod"}:
-        raise ValueError("is not an environment; write dev, staging or prod (development, production)")
-    return ENVIRONMENT_ALIASES.get(value, value)
+    if not isinstance(value, str) or environment_name(value) not in _ENVIRONMENTS:
+        raise ValueError(f"is not a known environment; {_hint(str(value))}")
+    return environment_name(value)
 
 
 Environment = Annotated[
@@ -125,4 +139,4 @@ class Settings(Section):
         return self.storage.sqlite.path or self.state_dir / "arqonbus.sqlite"
 
 
-__all__ = ["ENVIRONMENT_ALIASES", "Environment", "EnvironmentName", "Settings"]
+__all__ = ["Environment", "EnvironmentName", "Settings", "environment_name"]

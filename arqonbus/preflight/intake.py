@@ -24,7 +24,7 @@ from arqonbus.config.overrides import read_overrides
 from arqonbus.config.profile_files import ProfileFiles, find_profile
 from arqonbus.config.provenance import Provenance, value_at
 from arqonbus.config.secrets import Vault, parse_reference, read_secrets, secrets_directories
-from arqonbus.config.settings import ENVIRONMENT_ALIASES
+from arqonbus.config.settings import environment_name
 from arqonbus.config.tree import leaves, sections
 
 Keys = tuple[str, ...]
@@ -185,7 +185,7 @@ class _Salvage:
         """Use the stricter environment if the environment is unclear."""
         doubtful = "environment" in self._broken
         named = str(values.get("environment", "dev"))
-        environment = ENVIRONMENT_ALIASES.get(named, named)
+        environment = environment_name(named)
         if doubtful:
             environment = found.name if found.name in {"staging", "prod"} else "prod"
             del self._broken["environment"]

@@ -174,7 +174,7 @@ def test_the_operators_variables_set_what_they_say(
 def test_an_environment_that_is_none_is_a_clear_error(deployment: Any) -> None:
     """There are three environments, two of which have a long name."""
     found = deployment.findings(environ={"ARQONBUS_ENVIRONMENT": "production1"})
-    assert any("is not an environment; write dev, staging or prod" in each for each in found)
+    assert any("is not a known environment; " in each for each in found)
 
 
 def test_a_profile_that_says_it_is_another_environment_is_refused(deployment: Any) -> None:
@@ -222,7 +222,7 @@ def test_an_unknown_profile_says_which_there_are(deployment: Any) -> None:
     assert deployment.findings("stagign") == [
         "PROFILE_MISSING there is no profile 'stagign' in profiles; there is dev"
     ]
-    for name in ("../dev", "dev\n", ""):
+    for name in ("../dev", "d\nev", ""):
         assert deployment.findings(name)[0].startswith("PROFILE_MISSING")
 
 
@@ -322,3 +322,17 @@ def test_merging_is_order_and_nothing_else(trees: list[dict[str, Any]]) -> None:
     for path, value in flattened(merged):
         assert provenance.given(path)[0].value == value
         assert provenance.location(path) == provenance.given(path)[0].location
+
+
+@pytest.mark.parametrize("name", ["prod", "PROD", " Prod ", "production", "Production\n"])
+def test_an_environment_is_known_by_any_spelling(deployment: Any, name: str) -> None:
+    """Case, blanks and the long form make no other environment of it, in a profile and as its name."""
+    deployment.write("prod/profile.yaml", f"environment: {name.strip()}\n")
+    assert deployment.load(name).settings.environment == "prod"
+
+
+@pytest.mark.parametrize(("name", "meant"), [("stage", "staging"), ("prd", "prod"), ("develop", "dev")])
+def test_an_unknown_environment_is_refused_with_what_is_meant(deployment: Any, name: str, meant: str) -> None:
+    """The nearest name that there is."""
+    deployment.write("dev/profile.yaml", f"environment: {name}\n")
+    assert any(f"did you mean {meant}?" in text for text in deployment.findings())
