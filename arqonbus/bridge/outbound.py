@@ -95,10 +95,15 @@ class Outbound:
         while not self.stopping:
             try:
                 await self._give_back_held()
-                for route in self._routes:
-                    await self._find(route)
             except (StorageError, BusError) as error:
-                self._state.say("rooms", "the bridge waits for the log", reason=str(error))
+                self._state.say("held", "the bridge waits for the log", reason=str(error))
+            for route in self._routes:
+                for tenant, name in route.addresses(self._settings.tenants):
+                    try:
+                        await self._find(route, tenant, name)
+                    except (StorageError, BusError) as error:  # of one tenant; the others go on
+                        facts = {"tenant": tenant, "reason": str(error)}
+                        self._state.say(f"rooms of {tenant}", "the bridge waits for the log", **facts)
             if loop.time() - asked >= IDLE_SECONDS:
                 asked = loop.time()
                 for room in self._subjects:
@@ -115,20 +120,20 @@ class Outbound:
             del self._held[room]
             self.wake(room)
 
-    async def _find(self, route: Route) -> None:
-        for tenant, name in route.addresses(self._settings.tenants):
-            if not route.open:
-                await self._add(route, RoomKey(tenant, name))
-                continue
-            after = _just_before(name)
-            while True:
-                page = await self._node.event_log.rooms(tenant, after, PAGE)
-                rooms = [room for room in page.rooms if room.startswith(name)]
-                for room in rooms:
-                    await self._add(route, RoomKey(tenant, room))
-                if not page.more or len(rooms) < len(page.rooms):
-                    break
-                after = page.rooms[-1]
+    async def _find(self, route: Route, tenant: str, name: str) -> None:
+        """Add the room of that name, or for an open route all that begin with it."""
+        if not route.open:
+            await self._add(route, RoomKey(tenant, name))
+            return
+        after = _just_before(name)
+        while True:
+            page = await self._node.event_log.rooms(tenant, after, PAGE)
+            rooms = [room for room in page.rooms if room.startswith(name)]
+            for room in rooms:
+                await self._add(route, RoomKey(tenant, room))
+            if not page.more or len(rooms) < len(page.rooms):
+                break
+            after = page.rooms[-1]
 
     async def _add(self, route: Route, room: RoomKey) -> None:
         if room in self._subjects or room in self._refused or room.room.endswith(f".dlq.{GROUP}"):

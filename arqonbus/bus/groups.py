@@ -19,6 +19,7 @@ from arqonbus.protocol.ids import derived_ulid
 from arqonbus.storage.engines import names
 from arqonbus.storage.ports import (
     KEEP_NOTHING,
+    OWN_GROUPS,
     Batch,
     ConsumerGroups,
     Entry,
@@ -34,7 +35,7 @@ from arqonbus.storage.ports import (
 
 MAX_WAIT = 30.0  # seconds that a read waits for work
 MAX_BYTES = 256 * 1024  # of messages in one answer
-RESERVED = "arqonbus."  # groups of the bus itself; no client takes their jobs
+RESERVED = OWN_GROUPS  # groups of the bus itself; no client takes their jobs
 DEAD_LETTERS = Retention(100_000, 0)  # where the profile would keep nothing of them
 UNDERTAKER = "arqonbus.dlq"  # the consumer that a job goes to after its last try
 PAGE = 500

@@ -37,6 +37,7 @@ from arqonbus.storage.ports import (
     Retention,
     RoomKey,
     StorageError,
+    TooManyGroupsError,
 )
 from arqonbus.storage.projection import (
     Arrival,
@@ -118,6 +119,7 @@ class EpisodeProjector:
         self.counters = ProjectorCounters()
         self._awake: dict[str, None] = {}
         self._known: set[str] = set()
+        self._unprepared: set[str] = set()  # tenants that were found and could not be prepared yet
         self._work_to_do = asyncio.Event()
         self._waiting = 0  # attempts that failed and are made again
         self._stopping = False
@@ -165,17 +167,37 @@ class EpisodeProjector:
             await asyncio.sleep(DISCOVER_SECONDS)
 
     async def _new_tenants(self) -> Sequence[str]:
+        """Those that were prepared. One that cannot be keeps nobody else waiting: it is tried again later."""
         found: list[str] = []
+        failure: StorageError | None = None
         after = ""
         while page := await self._event_log.tenants_of(ROOM, after, PAGE_OF_TENANTS):
             for tenant in page:
                 if tenant not in self._known:
-                    key = RoomKey(tenant, ROOM)
-                    await self._groups.ensure(GroupKey(key, GROUP), FROM_BEGIN, 0)
-                    await self._watch(key, partial(self.wake, tenant))
-                    found.append(tenant)
+                    try:
+                        await self._prepare(tenant)
+                    except StorageError as error:
+                        failure = error
+                        self._report(tenant, error)
+                    else:
+                        self._unprepared.discard(tenant)
+                        found.append(tenant)
             after = page[-1]
+        if failure is not None and not found and not isinstance(failure, TooManyGroupsError):
+            raise failure  # it may be the store, and nobody's tenant
         return found
+
+    async def _prepare(self, tenant: str) -> None:
+        key = RoomKey(tenant, ROOM)
+        await self._groups.ensure(GroupKey(key, GROUP), FROM_BEGIN, 0)
+        await self._watch(key, partial(self.wake, tenant))
+
+    def _report(self, tenant: str, error: StorageError) -> None:
+        """Count it, and say once for each tenant that its events wait."""
+        self.counters.failures += 1
+        if tenant not in self._unprepared:
+            self._unprepared.add(tenant)
+            logger.error("the events of a tenant wait: %s", error, extra={"tenant": tenant})
 
     async def _retire(self, retention: timedelta) -> None:
         """Drop the months of events that are too old, now and then. Episodes stay."""

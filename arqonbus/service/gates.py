@@ -20,7 +20,7 @@ from arqonbus.bus.session import Gate
 from arqonbus.config import Settings
 from arqonbus.continuum.events import ROOM as EPISODES
 from arqonbus.continuum.gate import EpisodeGate
-from arqonbus.protocol.envelope import Envelope
+from arqonbus.protocol.envelope import COMMAND, Envelope
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.service.boundary import boundary
 from arqonbus.shield.policy import ContentPolicy, Inspector
@@ -31,12 +31,14 @@ from arqonbus.storage.ports import StorageError
 from arqonbus.storage.projection import ProjectionStore
 
 MAX_ROOMS = 4096  # whose gates are remembered
-LOG_SECONDS = 10.0  # between two lines about findings of one rule
+LOG_SECONDS = 10.0  # between two lines about findings of one rule in one tenant
+MAX_SAID = 10_000  # tenants and rules of which that is remembered, before old ones are forgotten
 AUDIT_SECONDS = 5.0
-MAX_UNAUDITED = 10_000  # kinds of blocks that wait for the audit; more are in the metric alone
+MAX_UNAUDITED = 1_000  # kinds of blocks of one tenant that wait for the audit; more are counted together
+OTHERS = "(others)"  # the subject of those
 
 Decision = tuple[str, str, str]  # rule, action, mode
-Block = tuple[str, str, str, str]  # tenant, subject, room, rule
+Block = tuple[str, str, str]  # subject, room, rule
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class ProfileGates:
 
     def __init__(self, settings: Settings) -> None:
         self.decisions: Counter[Decision] = Counter()
-        self.blocked: Counter[Block] = Counter()  # not yet audited
+        self.blocked: dict[str, Counter[Block]] = {}  # by tenant; not yet audited
         self.prepare(settings)()
 
     def prepare(self, settings: Settings) -> Callable[[], None]:
@@ -60,7 +62,7 @@ class ProfileGates:
         self._settings, self._policy, self._registry, self._signers = settings, policy, registry, signers
         self._episodes = EpisodeGate(boundary(settings), frozenset(settings.policy.redacted_keys))
         self._enforced = settings.policy.mode == "enforce"
-        self._said: dict[str, float] = {}
+        self._said: dict[tuple[str, str], float] = {}
         self._rooms: dict[str, Gate | None] = {}
         self._commands: Gate | None = None if settings.policy.mode == "off" else self._judge_command
 
@@ -119,8 +121,7 @@ class ProfileGates:
         if not self._enforced:
             return False
         if blocked is not None:
-            if len(self.blocked) < MAX_UNAUDITED:
-                self.blocked[identity.tenant, identity.subject, envelope.room, blocked.rule] += 1
+            self._note(identity, envelope, blocked.rule)
             raise BusError(
                 Code.POLICY_BLOCKED,
                 f"{blocked.where} holds what the policy blocks: {blocked.rule}",
@@ -133,11 +134,24 @@ class ProfileGates:
             envelope.payload = judgement.payload
         return judgement.headers is not None or judgement.payload is not None
 
+    def _note(self, identity: Identity, envelope: Envelope, rule: str) -> None:
+        """Keep it for the audit of the tenant. No tenant fills what is kept of another."""
+        # No grant covers the room that a command names in its envelope.
+        room = "" if envelope.kind == COMMAND else envelope.room
+        blocks = self.blocked.setdefault(identity.tenant, Counter())
+        if (identity.subject, room, rule) not in blocks and len(blocks) >= MAX_UNAUDITED:
+            blocks[OTHERS, "", rule] += 1
+        else:
+            blocks[identity.subject, room, rule] += 1
+
     def _say(self, identity: Identity, envelope: Envelope, rule: str) -> None:
         now = time.monotonic()
-        if now - self._said.get(rule, -LOG_SECONDS) < LOG_SECONDS:
+        key = (identity.tenant, rule)
+        if now - self._said.get(key, -LOG_SECONDS) < LOG_SECONDS:
             return
-        self._said[rule] = now
+        if len(self._said) >= MAX_SAID:
+            self._said = {key: at for key, at in self._said.items() if now - at < LOG_SECONDS}
+        self._said[key] = now
         facts: dict[str, Any] = {"rule": rule, "mode": self._settings.policy.mode, "tenant": identity.tenant}
         logger.warning(
             "the policy found something", extra={**facts, "sub": identity.subject, "room": envelope.room}
@@ -152,8 +166,9 @@ async def keep_audit(gates: ProfileGates, store_of: Callable[[], ProjectionStore
         if store is None:
             gates.blocked.clear()
             continue
-        blocked, gates.blocked = gates.blocked, Counter()
-        for (tenant, subject, room, rule), count in blocked.items():
+        blocked, gates.blocked = gates.blocked, {}
+        kinds = [(tenant, *kind) for tenant, blocks in blocked.items() for kind in blocks.items()]
+        for tenant, (subject, room, rule), count in kinds:
             facts = {"room": room, "rule": rule, "count": count}
             try:
                 await store.record(tenant, subject, "policy.block", facts, "blocked")

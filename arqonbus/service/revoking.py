@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from arqonbus.config import Settings
+from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.protocol.names import OWN_TENANT
 from arqonbus.shield.revocations import (
-    NO_REVOCATIONS,
     Revocation,
     Revocations,
+    TenantRevocations,
     entry_of,
     read_revocations,
     revocation_of,
@@ -27,9 +28,11 @@ from arqonbus.shield.revocations import (
 from arqonbus.storage.ports import Batch, EventLog, Item, Retention, RoomKey, StorageError
 
 ROOM = RoomKey(OWN_TENANT, "revocations")
-MAX_KEPT = 10_000  # revocations by admins; the oldest go first, and the log says so
+MAX_PER_TENANT = 10_000  # revocations in force by the admins of one tenant; one more is refused
+MAX_KEPT = 1_000_000  # records in the room; more are refused, for none that is in force may be lost
 PAGE = 500
 LOOK_SECONDS = 1.0
+REBUILD_SECONDS = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +48,11 @@ class RevocationKeeper:
         self._path = settings.auth.revoked
         self._of_file = read_file(settings)
         self._seen_file = _look(self._path)
-        self._of_admins: list[Revocation] = []
+        self._of_admins = TenantRevocations()
         self._position = ("", 0)
+        self._records = 0  # in the room
         self._unseen = False  # connections were not looked at since something was revoked
-        self.revocations = NO_REVOCATIONS
+        self.revocations = Revocations()
         self._rebuild()
 
     def take_file(self, settings: Settings, entries: list[Revocation]) -> None:
@@ -70,17 +74,32 @@ class RevocationKeeper:
                 if not away:
                     logger.warning("revocations of admins cannot be read now", extra={"reason": str(error)})
                 away = True
-            if await self._read_file() or changed or self._unseen:
-                self._unseen = False
+            if await self._read_file():
+                changed = True
                 self._rebuild()
+            elif time.monotonic() - self._rebuilt >= REBUILD_SECONDS:
+                self._rebuild()  # without those that are no longer in force
+            if changed or self._unseen:
+                self._unseen = False
                 self._on_change()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def revoke(self, revocation: Revocation) -> None:
-        """Revoke on all nodes; here at once, on others within LOOK_SECONDS. Raises StorageError.
+        """Revoke on all nodes; here at once, on others within LOOK_SECONDS.
+
+        Raises StorageError, and BusError (CONFLICT) where the tenant has as many in force as it may have.
 
         Connections are looked at within LOOK_SECONDS too, or when the caller asks for it before.
         """
+        if not self._of_admins.has_room(revocation, MAX_PER_TENANT, time.time()):
+            raise BusError(
+                Code.CONFLICT,
+                f"the tenant has {MAX_PER_TENANT} revocations in force; revoke a subject, or everybody",
+            )
+        if self._records >= MAX_KEPT:
+            raise BusError(
+                Code.CONFLICT, f"this bus has {MAX_KEPT} records of revocations; tell its operator"
+            )
         bound = round(self._lifetime * 1_000_000) if self._lifetime else 0
         data = json.dumps(entry_of(revocation)).encode()
         batch = Batch(ROOM, [Item(new_ulid(), "", data)], Retention(MAX_KEPT, bound))
@@ -89,11 +108,12 @@ class RevocationKeeper:
         if isinstance(outcome, StorageError):
             raise outcome
         await self._read_room()
-        self._rebuild()
         self._unseen = True
 
     def _rebuild(self) -> None:
         now = time.time()
+        self._rebuilt = time.monotonic()
+        self._of_admins.prune(now)
         self.revocations = Revocations(
             each for each in (*self._of_file, *self._of_admins) if each.until > now
         )
@@ -118,6 +138,7 @@ class RevocationKeeper:
         if head.epoch != epoch:
             after = 0  # the log began anew; what is known stays revoked
         after = max(after, head.first - 1)
+        self._records = head.last - head.first + 1 if head.epoch else 0
         found = False
         while head.epoch and after < head.last:
             page = await self._event_log.read(ROOM, after, head.last, PAGE)
@@ -135,10 +156,8 @@ class RevocationKeeper:
         except ValueError as error:
             logger.error("a revocation cannot be read", extra={"reason": str(error)})
             return False
-        self._of_admins.append(revocation)
-        if len(self._of_admins) > MAX_KEPT:
-            logger.warning("the oldest revocation is forgotten", extra={"kept": MAX_KEPT})
-            del self._of_admins[0]
+        self._of_admins.add(revocation)
+        self.revocations.add(revocation)
         return True
 
 
@@ -156,4 +175,4 @@ def _look(path: Path | None) -> tuple[int, int, int] | None:
     return (status.st_mtime_ns, status.st_size, status.st_ino) if status else None
 
 
-__all__ = ["MAX_KEPT", "ROOM", "RevocationKeeper", "read_file"]
+__all__ = ["MAX_KEPT", "MAX_PER_TENANT", "ROOM", "RevocationKeeper", "read_file"]

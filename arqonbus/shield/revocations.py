@@ -7,7 +7,7 @@ a moment. It may say until when it has to be kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,14 @@ class Revocation:
     issued_before: float = math.inf
     until: float = math.inf
 
+    def includes(self, other: Revocation) -> bool:
+        """Whether whatever the other one names is named here too, and at least as long."""
+        return (
+            (self.tenant, self.token_id, self.subject) == (other.tenant, other.token_id, other.subject)
+            and self.issued_before >= other.issued_before
+            and self.until >= other.until
+        )
+
     def covers(self, identity: Identity) -> bool:
         """Whether it means this identity's token. Without an `iat` it is taken as old."""
         return (
@@ -43,6 +51,37 @@ class Revocation:
             and self.subject in ("", identity.subject)
             and identity.issued_at < self.issued_before
         )
+
+
+class TenantRevocations:
+    """What the admins of each tenant revoked, as long as it is in force. Nothing is evicted for others."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, dict[tuple[str, str], Revocation]] = {}
+
+    def add(self, revocation: Revocation) -> None:
+        """Keep it, in place of an older one for the same token, subject or tenant."""
+        kept = self._of.setdefault(revocation.tenant, {})
+        name = (revocation.token_id, revocation.subject)
+        if name not in kept or revocation.includes(kept[name]):
+            kept[name] = revocation
+
+    def has_room(self, revocation: Revocation, most: int, now: float) -> bool:
+        """Whether its tenant has fewer than `most` in force, or this one replaces one of them."""
+        kept = self._of.get(revocation.tenant, {})
+        if (revocation.token_id, revocation.subject) in kept or len(kept) < most:
+            return True
+        return sum(each.until > now for each in kept.values()) < most
+
+    def prune(self, now: float) -> None:
+        """Forget what is no longer in force."""
+        for tenant, kept in list(self._of.items()):
+            self._of[tenant] = {name: each for name, each in kept.items() if each.until > now}
+            if not self._of[tenant]:
+                del self._of[tenant]
+
+    def __iter__(self) -> Iterator[Revocation]:
+        return (each for kept in self._of.values() for each in kept.values())
 
 
 class Revocations:
@@ -56,6 +95,18 @@ class Revocations:
                 self._by_id.setdefault(each.token_id, []).append(each)
             else:
                 self._by_tenant.setdefault(f"{each.tenant}/{each.subject}", []).append(each)
+
+    def add(self, revocation: Revocation) -> None:
+        """Add one more. What it repeats or covers more of goes."""
+        each = revocation
+        index, key = (
+            (self._by_id, each.token_id)
+            if each.token_id
+            else (self._by_tenant, f"{each.tenant}/{each.subject}")
+        )
+        found = index.setdefault(key, [])
+        found[:] = [one for one in found if not each.includes(one)]
+        found.append(each)
 
     def __len__(self) -> int:
         return sum(len(found) for index in (self._by_id, self._by_tenant) for found in index.values())
@@ -75,9 +126,6 @@ class Revocations:
         if self.revoked(identity):
             raise BusError(Code.UNAUTHENTICATED, "The token was revoked; get a new one.")
         return identity
-
-
-NO_REVOCATIONS = Revocations()
 
 
 def read_revocations(path: Path) -> list[Revocation]:
@@ -150,9 +198,9 @@ def _moment(entry: Mapping[str, Any], key: str) -> float:
 
 __all__ = [
     "MAX_ENTRIES",
-    "NO_REVOCATIONS",
     "Revocation",
     "Revocations",
+    "TenantRevocations",
     "entry_of",
     "read_revocations",
     "revocation_of",

@@ -125,6 +125,8 @@ class GroupKey(NamedTuple):
 FROM_BEGIN = 0
 FROM_END = -1
 MAX_GROUPS = 256  # of one room
+OWN_GROUPS = "arqonbus."  # what the names of the bus's own groups begin with; no client can make one
+MAX_OWN_GROUPS = 8  # of one room, on top of the others
 MAX_PENDING = 100_000  # jobs of one group
 
 
@@ -208,7 +210,17 @@ class NoSuchGroupError(StorageError):
 
 
 class TooManyGroupsError(StorageError):
-    """The room already has MAX_GROUPS consumer groups."""
+    """The room has as many consumer groups as it may have."""
+
+
+def is_own(group: GroupKey) -> bool:
+    """Whether it is the bus's own, and no client's."""
+    return group.name.startswith(OWN_GROUPS)
+
+
+def most_groups(group: GroupKey) -> int:
+    """Groups of its kind that a room may have. The bus's own and those of clients are counted apart."""
+    return MAX_OWN_GROUPS if is_own(group) else MAX_GROUPS
 
 
 Outcome = Appended | StorageError  # of one batch
@@ -401,7 +413,7 @@ class ConsumerGroups(Protocol):
         """Remove the group; the room stays. False if there was none."""
 
     async def of_room(self, room: RoomKey) -> Sequence[GroupState]:
-        """All groups of a room in the order of their names, at most MAX_GROUPS."""
+        """All groups of a room in the order of their names, at most MAX_GROUPS + MAX_OWN_GROUPS."""
 
 
 __all__ = [
@@ -409,7 +421,9 @@ __all__ = [
     "FROM_END",
     "KEEP_NOTHING",
     "MAX_GROUPS",
+    "MAX_OWN_GROUPS",
     "MAX_PENDING",
+    "OWN_GROUPS",
     "Appended",
     "Batch",
     "ConsumerGroups",
@@ -434,4 +448,6 @@ __all__ = [
     "RoomPage",
     "StorageError",
     "TooManyGroupsError",
+    "is_own",
+    "most_groups",
 ]

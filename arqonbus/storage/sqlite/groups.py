@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from arqonbus.storage.ports import (
     FROM_BEGIN,
     FROM_END,
-    MAX_GROUPS,
     MAX_PENDING,
     Entry,
     GroupJob,
@@ -25,6 +24,8 @@ from arqonbus.storage.ports import (
     PendingJob,
     RoomKey,
     TooManyGroupsError,
+    is_own,
+    most_groups,
 )
 
 T = TypeVar("T")
@@ -163,8 +164,12 @@ class SqliteGroups:
     def _ensure(self, group: GroupKey, start: int, max_deliveries: int) -> bool:
         if self._execute(_GROUP, _names(group)).fetchone() is not None:
             return False
-        if len(self._execute(_NAMES, group.room).fetchall()) >= MAX_GROUPS:
-            raise TooManyGroupsError(f"The room has {MAX_GROUPS} consumer groups, which is the limit.")
+        own = is_own(group)
+        names = self._execute(_NAMES, group.room).fetchall()
+        if sum(is_own(GroupKey(group.room, name)) is own for (name,) in names) >= most_groups(group):
+            raise TooManyGroupsError(
+                f"The room has {most_groups(group)} consumer groups, which is the limit."
+            )
         self._create_room(group.room)
         head = self._head(group.room)[1]
         given = min(start, head.last)

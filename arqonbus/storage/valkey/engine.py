@@ -19,7 +19,7 @@ from arqonbus.storage.valkey.line import Line
 from arqonbus.storage.valkey.link import Access, Command, Endpoint, LinkLost, NotSent, ReplyError, ValkeyLink
 from arqonbus.storage.witness import Incarnation
 
-LIBRARY_VERSION = 4  # equal to VERSION in functions.lua; a test compares them
+LIBRARY_VERSION = 5  # equal to VERSION in functions.lua; a test compares them
 
 _REDIRECTS = frozenset({"MOVED", "ASK", "TRYAGAIN"})
 # Errors before anything was executed, so that the outcome is known.

@@ -4,7 +4,7 @@
 -- Keys of a call share one hash tag. A room's `meta` hash: epoch, last (sequence), time (of the last append),
 -- oldest (no held entry is older), run (of the server under which the room was last checked for a lost tail),
 -- base (entries up to it are of earlier epochs) and prev (the epoch before). Its `log` stream: id <sequence>-0, fields t(ime) i(d) c(hannel) d(ata).
-local VERSION = 4
+local VERSION = 5
 
 -- unpack() has a limit of some 8000 values; commands with many arguments go in steps below it.
 local STEP = 1000

@@ -148,7 +148,10 @@ local function group_ensure(keys, args)
   local room = server.call('HMGET', meta, 'epoch', 'last')
   local epoch, last, start = room[1] or args[1], tonumber(room[2] or 0), tonumber(args[2])
   if server.call('HGET', state, 'epoch') then return { 0, epoch } end
-  if server.call('ZCARD', groups) >= tonumber(args[5]) then
+  -- The bus's own groups and those of clients are counted apart. The character behind . is /.
+  local count = #server.call('ZRANGE', groups, '[arqonbus.', '(arqonbus/', 'BYLEX')
+  if string.sub(args[4], 1, 9) ~= 'arqonbus.' then count = server.call('ZCARD', groups) - count end
+  if count >= tonumber(args[5]) then
     return server.error_reply('TOOMANYGROUPS the room has as many consumer groups as it may')
   end
   if not room[1] then server.call('HSET', meta, 'epoch', epoch, 'last', 0, 'time', text(clock_us())) end

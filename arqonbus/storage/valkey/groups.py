@@ -23,6 +23,7 @@ from arqonbus.storage.ports import (
     RoomKey,
     StorageError,
     TooManyGroupsError,
+    most_groups,
 )
 from arqonbus.storage.valkey.engine import ValkeyEngine, storage_error
 from arqonbus.storage.valkey.keys import group_keys, room_groups
@@ -41,7 +42,7 @@ class ValkeyGroups:
         """See ConsumerGroups.ensure."""
         keys = group_keys(group)
         self._registry.announce(group.room)
-        arguments = (new_ulid(), start, max_deliveries, group.name, MAX_GROUPS)
+        arguments = (new_ulid(), start, max_deliveries, group.name, most_groups(group))
         names = (keys.meta, keys.groups, keys.log, keys.state)
         made, epoch = await self._call(keys.slot, "ensure", names, arguments)
         self._registry.on_stored(group.room, epoch.decode())
