@@ -12,6 +12,7 @@ from functools import cache, reduce
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
+from pydantic import WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from arqonbus.config.field import Secrecy, Section
@@ -56,6 +57,16 @@ def section_of(annotation: Any) -> type[Section] | None:
     if get_origin(annotation) in (Union, UnionType):
         return next((found for part in get_args(annotation) if (found := section_of(part))), None)
     return None
+
+
+def unit_of(field: FieldInfo) -> str:
+    """The unit of a number without one (`seconds`, `bytes`); empty for a field that is not an amount."""
+    marks = [*field.metadata]
+    for part in get_args(field.annotation):
+        marks += getattr(part, "__metadata__", ())
+    schemas = [mark.json_schema for mark in marks if isinstance(mark, WithJsonSchema)]
+    unit = next((str(schema["unit"]) for schema in schemas if schema and "unit" in schema), "")
+    return unit if unit in ("seconds", "bytes") else ""
 
 
 def _is_list(annotation: Any) -> bool:
@@ -152,4 +163,5 @@ __all__ = [
     "siblings",
     "suggestion",
     "unavailable",
+    "unit_of",
 ]

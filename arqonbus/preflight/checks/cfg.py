@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, get_args
+
+from pydantic.fields import FieldInfo
 
 from arqonbus.config import Fault, Location
-from arqonbus.config.tree import leaves, reserved, unavailable
+from arqonbus.config.findings import Path as Keys
+from arqonbus.config.findings import dotted
+from arqonbus.config.tree import children, leaves, reserved, section_of, unavailable, unit_of
 from arqonbus.preflight.model import (
     EVERYWHERE,
     OUTSIDE_DEV,
@@ -254,3 +259,40 @@ def settings_are_available(context: Context) -> Outcome:
         Remark(f"{key} is not available in this version", (key,)) for key in unavailable(context.settings)
     ]
     return verdict(remarks, expected="the default")
+
+
+def _bare_numbers(value: Any, field: FieldInfo, path: Keys) -> Iterator[Keys]:
+    """The places in a raw value where an amount is written without a unit. 0 needs none."""
+    inner = section_of(field.annotation) or next(
+        (found for part in get_args(field.annotation) if (found := section_of(part))), None
+    )
+    if inner is not None:
+        for index, each in enumerate(value) if isinstance(value, list | tuple) else ((None, value),):
+            for name, child in children(inner).items():
+                if isinstance(each, Mapping) and name in each:
+                    place = path if index is None else (*path, index)
+                    yield from _bare_numbers(each[name], child, (*place, name))
+    elif (unit := unit_of(field)) and not str(path[-1]).endswith(f"_{unit}") and _is_bare(value):
+        yield path
+
+
+def _is_bare(value: object) -> bool:
+    """Whether the value is a number without a unit other than 0."""
+    return re.fullmatch(r"[0-9]*\.?[0-9]+", str(value)) is not None and float(str(value)) != 0
+
+
+@check(
+    "ARQ-CFG-022",
+    "Durations and sizes have a unit",
+    severity=WARNING_OUTSIDE_DEV,
+    why="A number without a unit is seconds or bytes: backup.rpo: 24 is 24 seconds, not 24 hours.",
+    fix=("$EDITOR FILE   # write 24h, 30s, 64KiB",),
+    reads=tuple(leaf.key for leaf in leaves().values() if unit_of(leaf.field)),
+)
+def amounts_have_units(context: Context) -> Outcome:
+    remarks = []
+    for path, leaf in leaves().items():
+        for given in context.resolved.provenance.given(path)[:1]:
+            for place in _bare_numbers(given.value, leaf.field, path):
+                remarks.append(Remark(f"{dotted(place)} is a number without a unit", (leaf.key,)))
+    return verdict(remarks, expected="a unit, such as s, m, h, d, KiB or MiB")
