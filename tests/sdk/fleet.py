@@ -93,8 +93,8 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def drivers(sdk: str, root: Path, folder: Path) -> AsyncIterator[NewDriver]:
-    """What makes drivers of an SDK. `root` has the drivers and the SDK, `folder` is for a browser's files."""
+async def drivers(sdk: str, root: Path) -> AsyncIterator[NewDriver]:
+    """What makes drivers of an SDK. `root` has the drivers and the SDK."""
     if sdk == "node":
         command = ["node", str(root / "tests/sdk/drivers/node.js")]
         yield lambda: LineDriver(command, dict(os.environ), root)
@@ -102,7 +102,7 @@ async def drivers(sdk: str, root: Path, folder: Path) -> AsyncIterator[NewDriver
     page = Page()
     async with (
         Site(root, page.on_socket).running() as site,
-        browser(sdk, folder, f"{site.origin}/tests/sdk/drivers/page.html"),
+        browser(sdk, f"{site.origin}/tests/sdk/drivers/page.html"),
     ):
         yield page.driver
 
@@ -130,7 +130,7 @@ async def run_all(
         async with heavy if is_heavy(scenario) else contextlib.nullcontext(), slots:
             return await run(scenario, new_driver)
 
-    async with drivers(sdk, root, folder) as new_driver:
+    async with drivers(sdk, root) as new_driver:
         outcomes = await asyncio.gather(*(beside_others(scenario, new_driver) for scenario in some))
         return {
             scenario.name: outcome and await run(scenario, new_driver)

@@ -147,9 +147,7 @@ async def test_a_program_with_the_package_alone(project: Path, start_bus: StartB
 
 
 @pytest.mark.parametrize("name", ["chromium", "firefox"])
-async def test_a_page_with_the_package_unbundled(
-    name: str, project: Path, start_bus: StartBus, tmp_path: Path
-) -> None:
+async def test_a_page_with_the_package_unbundled(name: str, project: Path, start_bus: StartBus) -> None:
     """A real browser loads the modules as they are, and connects to a real bus."""
     bus: Bus = await start_bus()
     page = PAGE.replace("URL", bus.url).replace("TOKEN", bus.token())
@@ -161,7 +159,7 @@ async def test_a_page_with_the_package_unbundled(
 
     async with (
         Site(project, on_socket).running() as site,
-        browser(name, tmp_path, f"{site.origin}/{name}.html"),
+        browser(name, f"{site.origin}/{name}.html"),
         asyncio.timeout(60),
     ):
         assert await reported == EXPECTED

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
+import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
+from tests.servers.arqonbus import REPOSITORY
 from tests.servers.processes import binary, free_port
 
+PAGE_SECONDS = 60.0
 TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
 
 # A fresh profile asks and reports; none of that here. Firefox also delays a connection after a failed one.
@@ -106,18 +112,18 @@ def command_of(name: str, profile: Path, url: str) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def browser(name: str, folder: Path, url: str) -> AsyncIterator[None]:
+async def browser(name: str, url: str) -> AsyncIterator[None]:
     """A browser that shows a page, within the block. `name`: chromium or firefox."""
-    profile = folder / "profile"
-    profile.mkdir()
-    environ = {**os.environ, "HOME": str(folder), "TMPDIR": str(folder)}
-    with (folder / "browser.log").open("wb") as log:
+    # Not pytest's own folders: the path of a Unix socket in it has to be short.
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        profile = Path(folder) / "profile"
+        profile.mkdir()
         process = await asyncio.create_subprocess_exec(
             *command_of(name, profile, url),
-            env=environ,
+            env={**os.environ, "HOME": folder, "TMPDIR": folder},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         try:
@@ -128,4 +134,38 @@ async def browser(name: str, folder: Path, url: str) -> AsyncIterator[None]:
             await process.wait()
 
 
-__all__ = ["Site", "browser"]
+class RemotePage:
+    """A page that runs what a test sends; see tests/sdk/drivers/remote.html."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self._socket = socket
+
+    async def run(self, code: str) -> Any:
+        """What the code, the body of an asynchronous function, returns. Fails with what it throws."""
+        async with asyncio.timeout(PAGE_SECONDS):
+            await self._socket.send(code)
+            answer = json.loads(await self._socket.recv())
+        assert "error" not in answer, answer["error"]
+        return answer["value"]
+
+
+@contextlib.asynccontextmanager
+async def remote_page(name: str, root: Path) -> AsyncIterator[RemotePage]:
+    """A page of a browser, within the block. `root` has what it can load, laid out as in the repository."""
+    shutil.copytree(REPOSITORY / "tests/sdk/drivers", root / "tests/sdk/drivers", dirs_exist_ok=True)
+    connected: asyncio.Future[ServerConnection] = asyncio.get_running_loop().create_future()
+
+    async def on_socket(socket: ServerConnection) -> None:
+        connected.set_result(socket)
+        await socket.wait_closed()
+
+    async with (
+        Site(root, on_socket).running() as site,
+        browser(name, f"{site.origin}/tests/sdk/drivers/remote.html"),
+    ):
+        async with asyncio.timeout(PAGE_SECONDS):
+            socket = await connected
+        yield RemotePage(socket)
+
+
+__all__ = ["RemotePage", "Site", "browser", "remote_page"]
