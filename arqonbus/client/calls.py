@@ -27,7 +27,7 @@ class Signer(Protocol):
 
 
 class Calls:
-    """What a program asks of a bus. `timeout`: seconds that each call may take, reconnects included."""
+    """The calls of a program. `timeout`: seconds that each call may take, reconnects included."""
 
     def __init__(self, engine: Engine, timeout: float, signer: Signer | None) -> None:
         self._engine = engine
@@ -36,7 +36,7 @@ class Calls:
 
     @property
     def welcome(self) -> dict[str, Any]:
-        """What the bus said first: its `client` id, `tenant`, `node`, `limits`, `capabilities` …
+        """The welcome of the bus: its `client` id, `tenant`, `node`, `limits`, `capabilities` …
 
         >>> client.welcome["tenant"], client.welcome["capabilities"]["durability"]
         ('demo', 'hot')

@@ -88,7 +88,7 @@ class Client(Calls):
 
     @property
     def state(self) -> State:
-        """Where the connection stands, with a reason.
+        """State of the connection, with a reason.
 
         >>> client.state.name, str(client.state)
         ('online', 'online: connected to ws://...')
@@ -109,7 +109,7 @@ class Client(Calls):
 
     @property
     def reconnects(self) -> int:
-        """How often the connection was replaced."""
+        """Number of times that the connection was replaced."""
         return self._connection.reconnects
 
     async def connect(self) -> None:

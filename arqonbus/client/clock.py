@@ -38,7 +38,7 @@ class VectorClock(Mapping[str, int]):
         return dict(self._counts)
 
     def observe(self, seen: Message | Clock) -> None:
-        """Take over what the author of a message knew. Raises Invalid beyond 64 actors."""
+        """Merge the clock of a message into this one. Raises Invalid beyond 64 actors."""
         merged = clocks.merge(self._counts, _clock_of(seen))
         clocks.check_clock(merged)
         self._counts = merged
@@ -54,7 +54,7 @@ class VectorClock(Mapping[str, int]):
 
 
 def order(left: Message | Clock, right: Message | Clock) -> Order:
-    """How left stands to right by cause: before, after, equal or concurrent.
+    """Causal order of left and right: before, after, equal or concurrent.
 
     >>> order({"alice": 1}, {"alice": 1, "bob": 1})
     <Order.BEFORE: 'before'>

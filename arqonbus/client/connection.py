@@ -36,14 +36,14 @@ logger = logging.getLogger("arqonbus.client")
 
 
 def is_final(close_code: int, *, renewable: bool = False) -> bool:
-    """Whether a close code ends the client. `renewable`: a fresh token can be had."""
+    """True if a close code ends the client. `renewable`: a fresh token is available."""
     if close_code == TOKEN_EXPIRED and renewable:
         return False
     return close_code in PROTOCOL_ERRORS or 4100 <= close_code <= 4199
 
 
 class Listener(Protocol):
-    """What hears from the connection. No method may block or raise."""
+    """Receiver of the connection's events. No method may block or raise."""
 
     def link_opened(self, link: Link) -> None:
         """The welcome of a link came; it is used from now on."""
@@ -157,7 +157,7 @@ class Connection:
             self._finished.set()
 
     def change(self, name: StateName, reason: str, error: Exception | None = None) -> None:
-        """Enter a state, or give its reason anew."""
+        """Enter a state, or update its reason."""
         state = State(name, reason, error)
         if (state.name, state.reason) == (self.state.name, self.state.reason):
             return
@@ -344,7 +344,7 @@ class Connection:
 
 
 def _cause_of(failure: Exception) -> Exception:
-    """What a program can make use of: the answer, or the error below."""
+    """The error for the program: the answer of the bus, or the transport's error."""
     if isinstance(failure, TryAgain) and failure.refused is not None:
         return failure.refused
     cause = failure.__cause__

@@ -23,7 +23,7 @@ REFRESH_BACKOFF = 0.5  # seconds; bound of the first wait after a refresh that f
 
 
 class AwaitedAnswer(NamedTuple):
-    """Where the answer to a request of a service goes, and the link that it comes by."""
+    """Return address of a request, and the link that the answer arrives on."""
 
     link: Link
     future: asyncio.Future[Message]

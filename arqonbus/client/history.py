@@ -24,7 +24,7 @@ async def history(
     """Messages of begin <= t < end, both with a time zone. `page`: how many are asked for at once, 1..1000.
 
     `strict_sequence`, oldest first only: a number that is missing, repeated or going back is refused with
-    both numbers. Raises Rejected: POSITION_LOST when what follows was trimmed or the log began anew.
+    both numbers. Raises Rejected: POSITION_LOST when what follows was trimmed or a new log began.
     """
     operation = "op.history.get" if newest_first else "op.history.replay"
     arguments: dict[str, Any] = {"room": room, "channel": channel, "limit": page, "form": "protobuf"}

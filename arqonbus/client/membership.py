@@ -45,7 +45,7 @@ class Membership:
 
     @property
     def position(self) -> Position | None:
-        """How far the membership has come on this link, where a subscription can attach."""
+        """Position of the membership on this link, where a subscription can attach."""
         last, joined = self._last, self._joined_at
         if last is None or (joined is not None and joined >= (last.epoch, last.sequence)):
             return joined  # what was missed before it is still on its way
@@ -64,7 +64,7 @@ class Membership:
         return {EVERY_CHANNEL} if EVERY_CHANNEL in channels else channels
 
     def watched(self) -> bool:
-        """Whether a subscription wants presence signals."""
+        """True if a subscription wants presence signals."""
         return any(sub.presence for sub in self.subscriptions if sub.takes)
 
     def late(self) -> list[Subscription]:
@@ -72,7 +72,7 @@ class Membership:
         return [sub for sub in self.subscriptions if sub.takes and not sub.live]
 
     def settled(self, link: Link) -> bool:
-        """Whether nothing is to be done on this link."""
+        """True if nothing is left to do on this link."""
         wanted = self.wanted()
         if self.link is not link:
             return not wanted
@@ -142,7 +142,7 @@ class Memberships:
         return [membership.task for membership in self._rooms.values() if membership.task is not None]
 
     def link_ended(self, link: Link) -> None:
-        """What the bus held on this link is gone."""
+        """Forget the state of this link."""
         for membership in self._rooms.values():
             if membership.link is link:
                 membership.forget_link()
@@ -295,9 +295,9 @@ class Memberships:
             arguments["channel"] = channel
         if watch:
             arguments["presence"] = True
-        anew = channel not in membership.channels
+        is_new = channel not in membership.channels
         since = _earliest(sub for sub in membership.subscriptions if sub.takes and _covers(channel, sub))
-        if since is not None and anew:
+        if since is not None and is_new:
             arguments["since"] = {"epoch": since.epoch, "sequence": since.sequence}
 
         def on_reply(reply: Envelope) -> None:
@@ -305,7 +305,7 @@ class Memberships:
                 result = json.loads(reply.payload)
                 place = result["position"]
                 position = Position(place["epoch"], int(place["sequence"]))
-                if anew:
+                if is_new:
                     membership.joined(link, channel, position, watching=watch)
                     self._joined(membership, channel, result, since)
                 else:
@@ -385,7 +385,7 @@ def _earliest(subscriptions: Iterable[Subscription]) -> Position | None:
 
 
 def _is_behind(earlier: Position | None, later: Position) -> bool:
-    """Whether both are in one log, and messages lie between them."""
+    """True if both are in one log and messages lie between them."""
     return earlier is not None and earlier.epoch == later.epoch and earlier.sequence < later.sequence
 
 

@@ -222,7 +222,7 @@ def _json_of(payload: Any) -> bytes:
 
 
 def _has_no_number(value: Any) -> bool:
-    """Whether a NaN or an infinity is in a value that was encoded before, which shows that it has an end."""
+    """True if a value holds a NaN or an infinity. It was encoded before, so it is finite in depth."""
     if isinstance(value, float):
         return not math.isfinite(value)
     if isinstance(value, dict):

@@ -194,7 +194,7 @@ class Requests:
         return waiter
 
     def answered(self, link: Link, reply: Envelope) -> None:
-        """A reply came. One that nobody waits for any more still reaches its `on_reply`."""
+        """Handle a reply. If its waiter is gone, `on_reply` still receives it."""
         waiters = self._waiting.get(reply.reply_to)
         if waiters is None:
             return
@@ -207,7 +207,7 @@ class Requests:
             waiter.future.set_result(reply)
 
     def _forget(self, waiter: _Waiter) -> None:
-        """Nobody waits for it any more."""
+        """Forget a waiter that gave up."""
         waiters = self._waiting.get(waiter.envelope.id, [])
         if waiter in waiters:
             waiters.remove(waiter)
@@ -242,7 +242,7 @@ class Requests:
     def _fail(waiter: _Waiter, error: ClientError) -> None:
         if not waiter.future.done():
             waiter.future.set_exception(error)
-            waiter.future.exception()  # also if nobody asks
+            waiter.future.exception()  # mark it as retrieved
 
     # -- time
 

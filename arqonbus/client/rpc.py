@@ -101,7 +101,7 @@ class Service:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """Report what ended it, also if nobody waits."""
+        """Report the error that ended it, even if `closed` is not awaited."""
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._callbacks.failed(error, "serve")
 
@@ -157,7 +157,7 @@ class Service:
                 answering.create_task(answer(message))
 
     async def _answer(self, message: Message) -> None:
-        """Answer one request, unless it is none or nobody waits for it any more."""
+        """Answer one request. Other messages and expired requests are skipped."""
         deadline = message.headers.get(DEADLINE, "")
         if message.headers.get(KIND) != REQUEST or (deadline.isdigit() and int(deadline) < now_us()):
             return

@@ -10,7 +10,7 @@ StateName = Literal["idle", "connecting", "online", "rejoining", "closed"]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Where the client stands. `reason`: one sentence about the last change, `error`: what caused it, if any.
+    """State of a client. `reason`: one sentence about the last change, `error`: what caused it, if any.
 
     >>> State("idle").name
     'idle'

@@ -21,7 +21,7 @@ Policy = Literal["pause", "drop_oldest", "raise"]
 
 
 class Owner(Protocol):
-    """What a subscription asks of the client."""
+    """The interface that a subscription uses of the client."""
 
     def loss(self, callback: OnLost, loss: MessagesLost) -> None:
         """Call the program's callback."""
@@ -164,7 +164,7 @@ class Subscription:
 
     @property
     def takes(self) -> bool:
-        """Whether it wants messages from the room now."""
+        """True if it wants messages from the room now."""
         return not (self.paused or self.catching_up or self._over)
 
     def joined(self, result: dict[str, Any]) -> None:
@@ -175,11 +175,11 @@ class Subscription:
             self._start(position)
         elif result.get("recovered") is False and self.buffered != position:
             self._start(position)
-            self.lost("the bus cannot prove what was published while the client was away")
+            self.lost("the bus cannot prove what was published while the client was disconnected")
         self.live = not self._over
 
     def start_over(self, reason: str) -> None:
-        """What was missed is gone; go on from what comes next."""
+        """Accept the loss and continue with the next message."""
         self.buffered = None
         self.lost(reason)
 

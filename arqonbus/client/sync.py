@@ -93,12 +93,12 @@ class Client:
 
     @property
     def state(self) -> State:
-        """Where the connection stands, with a reason."""
+        """State of the connection, with a reason."""
         return self._client.state
 
     @property
     def welcome(self) -> dict[str, Any]:
-        """What the bus said about itself and this client."""
+        """The welcome of the bus."""
         return self._client.welcome
 
     def connect(self) -> None:

@@ -40,7 +40,7 @@ async def refresh(caller: Caller, arguments: RefreshArguments) -> dict[str, Any]
     if (new.tenant, new.subject, new.kind) != (old.tenant, old.subject, old.kind):
         raise BusError(
             Code.AUTHORIZATION_ERROR,
-            "the new token is of another tenant, subject or kind; connect anew with it",
+            "the new token is of another tenant, subject or kind; open a new connection with it",
         )
     caller.node.membership.renew(caller.peer, new)
     return {"expires_at": datetime.fromtimestamp(new.expires_at, UTC).isoformat()}

@@ -73,7 +73,7 @@ async def _settled(node: Node, envelope: Envelope, work: Coroutine[Any, Any, Any
         node.counters.rejected[code] += 1
         answer = replies.refusal(error, envelope.id)
     except Exception:
-        # The caller is told an id, the log the reason: exception text never leaves the node.
+        # The caller receives an id, the log the reason: exception text never leaves the node.
         code = Code.INTERNAL_ERROR
         incident = new_ulid()
         logger.exception("a command failed", extra={"incident": incident, "operation": operation})

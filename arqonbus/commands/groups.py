@@ -57,7 +57,7 @@ class GroupArguments(msgspec.Struct, forbid_unknown_fields=True):
 
 class EnsureArguments(msgspec.Struct, forbid_unknown_fields=True):
     """`start`: begin gives all that the room holds, end what comes from now on, a sequence what comes after
-    it. `max_deliveries`: after so many a message goes to the room <room>.dlq.<group>; 0 tries for ever.
+    it. `max_deliveries`: after so many attempts a message moves to the room <room>.dlq.<group>; 0: no limit.
     """
 
     room: str

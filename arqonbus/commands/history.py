@@ -166,14 +166,16 @@ async def _window(
 
 
 def _position(cursor: str | None, head: Head, default: int) -> int:
-    """The sequence in a cursor. Raises POSITION_LOST when the log began anew since."""
+    """The sequence in a cursor. Raises POSITION_LOST when a new log has begun since."""
     if cursor is None:
         return default
     epoch, _, number = cursor.partition(":")
     if not (is_ulid(epoch) and number.isascii() and number.isdigit() and len(number) <= 20):
         raise Invalid("cursor", "cursor is not one that this operation gave")
     if epoch != head.epoch:
-        raise BusError(Code.POSITION_LOST, "the log began anew since this cursor was given; start again")
+        raise BusError(
+            Code.POSITION_LOST, "a new log has begun since this cursor was returned; start without a cursor"
+        )
     return int(number)
 
 

@@ -9,7 +9,7 @@ from arqonbus.protocol.errors import BusError, Code
 
 
 async def get(caller: Caller, _: NoArguments) -> dict[str, Any]:
-    """What is looked for and what was found, by rule. The patterns themselves are the operator's."""
+    """The rules and their findings. The patterns themselves are not shown."""
     policy = caller.node.settings.policy
     found = [
         {"rule": rule, "action": action, "mode": mode, "count": count}

@@ -81,7 +81,7 @@ class DeadLetterReplayArguments(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class DiscardArguments(msgspec.Struct, forbid_unknown_fields=True):
-    """`reason`: why nobody needs it."""
+    """`reason`: why the record is not needed."""
 
     id: Id
     reason: Annotated[str, msgspec.Meta(max_length=500)]

@@ -1,4 +1,4 @@
-"""What a command is, and the one table that finds it. Declarations only.
+"""Commands and the table that finds them. Declarations only.
 
 A command has a name, an argument schema and who may call it; its handler gets arguments that are valid.
 """
@@ -21,7 +21,7 @@ class NoArguments(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who called, on which node, and what the node can do."""
+    """The connection that called, its node, and all commands of the node."""
 
     node: Node
     peer: Peer
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A result that is envelopes, as they stand in a binary frame, with what is known about them."""
+    """A result that consists of envelopes, encoded as in a binary frame, with facts about them."""
 
     envelopes: bytes
     facts: Mapping[str, str]

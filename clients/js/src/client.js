@@ -65,7 +65,7 @@ export class Client {
 
   // -- life
 
-  /** Where the connection stands, with a reason. */
+  /** State of the connection, with a reason. */
   get state() {
     return this.#engine.connection.state;
   }
@@ -75,12 +75,12 @@ export class Client {
     return this.#engine.connection.finished.promise;
   }
 
-  /** How often the connection was replaced. */
+  /** Number of times that the connection was replaced. */
   get reconnects() {
     return this.#engine.connection.reconnects;
   }
 
-  /** What the bus said first: its `client` id, `tenant`, `node`, `limits`, `capabilities` … */
+  /** The welcome of the bus: its `client` id, `tenant`, `node`, `limits`, `capabilities` … */
   get welcome() {
     return this.#engine.welcome;
   }
@@ -213,7 +213,7 @@ export class Client {
 
   /**
    * The messages of a room with begin <= t < end, read page after page. Throws Rejected: POSITION_LOST when what
-   * follows was trimmed or the log began anew.
+   * follows was trimmed or a new log began.
    *
    * @param {string} room @param {import("./history.js").HistoryOptions} [options]
    */

@@ -138,7 +138,7 @@ export class Connection {
   }
 
   /**
-   * Enter a state, or give its reason anew.
+   * Enter a state, or update its reason.
    *
    * @param {import("./state.js").StateName} name @param {string} reason @param {unknown} [error]
    */
@@ -334,7 +334,7 @@ export class Connection {
   }
 }
 
-/** What a program can make use of: the answer, or the error below. @param {Error} failure */
+/** The error for the program: the answer of the bus, or the transport's error. @param {Error} failure */
 function causeOf(failure) {
   return failure.cause instanceof Error ? failure.cause : failure;
 }

@@ -18,7 +18,7 @@ const PAGE = 1000;
  */
 
 /**
- * The messages of a room. Throws Rejected: POSITION_LOST when what follows was trimmed or the log began anew.
+ * The messages of a room. Throws Rejected: POSITION_LOST when what follows was trimmed or a new log began.
  *
  * @param {import("./requests.js").Requests} requests @param {string} room @param {HistoryOptions} options
  * @returns {AsyncGenerator<Message, void, undefined>}

@@ -49,7 +49,7 @@ export function stringify(value) {
   return marked ? text.replaceAll(new RegExp(`"${mark}(-?\\d+)"`, "g"), "$1") : text;
 }
 
-/** A beginning of strings that nobody else has. */
+/** A prefix that no other string has. */
 function newMark() {
   return `integer-${Math.random().toString(36).slice(2)}:`;
 }

@@ -27,7 +27,7 @@ export class Membership {
     this.room = room;
   }
 
-  /** How far the membership has come on this link, where a subscription can attach. */
+  /** Position of the membership on this link, where a subscription can attach. */
   get position() {
     if (!this.#last) return this.#joinedAt;
     const { position } = new Message(this.#last);
@@ -55,7 +55,7 @@ export class Membership {
     return channels.has(EVERY_CHANNEL) ? new Set([EVERY_CHANNEL]) : channels;
   }
 
-  /** Whether a subscription wants presence signals. */
+  /** True if a subscription wants presence signals. */
   watched() {
     return this.subscriptions.some((sub) => sub.takes && sub.presence);
   }
@@ -65,7 +65,7 @@ export class Membership {
     return this.subscriptions.filter((sub) => sub.takes && !sub.live);
   }
 
-  /** Whether nothing is to be done on this link. @param {import("./link.js").Link} link */
+  /** True if nothing is left to do on this link. @param {import("./link.js").Link} link */
   settled(link) {
     const wanted = this.wanted();
     if (this.link !== link) return wanted.size === 0;

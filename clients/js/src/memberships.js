@@ -88,7 +88,7 @@ export class Memberships {
     return memberships.flatMap(({ work }) => (work ? [work] : []));
   }
 
-  /** What the bus held on this link is gone. @param {Link} link */
+  /** Forget the state of this link. @param {Link} link */
   linkEnded(link) {
     for (const membership of this.#rooms.values()) if (membership.link === link) membership.forgetLink();
   }
@@ -268,18 +268,18 @@ export class Memberships {
    * @param {Membership} membership @param {Link} link @param {string} channel @param {boolean} watch
    */
   async #join(membership, link, channel, watch) {
-    const anew = !membership.channels.has(channel);
+    const isNew = !membership.channels.has(channel);
     const since = earliest(membership.subscriptions.filter((sub) => sub.takes && covers(channel, sub)));
     const args = {
       room: membership.room,
       ...(channel && { channel }),
       ...(watch && { presence: true }),
-      ...(since && anew && { since: { epoch: since.epoch, sequence: since.sequence } }),
+      ...(since && isNew && { since: { epoch: since.epoch, sequence: since.sequence } }),
     };
     await this.#command(link, "op.rooms.join", args, (reply) => {
       if (reply.status.code !== "OK" || this.#connection.link !== link) return;
       const { position, recovered = true } = reply.payload;
-      if (anew) {
+      if (isNew) {
         membership.joined(link, channel, new Position(position.epoch, position.sequence), watch);
         this.#joined(membership, channel, recovered, since);
       } else membership.watching = watch;

@@ -116,12 +116,12 @@ export class Message {
     return "payload" in this.envelope ? this.envelope.payload : parse(this.text());
   }
 
-  /** The payload as text. A JSON payload is written anew, without spaces. @returns {string} */
+  /** The payload as text. A JSON payload is encoded again, without spaces. @returns {string} */
   text() {
     return "payload" in this.envelope ? stringify(this.envelope.payload) : new TextDecoder().decode(this.bytes());
   }
 
-  /** The payload as bytes. A JSON payload is written anew, without spaces. @returns {Uint8Array} */
+  /** The payload as bytes. A JSON payload is encoded again, without spaces. @returns {Uint8Array} */
   bytes() {
     if ("payload" in this.envelope) return new TextEncoder().encode(this.text());
     return fromBase64(this.envelope.payload_b64 ?? "");

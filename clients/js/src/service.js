@@ -72,7 +72,7 @@ export class Service {
       this.#callbacks.failed(error, "serve");
       throw error;
     });
-    this.closed.catch(() => {}); // also if nobody waits
+    this.closed.catch(() => {}); // mark it as handled
     signal?.addEventListener("abort", () => this.close(), { once: true });
   }
 
@@ -108,7 +108,7 @@ export class Service {
     await Promise.all(answering);
   }
 
-  /** Answer one request, unless it is none or nobody waits for it any more. @param {Message} request */
+  /** Answer one request. Other messages and expired requests are skipped. @param {Message} request */
   async #answer(request) {
     const { [KIND]: kind, [DEADLINE]: deadline = "" } = request.headers;
     if (kind !== "request" || (/^\d+$/.test(deadline) && Number(deadline) < Date.now() * 1000)) return;

@@ -2,7 +2,7 @@
 
 /** @typedef {"idle" | "connecting" | "online" | "rejoining" | "closed"} StateName */
 
-/** Where the client stands. `reason`: one sentence about the last change, `error`: what caused it, if any. */
+/** State of a client. `reason`: one sentence about the last change, `error`: what caused it, if any. */
 export class State {
   /** @param {StateName} name @param {string} reason @param {unknown} [error] */
   constructor(name, reason, error) {

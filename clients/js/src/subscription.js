@@ -21,7 +21,7 @@ import { Deferred } from "./time.js";
 /** @typedef {{message: Message, position: Position, size: number}} Waiting a message that waits to be read */
 
 /**
- * What a subscription asks of the client.
+ * The interface that a subscription uses of the client.
  *
  * @typedef {object} Owner
  * @property {(callback: (loss: MessagesLost) => unknown, loss: MessagesLost) => void} loss call the program's callback
@@ -146,7 +146,7 @@ export class Subscription {
 
   // -- for the client
 
-  /** Whether it wants messages from the room now. */
+  /** True if it wants messages from the room now. */
   get takes() {
     return !(this.paused || this.catchingUp || this.over);
   }
@@ -156,12 +156,12 @@ export class Subscription {
     if (!this.buffered) this.#start(position);
     else if (!recovered && !this.buffered.equals(position)) {
       this.#start(position);
-      this.lost("the bus cannot prove what was published while the client was away");
+      this.lost("the bus cannot prove what was published while the client was disconnected");
     }
     this.live = !this.over;
   }
 
-  /** What was missed is gone; go on from what comes next. @param {string} reason */
+  /** Accept the loss and continue with the next message. @param {string} reason */
   startOver(reason) {
     this.buffered = null;
     this.lost(reason);

@@ -3,7 +3,7 @@
 export const now = () => performance.now();
 
 /**
- * A promise to be settled from outside. A rejection that nobody waits for is not reported.
+ * A promise that is settled from outside. An unhandled rejection of it is not reported.
  *
  * @template T
  */
