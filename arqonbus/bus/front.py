@@ -28,7 +28,7 @@ from arqonbus.bus.upgrade import Accepted, Refused, Request, canonical_head, ref
 from arqonbus.config.network import ENDPOINT
 from arqonbus.protocol.errors import BusError, Code
 from arqonbus.protocol.ids import new_ulid
-from arqonbus.shield.proxies import TrustedProxies
+from arqonbus.shield.proxies import TrustedProxies, plain_address
 
 ACCEPT_BATCH = 64  # connections that are taken at once, before others get their turn
 ACCEPT_PAUSE = 0.1  # seconds, when this process has no file descriptor left
@@ -152,7 +152,7 @@ class _PendingConnection(asyncio.Protocol):
 
     def __init__(self, front: Front, connection: socket.socket, address: str) -> None:
         self._front = front
-        self._address = address  # of the socket, or as proxies name it
+        self._address = plain_address(address)  # of the socket, or as proxies name it
         self._named: str | None = None
         self._reader = HeadReader()
         self._transport: asyncio.Transport | None = None
@@ -163,7 +163,7 @@ class _PendingConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(front.timeout, self._on_timeout)
         self._opening = loop.create_task(self._open(connection))
-        front.await_request(self, address)
+        front.await_request(self, self._address)
 
     # -- before there is a request
 
@@ -175,9 +175,9 @@ class _PendingConnection(asyncio.Protocol):
             if front.proxy_protocol and front.trusted.trusts(self._address):
                 self._named = await read_proxy_header(connection)
                 if self._named is not None:
-                    self._address = self._named
+                    self._address = plain_address(self._named)
                     front.pending.remove(self)
-                    front.await_request(self, self._named)
+                    front.await_request(self, self._address)
             step = "tls"
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: self, connection, **front.tls)

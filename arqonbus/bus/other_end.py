@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from arqonbus.shield.peer_names import Names
+from arqonbus.shield.proxies import plain_address
 
 
 def other_end(transport: asyncio.BaseTransport, named: str | None = None) -> tuple[str, Names]:
@@ -12,7 +13,7 @@ def other_end(transport: asyncio.BaseTransport, named: str | None = None) -> tup
     certificate = transport.get_extra_info("peercert") or {}
     peername = transport.get_extra_info("peername")
     address = named or (peername[0] if isinstance(peername, tuple) else "")
-    return address, certificate.get("subjectAltName", ())
+    return plain_address(address), certificate.get("subjectAltName", ())
 
 
 __all__ = ["other_end"]

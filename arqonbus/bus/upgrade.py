@@ -100,7 +100,7 @@ class Handshake:
         self._settings = settings
         self._verify = verify
         self._origins = [Glob(origin) for origin in settings.server.origins]
-        self._proxies = TrustedProxies(settings.server.trusted_proxies)
+        self._proxies = TrustedProxies(settings.server.trusted_proxies, settings.server.forwarded_header)
         self._services = ServiceNames(settings.auth.service_identities)
 
     def address(self, request: Request) -> str:

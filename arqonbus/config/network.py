@@ -63,9 +63,15 @@ class Server(Section):
     )
     trusted_proxies: tuple[Annotated[Text, AfterValidator(_network)], ...] = setting(
         (),
-        "Address ranges of the proxies whose Forwarded or X-Forwarded-For header says where a client is; "
+        "Address ranges of the proxies that say where a client is, in forwarded_header or in a PROXY header; "
         "from elsewhere these headers mean nothing.",
         example=["10.0.0.0/24"],
+    )
+    forwarded_header: Literal["forwarded", "x-forwarded-for"] | None = setting(
+        None,
+        "Header in which trusted_proxies say where a client is. It must be one that they write or replace on "
+        "every request; no other is read. Without a value none is.",
+        example="x-forwarded-for",
     )
     proxy_protocol: Switch = setting(
         False,

@@ -172,6 +172,6 @@ async def test_only_a_trusted_proxy_says_where_a_client_is(start_bus: StartBus) 
     bus = await start_bus()
     assert (await Way(bus, "").ask(forged)).status == 101
     assert {peer.address for peer in bus.node.clients.values()} == {"127.0.0.1"}
-    bus = await start_bus("server.trusted_proxies=[127.0.0.1]")
+    bus = await start_bus("server.trusted_proxies=[127.0.0.1]", "server.forwarded_header=x-forwarded-for")
     assert (await Way(bus, "").ask(forged.replace("203.0.113.9", "203.0.113.9, 192.0.2.1"))).status == 101
     assert {peer.address for peer in bus.node.clients.values()} == {"192.0.2.1"}

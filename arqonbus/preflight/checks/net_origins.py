@@ -47,6 +47,24 @@ def proxies_are_few(context: Context) -> Outcome:
     return verdict(remarks, expected="the addresses of your proxies only")
 
 
+@check(
+    "ARQ-NET-026",
+    "Trusted proxies report the addresses of clients",
+    severity=EVERYWHERE,
+    why="Otherwise all clients have the address of their proxy, and share the limits per address.",
+    fix=("$EDITOR FILE   # server: {forwarded_header: x-forwarded-for}",),
+    reads=("server.trusted_proxies", "server.forwarded_header", "server.proxy_protocol"),
+)
+def proxies_report_clients(context: Context) -> Outcome:
+    server = context.settings.server
+    remarks = []
+    if server.trusted_proxies and not (server.forwarded_header or server.proxy_protocol):
+        remarks.append("server.trusted_proxies is set without forwarded_header or proxy_protocol")
+    if server.forwarded_header and not server.trusted_proxies:
+        remarks.append("server.forwarded_header is set and server.trusted_proxies is empty")
+    return verdict(remarks, expected="the header that your proxies write on every request")
+
+
 def _too_wide(origin: str) -> bool:
     host = origin.partition("://")[2] or origin
     labels = host.partition(":")[0].split(".")
