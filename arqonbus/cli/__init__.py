@@ -1,4 +1,4 @@
-"""The command line: finds the command, parses its options, runs it, turns its end into an exit code.
+"""The command line: find the command, parse its options, run it, and return an exit code.
 
 Imports nothing but the standard library until a command is chosen, so that help is instant. Exit codes:
 0 done, 1 failed, 2 wrong usage, 3 unreadable profile, 130 interrupted.
@@ -17,31 +17,31 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 # A command is the module arqonbus.cli.<name> with SUMMARY, EPILOG, configure(parser) and run(args) -> int.
-# The summaries stand here too, because the root's help imports no command; a test compares them.
+# The summaries are repeated here, because the root's help imports no command; a test compares them.
 COMMANDS: Mapping[str, str] = {
     "serve": "Run the bus.",
     "publish": "Publish messages to a room.",
-    "subscribe": "Print the messages of rooms as they come.",
+    "subscribe": "Print messages of rooms as they arrive, one per line.",
     "tail": "Follow rooms with readable output.",
-    "history": "Read what a room holds.",
-    "status": "Show what a running bus says about itself.",
-    "bench": "Measure a running bus.",
-    "smoke": "Publish and receive a few messages, to see that a bus works.",
-    "token": "Make or check a token.",
-    "schema": "See, try and compare the schemas of messages.",
-    "profile": "Show what a profile says, and why.",
-    "preflight": "Check whether a profile may run here, and say what to do.",
-    "capacity": "Compute what a profile needs: memory, files, stores, processors.",
-    "drift": "Compare hosts with what the profile says.",
-    "projector": "Project episodes, and look at what was projected.",
-    "dlq": "See, replay and discard records that could not be projected.",
-    "audit": "See who did what, and check that the audit was not changed.",
-    "export": "Tell the bus what stands in Continuum's outbox.",
-    "backup": "Take a backup of what Postgres and Valkey hold.",
-    "restore": "Bring Postgres back to a backup.",
-    "drill": "Restore a backup to servers of its own, and judge it.",
-    "recover": "Go back to the last checkpoint of a damaged SQLite log.",
-    "migrate": "Bring the durable store to the schema of this version.",
+    "history": "Read stored messages of a room.",
+    "status": "Show the state of a running bus.",
+    "bench": "Measure throughput and latency of a running bus.",
+    "smoke": "Test a running bus: publish and receive a few messages.",
+    "token": "Create, verify and explain tokens.",
+    "schema": "List message schemas, validate payloads and compare versions.",
+    "profile": "Show the settings of a profile and where each is set.",
+    "preflight": "Check a profile, this host and its servers before a start.",
+    "capacity": "Compute the resources that a profile needs: memory, files, stores, CPU.",
+    "drift": "Compare deployed hosts with the profile.",
+    "projector": "Project episodes, and show projected episodes.",
+    "dlq": "List, replay and discard dead letters of the projector.",
+    "audit": "Show the audit log, and verify that it was not changed.",
+    "export": "Publish pending events from Continuum's outbox.",
+    "backup": "Back up Postgres and Valkey.",
+    "restore": "Restore Postgres from a backup.",
+    "drill": "Restore a backup to separate servers, and verify it.",
+    "recover": "Restore a damaged SQLite log from its last checkpoint.",
+    "migrate": "Migrate the Postgres schema to this version.",
 }
 
 USAGE = 2
@@ -58,11 +58,11 @@ _EPILOG = """examples:
 
 
 class Failure(Exception):
-    """A failure for the user: one sentence and the exit code.
+    """An error message for the user, and the exit code.
 
     `error_code`: the stable code of the bus, if any.
 
-    Commands that connect to a bus set `as_json` when --json was given: then it is written as JSON.
+    `as_json`: write it as JSON; set by commands that connect to a bus when --json is given.
     """
 
     def __init__(self, message: str, code: int = 1, *, error_code: str = "", as_json: bool = False) -> None:
@@ -73,7 +73,7 @@ class Failure(Exception):
 
 
 def print_failure(failure: Failure, **facts: object) -> None:
-    """Write a failure to standard error, as a sentence or as one line of JSON with further facts."""
+    """Write a failure to standard error, as a sentence or as one line of JSON with additional facts."""
     if failure.as_json:
         code = {"code": failure.error_code} if failure.error_code else {}
         text = json.dumps({"error": {"message": str(failure), **code, **facts}}, ensure_ascii=False)
@@ -84,7 +84,7 @@ def print_failure(failure: Failure, **facts: object) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and give its exit code."""
+    """Run one command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(arguments)
@@ -129,7 +129,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
-    """The parser of one command's options."""
+    """The argument parser of one command."""
     module = importlib.import_module(f"arqonbus.cli.{name}")
     parser = argparse.ArgumentParser(
         prog=f"arqonbus {name}",
@@ -143,11 +143,11 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def _unexpected(arguments: list[str]) -> str:
-    """What is wrong with arguments that nothing takes. Not repeated: they may be secrets in a wrong place."""
+    """The message for unexpected arguments. Their values are not shown: they may be misplaced secrets."""
     options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
     if options:
-        return f"there is no option {', '.join(options)}; see --help"
-    return f"{len(arguments)} more than it takes; a value with spaces goes in quotes, see --help"
+        return f"unknown option {', '.join(options)}; see --help"
+    return f"{len(arguments)} unexpected argument(s); quote values with spaces, and see --help"
 
 
 def _root(arguments: list[str]) -> int:
@@ -170,12 +170,12 @@ def _root(arguments: list[str]) -> int:
     if not arguments[0].startswith("-"):
         _unknown_command(parser, arguments[0])
     parser.parse_known_args(arguments)
-    parser.error("name a command first; its options come after it")
+    parser.error("no command given; write the command first, then its options")
 
 
 def _unknown_command(parser: argparse.ArgumentParser, name: str) -> NoReturn:
     close = difflib.get_close_matches(name, COMMANDS, 1)
-    hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(COMMANDS)}"
+    hint = f"did you mean {close[0]}?" if close else f"commands are {', '.join(COMMANDS)}"
     parser.error(f"{name!r} is not a command; {hint}")
 
 

@@ -1,4 +1,4 @@
-"""Commands that are several: each of their actions is a parser of its own, with the examples of them all."""
+"""Subcommands: one parser per action, each showing the examples of the whole command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def actions_of(parser: argparse.ArgumentParser, epilog: str) -> Callable[[str, str], argparse.ArgumentParser]:
-    """What adds an action by name and summary, and gives its parser. `args.action` says which was chosen."""
+    """Return a function that adds an action and returns its parser. `args.action` is the chosen action."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="<action>")
 
     def action(name: str, summary: str) -> argparse.ArgumentParser:

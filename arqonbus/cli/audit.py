@@ -1,4 +1,4 @@
-"""`arqonbus audit`: what was done to the projection and by whom, and whether somebody changed that."""
+"""`arqonbus audit`: list the audit log of the projection, and verify its hash chain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arqonbus.cli.actions import actions_of
 from arqonbus.cli.store_options import Opened, add_store_options, positive, run_on_store
 from arqonbus.cli.table import print_table, styled
 
-SUMMARY = "See who did what, and check that the audit was not changed."
+SUMMARY = "Show the audit log, and verify that it was not changed."
 
 EPILOG = """examples:
   arqonbus audit list --tenant acme
@@ -17,21 +17,21 @@ EPILOG = """examples:
   arqonbus audit verify
   arqonbus audit verify --tenant acme --profile prod
 
-The rows of a tenant are chained by hash; what was done to all tenants at once stands under the tenant *.
+The rows of each tenant form a hash chain; actions on all tenants at once are listed under the tenant *.
 exit codes: 0 done, 1 failed or (verify) a chain is broken, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     action = actions_of(parser, EPILOG)
     for name, summary in (
-        ("list", "List what was done, oldest first; by default the newest rows."),
-        ("verify", "Check the chain of every tenant, or of one."),
+        ("list", "List the newest rows of the audit log, oldest first."),
+        ("verify", "Verify the hash chain of every tenant, or of one."),
     ):
         added = action(name, summary)
         if name == "list":
             added.add_argument("--limit", type=positive, default=50, metavar="N", help="default: 50")
-            added.add_argument("--after", type=positive, metavar="NUMBER", help="rows after this one")
-            added.add_argument("--every-tenant", action="store_true", help="what was done to all at once")
+            added.add_argument("--after", type=positive, metavar="NUMBER", help="only rows after this number")
+            added.add_argument("--every-tenant", action="store_true", help="actions on all tenants at once")
         add_store_options(added, every_tenant=name == "verify")
 
 
@@ -51,7 +51,7 @@ async def _list(opened: Opened, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"tenant": tenant, "entries": [audit_view(entry) for entry in entries]}, indent=2))
     elif not entries:
-        print("There is none.")
+        print("No audit rows.")
     else:
         rows = [
             (
@@ -87,7 +87,7 @@ async def _verify(opened: Opened, args: argparse.Namespace) -> int:
         ]
         print(json.dumps({"sound": not broken, "audits": shown}, indent=2))
     elif not verdicts:
-        print("Nothing was ever audited.")
+        print("The audit log is empty.")
     else:
         for tenant, verdict in verdicts.items():
             said = styled(verdict.fault, "red") if verdict.fault else styled("sound", "green")

@@ -1,4 +1,4 @@
-"""A backfill or a rebuild on the command line: its progress, and where to go on after an interruption."""
+"""Backfill and rebuild on the command line: progress, and the cursor to resume from."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ REDRAW_SECONDS = 0.1
 
 def add_backfill_options(parser: argparse.ArgumentParser) -> None:
     """Add the selection, --dry-run, --from-cursor and --step."""
-    parser.add_argument("--agent", metavar="ID", help="only this agent's")
+    parser.add_argument("--agent", metavar="ID", help="only episodes of this agent")
     parser.add_argument("--from", dest="since", type=options.time, metavar="TIME", help="source_ts >= TIME")
     parser.add_argument("--to", dest="until", type=options.time, metavar="TIME", help="source_ts < TIME")
-    parser.add_argument("--dry-run", action="store_true", help="only say what would change")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
     parser.add_argument(
-        "--from-cursor", default="", metavar="CURSOR", help="go on where an interrupted run said that it was"
+        "--from-cursor",
+        default="",
+        metavar="CURSOR",
+        help="resume an interrupted run from the cursor that it printed",
     )
     parser.add_argument(
         "--step",
@@ -41,7 +44,7 @@ def add_backfill_options(parser: argparse.ArgumentParser) -> None:
 
 
 async def run_backfill(opened: Opened, args: argparse.Namespace, *, rebuild: bool) -> int:
-    """Do it, and tell of it. Raises Failure with the cursor where it could not be done to the end."""
+    """Run it and print its progress. Raises Failure with the cursor to resume from if it does not finish."""
     from arqonbus.continuum.control import format_cursor, parse_cursor
     from arqonbus.storage.ports import StorageError
     from arqonbus.storage.projection import Selection
@@ -63,7 +66,7 @@ async def run_backfill(opened: Opened, args: argparse.Namespace, *, rebuild: boo
         raise
     except StorageError as error:
         cursor = telling.cursor or format_cursor(after)
-        raise Failure(f"{error} Go on with: {_again(cursor)}") from error
+        raise Failure(f"{error} Resume with: {_again(cursor)}") from error
     telling.done(done, dry_run=args.dry_run)
     return 0
 
@@ -73,7 +76,7 @@ async def _total(opened: Opened, selection: Selection) -> int:
 
 
 class Telling:
-    """Says nothing on the way; JSON at the end."""
+    """No progress output; JSON at the end."""
 
     def __init__(self) -> None:
         self.cursor = ""
@@ -92,17 +95,17 @@ class Telling:
         print(json.dumps({"dry_run": dry_run, **counts, "seconds": round(self.seconds, 3)}, indent=2))
 
     def interrupted(self, cursor: str) -> None:
-        """After Ctrl-C; what was done is done."""
+        """After Ctrl-C; completed steps are kept."""
         print(json.dumps({"interrupted": True, "cursor": cursor}, indent=2))
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the start."""
         return time.monotonic() - self._began
 
 
 class Lines(Telling):
-    """A line now and then, with the cursor: it is what is left when the process is killed."""
+    """A progress line at intervals, with the cursor to resume from if the process is killed."""
 
     every = LINE_SECONDS
 
@@ -134,14 +137,14 @@ class Lines(Telling):
         counts = f"{progress.episodes:,} episodes from {progress.events:,} events"
         print(f"{counts} in {self.seconds:.1f} s: {changed}")
         if progress.orphans:
-            print(f"{progress.orphans:,} have no event any more, because of retention, and stay as they are.")
+            print(f"{progress.orphans:,} episodes are unchanged: retention has removed all their events.")
 
     def interrupted(self, cursor: str) -> None:
-        print(f"Interrupted. Go on with: {_again(cursor)}", file=sys.stderr, flush=True)
+        print(f"Interrupted. Resume with: {_again(cursor)}", file=sys.stderr, flush=True)
 
 
 class Bar(Lines):
-    """One line that is drawn over and over, on a terminal."""
+    """A progress line that is redrawn in place, on a terminal."""
 
     every = REDRAW_SECONDS
 

@@ -1,4 +1,4 @@
-"""`arqonbus backup`: keep what Postgres and Valkey hold."""
+"""`arqonbus backup`: back up Postgres and Valkey."""
 
 from __future__ import annotations
 
@@ -19,35 +19,40 @@ if TYPE_CHECKING:
     from arqonbus.config.stores import Postgres, Valkey
     from arqonbus.maintenance.backup import Sources
 
-SUMMARY = "Take a backup of what Postgres and Valkey hold."
+SUMMARY = "Back up Postgres and Valkey."
 
 EPILOG = """examples:
   arqonbus backup --profile prod --valkey-user backup --valkey-credential valkey_backup_password
   arqonbus backup --profile prod --part postgres --kind base --host /run/postgresql --user postgres
   arqonbus backup --profile prod --list
 
-Its parts are the stores that the profile has, and the profile itself. A dump of Postgres (logical) is read
-back in minutes; a base backup, with the archive of the log, leads back to any second. It needs a role that
-may replicate, such as the superuser on the host of the data. The user of Valkey has to, too; the bus's may
-not. A backup is there whole or not at all. Try it afterwards: arqonbus drill.
+A backup contains the datastores of the profile, and the profile itself. A dump of Postgres (logical) is
+restored in minutes. A base backup, together with the archived log, can be restored to any second; it needs
+a role with REPLICATION, such as the superuser on the host of the data. Valkey needs a user that may
+replicate, too; the user of the bus may not. A backup is complete or does not exist. Verify it with
+arqonbus drill.
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("logical", "base"), default="logical", help="default: logical")
-    parser.add_argument("--keep", type=int, default=7, metavar="N", help="of each kind; 0: all (default: 7)")
+    parser.add_argument(
+        "--keep", type=int, default=7, metavar="N", help="backups to keep of each kind; 0: all (default: 7)"
+    )
     parser.add_argument(
         "--part",
         choices=("postgres", "valkey"),
         action="append",
-        help="may be repeated; default: both, if used",
+        help="datastore to back up; may be repeated; default: both, if configured",
     )
-    parser.add_argument("--valkey-user", metavar="USER", help="default: that of the profile")
-    parser.add_argument("--valkey-credential", metavar="NAME", help="credential with that user's password")
+    parser.add_argument("--valkey-user", metavar="USER", help="user for Valkey; default: that of the profile")
     parser.add_argument(
-        "--receipt", type=Path, metavar="FILE", help="of a preflight, to be kept with the backup"
+        "--valkey-credential", metavar="NAME", help="credential that holds the password of --valkey-user"
     )
-    parser.add_argument("--list", action="store_true", help="show what there is, and take none")
+    parser.add_argument(
+        "--receipt", type=Path, metavar="FILE", help="receipt of a preflight to include in the backup"
+    )
+    parser.add_argument("--list", action="store_true", help="list existing backups")
     add_backup_options(parser)
 
 
@@ -56,8 +61,10 @@ def add_backup_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="default: backup.directory of the profile"
     )
-    parser.add_argument("--host", help="another way to the server, such as the directory of its socket")
-    parser.add_argument("--user", help="another role")
+    parser.add_argument(
+        "--host", help="host of Postgres, or the directory of its socket; default: that of the profile"
+    )
+    parser.add_argument("--user", help="role for Postgres; default: that of the profile")
     parser.add_argument("--json", action="store_true", help="write JSON")
     add_profile_options(parser)
 
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     directory = directory_of(args, resolved.settings)
     if args.list:
         names = backups(directory)
-        print(json.dumps(list(names)) if args.json else "\n".join(names) or f"there is none in {directory}")
+        print(json.dumps(list(names)) if args.json else "\n".join(names) or f"no backup in {directory}")
         return 0
     with sentences():
         manifest = take(_sources(args, resolved), directory, args.kind)
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sources(args: argparse.Namespace, resolved: Resolved) -> Sources:
-    """The parts that are wanted, of those that the profile has."""
+    """The selected parts, of those that the profile configures."""
     from arqonbus.maintenance.backup import Sources
 
     settings = resolved.settings
@@ -99,7 +106,9 @@ def _sources(args: argparse.Namespace, resolved: Resolved) -> Sources:
     }
     parts = args.part or [part for part, is_used in used.items() if is_used]
     if not parts:
-        raise Failure("the profile has neither Postgres nor Valkey; copy the file of the embedded engine")
+        raise Failure(
+            "the profile configures neither Postgres nor Valkey; copy the file of the embedded engine"
+        )
     return Sources(
         store_of(args, settings) if "postgres" in parts else None,
         _valkey_of(args, settings) if "valkey" in parts else None,
@@ -108,7 +117,7 @@ def _sources(args: argparse.Namespace, resolved: Resolved) -> Sources:
 
 
 def _valkey_of(args: argparse.Namespace, settings: Settings) -> Valkey:
-    """The server of the profile, as the user of the options."""
+    """Valkey of the profile, with the user from the options."""
     from pydantic import SecretStr
 
     from arqonbus.config.secrets import Reference, Vault, secrets_directories
@@ -128,7 +137,7 @@ def _valkey_of(args: argparse.Namespace, settings: Settings) -> Valkey:
 
 
 def _papers(args: argparse.Namespace, resolved: Resolved) -> dict[str, Path]:
-    """The files of the profile, its waivers, and the receipt of the preflight that passed with it."""
+    """The profile files, its waivers, and the receipt of its preflight."""
     sources = [Path(layer.source) for layer in resolved.provenance.layers]
     files = [source for source in sources if source.is_file()]
     files += [path for file in files if (path := file.with_name("waivers.yaml")).is_file()]
@@ -140,7 +149,7 @@ def _papers(args: argparse.Namespace, resolved: Resolved) -> dict[str, Path]:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Turns what can go wrong with a backup into the end of a command."""
+    """Turn errors of a backup into a Failure."""
     from arqonbus.maintenance.backup import BackupRefused
     from arqonbus.maintenance.store_programs import ProgramFailed
     from arqonbus.storage.ports import StorageError
@@ -154,7 +163,7 @@ def sentences() -> Iterator[None]:
 
 
 def store_of(args: argparse.Namespace, settings: Settings) -> Postgres:
-    """The server of the profile, reached as the options say."""
+    """Postgres of the profile, with host and user from the options."""
     store = settings.datastores.postgres
     if not store.configured:
         raise Failure("no Postgres is configured; set datastores.postgres")
@@ -175,10 +184,10 @@ def store_of(args: argparse.Namespace, settings: Settings) -> Postgres:
 
 
 def directory_of(args: argparse.Namespace, settings: Settings) -> Path:
-    """Where the backups are."""
+    """The directory of the backups."""
     directory = args.directory or settings.backup.directory
     if directory is None:
-        raise Failure("backup.directory is not set; set it, or name one with --directory")
+        raise Failure("backup.directory is not set; set it, or give --directory")
     return Path(directory)
 
 

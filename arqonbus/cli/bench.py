@@ -1,4 +1,4 @@
-"""`arqonbus bench`: what a running bus gives its users."""
+"""`arqonbus bench`: measure throughput and latency of a running bus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arqonbus.cli.table import print_table
 if TYPE_CHECKING:
     from arqonbus.measure.load import LoadPlan, Measured
 
-SUMMARY = "Measure a running bus."
+SUMMARY = "Measure throughput and latency of a running bus."
 
 EPILOG = """examples:
   arqonbus bench
@@ -22,8 +22,8 @@ EPILOG = """examples:
   arqonbus bench --subscribers 10 --rate 2000
   arqonbus bench --publishers 4 --subscribers 0 --json
 
-Latency is counted from the moment at which a message should have been sent. The load comes from this one
-process, so high rates measure it as much as the bus.
+Latency is measured from the time at which a message was due to be sent. This one process generates the load,
+so at high rates it may be the bottleneck.
 exit codes: 0 done, 1 refused or no bus, 2 wrong usage"""
 
 BAR = 30
@@ -33,11 +33,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--room", default="bench", help="room to use; default: bench")
     parser.add_argument("--publishers", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--subscribers", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--size", type=int, default=200, metavar="BYTES", help="of a payload; default: 200")
+    parser.add_argument("--size", type=int, default=200, metavar="BYTES", help="payload size; default: 200")
     parser.add_argument(
         "--in-flight", type=int, default=16, metavar="N", help="unacked messages per publisher; default: 16"
     )
-    parser.add_argument("--rate", type=float, default=0, metavar="N", help="messages a second; 0: no limit")
+    parser.add_argument("--rate", type=float, default=0, metavar="N", help="messages per second; 0: no limit")
     parser.add_argument("--seconds", type=float, default=5, metavar="S", help="default: 5")
     add_connect_options(parser)
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from arqonbus.measure.load import LoadPlan, LoadRun
 
     if min(args.publishers, args.in_flight) < 1 or args.subscribers < 0 or args.seconds <= 0:
-        raise Failure("publishers, in-flight and seconds are at least 1; subscribers at least 0", 2)
+        raise Failure("publishers, in-flight and seconds must be at least 1, subscribers at least 0", 2)
     plan = LoadPlan(
         args.room, args.publishers, args.subscribers, args.size, args.in_flight, args.rate, args.seconds
     )
@@ -85,7 +85,7 @@ def _print(measured: Measured) -> None:
     ):
         times = [f"{percentile(latencies, share) * 1000:.2f}" for share in (0.5, 0.95, 0.99, 1.0)]
         rows.append((name, count, round(count / measured.seconds), *map(float, times)))
-    print_table(("STEP", "MESSAGES", "A SECOND", "P50 MS", "P95 MS", "P99 MS", "MAX MS"), rows)
+    print_table(("STEP", "MESSAGES", "PER SECOND", "P50 MS", "P95 MS", "P99 MS", "MAX MS"), rows)
     print(f"\n{measured.seconds:.1f} s, acks at durability {measured.durability}")
 
 

@@ -1,4 +1,4 @@
-"""`arqonbus capacity`: what a profile needs of its hosts and stores."""
+"""`arqonbus capacity`: compute the resources of hosts and stores that a profile needs."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ if TYPE_CHECKING:
     from arqonbus.config.capacity import Bill, ExpectedLoad, Figures
     from arqonbus.measure.load import Measured
 
-SUMMARY = "Compute what a profile needs: memory, files, stores, processors."
+SUMMARY = "Compute the resources that a profile needs: memory, files, stores, CPU."
 
 EPILOG = """examples:
   arqonbus capacity --profile prod
   arqonbus capacity --profile prod --connections 1000000 --publishes 20000 --members 50
   arqonbus capacity --profile prod --calibrate --seconds 20 --json
 
-Memory and files follow from the profile alone; preflight and the limits of the unit are computed by the same
-function. What the stores hold follows from the load that you name. --calibrate measures on this machine what
-a connection and a delivery cost; without it documented figures are used.
+Memory and files depend on the profile only; preflight and the limits of the systemd unit use the same
+function. The size of the stores depends on the load options. --calibrate measures the cost of a connection
+and a delivery on this host; without it, documented figures are used.
 exit codes: 0 done, 1 could not be measured, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    load = parser.add_argument_group("load of all nodes together")
+    load = parser.add_argument_group("total load of all nodes")
     load.add_argument(
         "--connections", type=_count, metavar="N", help="default: server.max_connections, one node"
     )
     for name, default, what in (
-        ("--publishes", 1000.0, "messages a second"),
-        ("--members", 10.0, "members of a room, who get each message"),
-        ("--events", 10.0, "events of episodes a second"),
+        ("--publishes", 1000.0, "messages per second"),
+        ("--members", 10.0, "members per room"),
+        ("--events", 10.0, "episode events per second"),
     ):
         load.add_argument(
             name, type=_rate, default=default, metavar="N", help=f"{what}; default: {default:g}"
         )
-    load.add_argument("--size", type=_count, default=200, metavar="BYTES", help="of a payload; default: 200")
+    load.add_argument("--size", type=_count, default=200, metavar="BYTES", help="payload size; default: 200")
     load.add_argument("--rooms", type=_count, default=100, metavar="N", help="default: 100")
-    parser.add_argument("--calibrate", action="store_true", help="measure what things cost on this machine")
+    parser.add_argument("--calibrate", action="store_true", help="measure costs on this host")
     parser.add_argument(
-        "--seconds", type=_rate, default=20.0, metavar="S", help="of --calibrate; default: 20"
+        "--seconds", type=_rate, default=20.0, metavar="S", help="duration of --calibrate; default: 20"
     )
     parser.add_argument("--json", action="store_true", help="write JSON")
     add_profile_options(parser)
@@ -101,8 +101,10 @@ def _print(settings: Settings, load: ExpectedLoad, figures: Figures, needed: Bil
     from arqonbus.config.capacity import PROJECTOR_BATCH_BYTES, PROJECTOR_BATCHES
 
     server, history = settings.server, settings.storage.history
-    tls = f" and {_size(figures.tls_bytes)} for its TLS" if server.tls.enabled else ""
-    most = _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in its memory"
+    tls = f" plus {_size(figures.tls_bytes)} for TLS" if server.tls.enabled else ""
+    most = (
+        _size(needed.memory_max_bytes) if needed.memory_max_bytes else "no limit: rooms are in process memory"
+    )
     rows = [
         (
             "nodes of the bus",
@@ -115,41 +117,43 @@ def _print(settings: Settings, load: ExpectedLoad, figures: Figures, needed: Bil
             f"{server.workers} × {_size(figures.worker_bytes)}, {_size(figures.connection_bytes)} a "
             f"connection{tls}, {_size(settings.limits.send_queue_bytes)} for each of 2 % slow ones",
         ),
-        ("MemoryMax of the unit", most, "a quarter more"),
+        ("MemoryMax of the unit", most, "25 % more"),
         (
             "memory of a projector",
             _size(needed.projector_bytes),
             f"{_size(figures.projector_bytes)}, {PROJECTOR_BATCHES} batches of "
-            f"{_size(PROJECTOR_BATCH_BYTES)} and one more event, in {figures.batch_copies} forms",
+            f"{_size(PROJECTOR_BATCH_BYTES)} and one more event, {figures.batch_copies} copies each",
         ),
-        ("open files of a node", str(needed.open_files), "a fifth more than connections"),
+        ("open files of a node", str(needed.open_files), "20 % more than connections"),
         (
             "memory of Valkey",
-            _size(needed.valkey_bytes) if needed.valkey_bytes is not None else "none, or no bound",
+            _size(needed.valkey_bytes) if needed.valkey_bytes is not None else "no Valkey, or unbounded",
             f"{load.rooms} rooms, {history.max_age:g} s or {history.max_messages} messages each; "
-            f"{load.size} + {figures.entry_bytes} bytes a message; the host needs twice of it",
+            f"{load.size} + {figures.entry_bytes} bytes per message; the host needs twice as much",
         ),
         (
-            "Postgres a day",
+            "Postgres per day",
             f"{needed.postgres_bytes_per_day / 1e9:.2f} GB",
-            f"{load.events:g} events a second of {figures.event_bytes} bytes, with indexes",
+            f"{load.events:g} events per second of {figures.event_bytes} bytes, with indexes",
         ),
         (
-            "deliveries a second",
+            "deliveries per second",
             f"{needed.deliveries:.0f}",
-            f"{load.publishes:g} messages a second to {load.members:g} members",
+            f"{load.publishes:g} messages per second to {load.members:g} members",
         ),
         (
-            "… that a core does",
+            "deliveries per core",
             f"{needed.deliveries_per_core:.0f}",
-            f"{figures.delivery_us:.2f} µs each; {needed.cores:.2f} cores in all",
+            f"{figures.delivery_us:.2f} µs each; {needed.cores:.2f} cores in total",
         ),
     ]
     print_table(("WHAT", "NEEDED", "WHY"), rows)
     if figures.source == "documented":
-        print("\nDocumented figures, of another machine; --calibrate measures those of this one.")
+        print("\nDocumented figures from another host; --calibrate measures this one.")
     else:
-        print("\nA delivery and a connection were measured on this machine; the rest is documented.")
+        print(
+            "\nDelivery and connection costs were measured on this host; other figures are documented ones."
+        )
 
 
 def _size(size: float) -> str:
@@ -163,7 +167,7 @@ def _size(size: float) -> str:
 def _count(text: str) -> int:
     count = int(text)
     if not 1 <= count <= 10**12:
-        raise argparse.ArgumentTypeError("write a whole number from 1 on")
+        raise argparse.ArgumentTypeError("write a whole number of at least 1")
     return count
 
 

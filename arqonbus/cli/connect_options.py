@@ -1,7 +1,7 @@
-"""The options of every command that talks to a running bus, and how url and token are found.
+"""Options of every command that connects to a running bus: URL and token.
 
-On a developer's machine neither needs to be given: the url is the dev profile's, and the token is made
-with the dev key. Elsewhere both are named, as options or in the environment.
+In dev, both have defaults: the URL is that of the dev profile, and the token is minted with the dev key.
+Elsewhere, both are required, as options or environment variables.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def add_connect_options(parser: argparse.ArgumentParser) -> None:
     """Add --url, --token-file, --wire, --timeout and the profile's options."""
     group = parser.add_argument_group("connection")
     group.add_argument(
-        "--url", metavar="URL", help=f"where the bus is (else ${URL}, else the profile's port)"
+        "--url", metavar="URL", help=f"URL of the bus (default: ${URL}, or the profile's port)"
     )
     group.add_argument(
         "--token-file",
         metavar="FILE",
         type=Path,
-        help=f"file with the token (else ${TOKEN}; in dev one is made)",
+        help=f"file with the token (default: ${TOKEN}; in dev a new one is minted)",
     )
     group.add_argument("--wire", choices=("protobuf", "json"), default="protobuf", help="default: protobuf")
     group.add_argument("--timeout", type=float, default=10.0, metavar="SECONDS", help="default: 10")
@@ -46,7 +46,7 @@ def add_connect_options(parser: argparse.ArgumentParser) -> None:
 
 
 def client_of(args: argparse.Namespace, **options: Any) -> Client:
-    """A client for the bus that the options name, not yet connected. Raises Failure with a sentence."""
+    """A client for the bus from the options, not yet connected. Raises Failure."""
     from arqonbus.client import Client
     from arqonbus.config.network import local_url
 
@@ -64,7 +64,7 @@ def client_of(args: argparse.Namespace, **options: Any) -> Client:
 def run_client(
     args: argparse.Namespace, work: Callable[[Client], Coroutine[Any, Any, int]], **options: Any
 ) -> int:
-    """Connect, do the work, close. Raises Failure for what goes wrong, as JSON with --json."""
+    """Connect, do the work, close. Raises Failure for errors, as JSON with --json."""
     from arqonbus.client import ClientError
 
     async def connected() -> int:
@@ -81,33 +81,33 @@ def run_client(
 
 
 def failure_of(error: ClientError, args: argparse.Namespace) -> Failure:
-    """The failure that an error of the client is to the user of a command."""
+    """The Failure for an error of the client."""
     code = getattr(error, "code", "")
     return Failure(str(error), error_code=code if isinstance(code, str) else "", as_json=args.json)
 
 
 def dev_token(settings: Settings) -> str:
-    """A token for trying things out, signed with the dev key: everything in the tenant `demo`, for a day."""
+    """A token for development, signed with the dev key: full access to the tenant `demo` for one day."""
     from arqonbus.shield.tokens import Claims, mint
 
     return mint(settings, Claims(DEV_TENANT, _user(), DEV_TTL, role="admin"))
 
 
 def given_url(args: argparse.Namespace) -> str | None:
-    """The url that was named, if one was."""
+    """The URL from option or environment, or None."""
     url: str | None = args.url or os.environ.get(URL)
     return url
 
 
 def given_token(args: argparse.Namespace) -> str | None:
-    """The token that was named, if one was. Raises Failure for a file that cannot be read."""
+    """The token from option or environment, or None. Raises Failure for an unreadable file."""
     if args.token_file is None:
         return os.environ.get(TOKEN)
     try:
         return str(args.token_file.read_text("utf-8")).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(
-            f"the token file {args.token_file} cannot be read; name a file that holds a token"
+            f"the token file {args.token_file} cannot be read; give a file that holds a token"
         ) from error
 
 
@@ -117,7 +117,7 @@ def _profile(args: argparse.Namespace) -> Settings:
     settings = load_profile(args, secrets_of=("auth.jwt.",)).settings
     if settings.environment != "dev":
         raise Failure(
-            f"outside dev a url and a token are needed; give --url and --token-file, or ${URL} and ${TOKEN}",
+            f"outside dev, URL and token are required; give --url and --token-file, or ${URL} and ${TOKEN}",
             2,
         )
     try:

@@ -1,4 +1,4 @@
-"""`arqonbus dlq`: records that could not be projected: see why, correct and replay them, or give them up."""
+"""`arqonbus dlq`: list, correct, replay and discard dead letters of the projector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arqonbus.cli.table import print_table, printable, styled
 if TYPE_CHECKING:
     from arqonbus.storage.projection import DeadLetter
 
-SUMMARY = "See, replay and discard records that could not be projected."
+SUMMARY = "List, replay and discard dead letters of the projector."
 
 EPILOG = """examples:
   arqonbus dlq list --tenant acme --json
@@ -24,10 +24,10 @@ EPILOG = """examples:
   arqonbus dlq replay 01KM0000000000000000000000
   arqonbus dlq replay 01KM0000000000000000000000 --payload corrected.json
   arqonbus dlq replay --all
-  arqonbus dlq discard 01KM0000000000000000000000 --reason "a test of the agent's"
+  arqonbus dlq discard 01KM0000000000000000000000 --reason "test record of an agent"
 
-A replay validates again and keeps the ids of the record; doing it twice changes nothing. Replays and discards
-are audited. exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 unreadable profile"""
+A replay validates the record again and keeps its ids; a second replay changes nothing. Replays and discards
+are written to the audit log. exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 unreadable profile"""
 
 PAGE = 200
 SHOWN_REASON = 70
@@ -44,26 +44,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing = action("list", "List dead letters, oldest first.")
     listing.add_argument("--state", choices=("open", "replayed", "discarded", "all"), default="open")
     listing.add_argument("--limit", type=positive, default=50, metavar="N", help="default: 50")
-    listing.add_argument("--cursor", default="", metavar="ID", help="those after this one")
-    show = action("show", "Show one with its payload.")
-    show.add_argument("id")
-    replay = action("replay", "Project dead letters, as they arrived or corrected.")
-    replay.add_argument("ids", nargs="*", metavar="id")
-    replay.add_argument("--all", action="store_true", help="every open one")
-    replay.add_argument(
-        "--payload", metavar="FILE", help="what goes in instead of what arrived; - is standard input"
+    listing.add_argument(
+        "--cursor",
+        default="",
+        metavar="ID",
+        help="start after this dead letter, as the previous page printed it",
     )
-    discard = action("discard", "Give dead letters up.")
+    show = action("show", "Show a dead letter with its payload.")
+    show.add_argument("id")
+    replay = action("replay", "Project dead letters again, unchanged or corrected.")
+    replay.add_argument("ids", nargs="*", metavar="id")
+    replay.add_argument("--all", action="store_true", help="all open dead letters")
+    replay.add_argument(
+        "--payload", metavar="FILE", help="corrected payload that replaces the original; - for standard input"
+    )
+    discard = action("discard", "Discard dead letters.")
     discard.add_argument("ids", nargs="+", metavar="id")
-    discard.add_argument("--reason", required=True, metavar="TEXT", help="why nobody needs them")
+    discard.add_argument("--reason", required=True, metavar="TEXT", help="reason recorded in the audit log")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.action == "replay":
         if bool(args.ids) == args.all:
-            raise Failure("name the dead letters, or --all", USAGE)
+            raise Failure("give ids of dead letters, or --all", USAGE)
         if args.payload and len(args.ids) != 1:
-            raise Failure("--payload corrects one dead letter; name that one", USAGE)
+            raise Failure("--payload corrects one dead letter; give exactly one id", USAGE)
     work = {"list": _list, "show": _show, "replay": _replay, "discard": _discard}[args.action]
     return run_on_store(args, lambda opened: work(opened, args))
 
@@ -78,11 +83,11 @@ async def _list(opened: Opened, args: argparse.Namespace) -> int:
         shown: dict[str, Any] = {"dead_letters": [letter_view(letter) for letter in page]}
         print(json.dumps(shown | ({"cursor": page[-1].id} if more else {}), indent=2))
     elif not page:
-        print("There is none.")
+        print("No dead letters.")
     else:
         print_table(("ID", "AT", "STATE", "CODE", "AGENT", "REASON"), [_cells(letter) for letter in page])
         if more:
-            print(styled(f"there is more: --cursor {page[-1].id}", "dim"))
+            print(styled(f"more results: --cursor {page[-1].id}", "dim"))
     return 0
 
 
@@ -97,7 +102,7 @@ async def _show(opened: Opened, args: argparse.Namespace) -> int:
 
     letter = await opened.store.dead_letter(opened.one_tenant, args.id)
     if letter is None:
-        raise Failure(f"there is no dead letter {printable(args.id)} in the tenant {opened.tenant}")
+        raise Failure(f"no dead letter {printable(args.id)} in tenant {opened.tenant}")
     shown = letter_view(letter, payload=True)
     if args.json:
         print(json.dumps(shown, indent=2))
@@ -134,12 +139,12 @@ async def _replay(opened: Opened, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"outcomes": outcomes}, indent=2))
     elif not outcomes:
-        print("There is none.")
+        print("No dead letters.")
     return int(refused)
 
 
 async def _open_ones(opened: Opened) -> list[str]:
-    """All that are open now: those that are refused again stay open, and are not met twice."""
+    """All dead letters that are open now. One that is refused again stays open and is not tried twice."""
     found: list[str] = []
     after = ""
     while page := await opened.store.dead_letters(opened.one_tenant, "open", after, PAGE):

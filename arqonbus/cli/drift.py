@@ -1,4 +1,4 @@
-"""`arqonbus drift`: what on the hosts is not as the profile says."""
+"""`arqonbus drift`: compare deployed hosts with the profile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from arqonbus.deploy.drift.deployment import Deployment
     from arqonbus.deploy.drift.model import Difference, Looked, Machine
 
-SUMMARY = "Compare hosts with what the profile says."
+SUMMARY = "Compare deployed hosts with the profile."
 
 EPILOG = """examples:
   arqonbus drift --profile staging --inventory ansible/inventories/staging
@@ -26,27 +26,26 @@ EPILOG = """examples:
   arqonbus drift --hosts valkey=docker://arqonbus-valkey-1,postgres=docker://arqonbus-postgres-1
   arqonbus drift --list
 
-It changes nothing. With an inventory every file that the rollout writes is compared too; without one, what
-the profile alone says. Hosts are reached as Ansible reaches them (ssh, docker, or this machine), through
-sudo. It needs the extra `ops`: pip install 'arqonbus[ops]'.
-exit codes: 0 as declared, 1 something differs, 2 wrong usage, 3 unreadable profile or a host that could not
-be asked"""
+Changes nothing. With an inventory, every file that the rollout writes is compared as well; without one, only
+what follows from the profile. Hosts are reached as by Ansible (ssh, docker, or locally), with sudo. Requires
+the extra `ops`: pip install 'arqonbus[ops]'.
+exit codes: 0 no difference, 1 differences, 2 wrong usage, 3 unreadable profile or unreachable host"""
 
 DRIFT, UNASKED = 1, 3
 WIDEST = 44
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--inventory", type=Path, metavar="PATH", help="inventory of the rollout")
+    parser.add_argument("--inventory", type=Path, metavar="PATH", help="Ansible inventory of the rollout")
     parser.add_argument(
         "--hosts",
         type=lambda text: [word for word in text.split(",") if word],
         default=[],
         metavar="HOSTS",
-        help="names or groups of the inventory; without one, PART=ssh://HOST and the like; default: all",
+        help="hosts or groups of the inventory (default: all); without one, PART=ssh://HOST and the like",
     )
-    parser.add_argument("--release", metavar="VERSION", help="release that is to run; default: this one's")
-    parser.add_argument("--list", action="store_true", help="list what is compared")
+    parser.add_argument("--release", metavar="VERSION", help="expected release; default: this version")
+    parser.add_argument("--list", action="store_true", help="list the comparisons")
     parser.add_argument("--json", action="store_true", help="write JSON")
     add_profile_options(parser)
 
@@ -55,13 +54,15 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list(args)
     if args.inventory is None and not args.hosts:
-        raise Failure("say which hosts: --inventory PATH, or --hosts PART=SPEC; see --help", 2)
+        raise Failure("no hosts given; give --inventory PATH or --hosts PART=SPEC, see --help", 2)
     if args.inventory is not None and not args.inventory.exists():
-        raise Failure(f"there is no inventory {args.inventory}", 2)
+        raise Failure(f"the inventory {args.inventory} does not exist", 2)
     try:
         from arqonbus.deploy.drift.comparison import compare
     except ImportError as error:
-        raise Failure("testinfra is not installed; it comes with: pip install 'arqonbus[ops]'", 2) from error
+        raise Failure(
+            "testinfra is not installed; install it with: pip install 'arqonbus[ops]'", 2
+        ) from error
     deployment = _deployment(args)
     looked = compare(deployment, _machines(args, deployment))
     if args.json:
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _deployment(args: argparse.Namespace) -> Deployment:
-    """The profile as it stands here; variables of this machine are not those of the hosts."""
+    """The profile without this machine's environment variables, which the hosts do not have."""
     import arqonbus
     from arqonbus.deploy.drift.deployment import Deployment, locked
 
@@ -91,7 +92,7 @@ def _deployment(args: argparse.Namespace) -> Deployment:
 
 
 def _tree(place: Path) -> Path:
-    """The clone that a place is in, or else the one that this package is in."""
+    """The Git clone that contains the path, or else the clone of this package."""
     import arqonbus
 
     for directory in (place.resolve(), *place.resolve().parents):
@@ -117,7 +118,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(CHECKS, indent=2))
     else:
-        print_table(("CHECK", "WHAT HOLDS"), list(CHECKS.items()))
+        print_table(("CHECK", "REQUIREMENT"), list(CHECKS.items()))
     return 0
 
 
@@ -145,18 +146,20 @@ def _print(looked: Sequence[Looked], deployment: Deployment) -> None:
     found = [difference for each in looked for difference in each.differences]
     if found:
         print_table(("CHECK", "HOST", "WHAT", "EXPECTED", "FOUND"), [_cells(each) for each in found])
-        print(styled("\nto mend it, type:", "bold"))
+        print(styled("\nto correct it:", "bold"))
         for command in to_type(found, deployment.rollout("site"), deployment.rollout("deploy")):
             print(f"  {command}")
         print()
     for each in looked:
         if each.reason:
-            print(styled(f"{each.machine.name} could not be asked: {each.reason}", "yellow"))
+            print(styled(f"{each.machine.name} was not checked: {each.reason}", "yellow"))
         elif each.differences:
-            count = f"{len(each.differences)} of {each.expectations} things"
+            count = f"{len(each.differences)} of {each.expectations} comparisons"
             print(styled(f"{each.machine.name} differs in {count}", "red"))
         else:
-            print(styled(f"{each.machine.name} is as declared, in {each.expectations} things", "green"))
+            print(
+                styled(f"{each.machine.name} has no differences in {each.expectations} comparisons", "green")
+            )
 
 
 def _cells(difference: Difference) -> tuple[str, ...]:
@@ -170,7 +173,7 @@ def _cells(difference: Difference) -> tuple[str, ...]:
 
 
 def _short(text: str) -> str:
-    """Whole in --json; here the end of a long text is more telling than its middle."""
+    """Shorten a long text in the middle; --json shows it in full."""
     return text if len(text) <= WIDEST else f"{text[: WIDEST // 2]}…{text[-WIDEST // 2 + 1 :]}"
 
 

@@ -1,4 +1,4 @@
-"""`arqonbus drill`: restore the newest backup elsewhere, and see whether it could be lived on."""
+"""`arqonbus drill`: restore a backup to separate servers and verify it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import asdict
 from arqonbus.cli.backup import add_backup_options, directory_of, sentences
 from arqonbus.cli.profile_options import load_profile
 
-SUMMARY = "Restore a backup to servers of its own, and judge it."
+SUMMARY = "Restore a backup to separate servers, and verify it."
 
 EPILOG = """examples:
   arqonbus drill --profile prod
   arqonbus drill --profile prod --backup base-20261121T020000Z --json
 
-The books have to balance, every audit has to hold and still have the rows that it had, and the episodes have
-to be what their events say; Valkey has to read every key. The receipt, drill.json beside the backups, is what
-preflight reads. It needs the programs of the servers, PostgreSQL and Valkey, on this host.
+The drill passes if the counts of events balance, the audit log is intact and complete, the episodes match
+their events, and Valkey loads every key. It writes the receipt drill.json beside the backups, which preflight
+reads. The server programs of PostgreSQL and Valkey must be installed on this host.
 exit codes: 0 passed, 1 failed, 2 wrong usage, 3 unreadable profile"""
 
 

@@ -1,4 +1,4 @@
-"""`arqonbus export`: tell the bus what stands in Continuum's outbox."""
+"""`arqonbus export`: publish pending events from Continuum's outbox."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from arqonbus.cli.connect_options import add_connect_options, client_of
 if TYPE_CHECKING:
     from arqonbus.continuum.exporter import Exported
 
-SUMMARY = "Tell the bus what stands in Continuum's outbox."
+SUMMARY = "Publish pending events from Continuum's outbox."
 
 EPILOG = """examples:
   arqonbus export memory.db
   arqonbus export memory.db --once --json
   arqonbus export memory.db --url wss://bus.example.org/v1/ws --token-file token
 
-It goes on where it was ended or killed: memory.db.cursor says where that is. While the bus is away it
-waits, and Continuum notices nothing. What the bus refuses for what it is, is kept in memory.db.refused, with
-the reason. exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"""
+It resumes from the position in memory.db.cursor, also after a kill. While the bus is unreachable, it waits
+and retries; Continuum is not affected. Invalid events that the bus refuses are kept with the reason in
+memory.db.refused. exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("outbox", type=Path, help="SQLite file with the table continuum_outbox")
     parser.add_argument("--cursor", type=Path, metavar="FILE", help="default: OUTBOX.cursor")
     parser.add_argument("--refused", type=Path, metavar="FILE", help="default: OUTBOX.refused")
-    parser.add_argument("--once", action="store_true", help="end when everything is told")
-    parser.add_argument("--from-begin", action="store_true", help="tell everything again")
+    parser.add_argument("--once", action="store_true", help="exit when all pending events are published")
+    parser.add_argument(
+        "--from-begin", action="store_true", help="publish all events again from the beginning"
+    )
     add_connect_options(parser)
 
 
@@ -73,6 +75,6 @@ def _progress(done: Exported, *, as_json: bool) -> None:
 
 
 def _sentence(done: Exported) -> str:
-    extra = f", {done.repeated} of them again" if done.repeated else ""
+    extra = f", {done.repeated} of them repeated" if done.repeated else ""
     aside = f", {done.set_aside} refused and set aside" if done.set_aside else ""
-    return f"{done.published} events told{extra}{aside}; the outbox is told up to {done.position}"
+    return f"{done.published} events published{extra}{aside}; the outbox is published up to {done.position}"

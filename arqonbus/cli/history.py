@@ -1,4 +1,4 @@
-"""`arqonbus history`: what a room holds, or all rooms that a pattern names."""
+"""`arqonbus history`: read stored messages of a room, or of all rooms that match a pattern."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arqonbus.cli.table import styled
 if TYPE_CHECKING:
     from arqonbus.client import Client
 
-SUMMARY = "Read what a room holds."
+SUMMARY = "Read stored messages of a room."
 
 EPILOG = """examples:
   arqonbus history orders
@@ -24,24 +24,26 @@ EPILOG = """examples:
   arqonbus history orders --strict-sequence --all
   arqonbus history 'orders.*' --all --json > orders.ndjson
 
-A room may be a pattern: then each room of the tenant that it matches is read, in the order of their names.
-The window is half-open: from <= t < to. exit codes: 0 done, 1 refused, no bus, or a hole in the log with
+ROOM may be a pattern: every matching room of the tenant is read, ordered by name. The time window includes
+--from and excludes --to. exit codes: 0 done, 1 refused, bus unreachable, or a gap in the log with
 --strict-sequence, 2 wrong usage"""
 
 ROOMS_AT_ONCE = 1000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("room", help="room to read; * in it stands for any characters")
+    parser.add_argument("room", help="room to read; * matches any characters")
     parser.add_argument("--channel", default="", metavar="NAME", help="only this channel")
     parser.add_argument("--from", dest="begin", type=_moment, metavar="TIME", help="RFC 3339 with a zone")
     parser.add_argument(
-        "--to", dest="end", type=_moment, metavar="TIME", help="RFC 3339 with a zone; itself not included"
+        "--to", dest="end", type=_moment, metavar="TIME", help="RFC 3339 with a zone; exclusive"
     )
-    parser.add_argument("--limit", type=int, default=20, metavar="N", help="messages of a room; default: 20")
-    parser.add_argument("--all", action="store_true", help="everything in the window, page after page")
+    parser.add_argument("--limit", type=int, default=20, metavar="N", help="messages per room; default: 20")
+    parser.add_argument("--all", action="store_true", help="all messages in the time window")
     parser.add_argument("--oldest-first", action="store_true", help="default: newest first")
-    parser.add_argument("--strict-sequence", action="store_true", help="oldest first, and fail at a hole")
+    parser.add_argument(
+        "--strict-sequence", action="store_true", help="oldest first; fail at a gap in the sequence"
+    )
     add_connect_options(parser)
 
 
@@ -72,12 +74,12 @@ async def _read(client: Client, args: argparse.Namespace) -> int:
     if not args.json:
         messages = f"{shown} message{'' if shown == 1 else 's'}"
         where = f" in {rooms} room{'' if rooms == 1 else 's'}" if "*" in args.room else ""
-        print(styled(f"{messages}{where}{'; there is more: --limit or --all' if more else ''}", "dim"))
+        print(styled(f"{messages}{where}{'; for more, use --limit or --all' if more else ''}", "dim"))
     return 0
 
 
 async def _read_room(client: Client, room: str, args: argparse.Namespace) -> tuple[int, bool]:
-    """How many messages were shown, and whether there are more."""
+    """The number of messages shown, and whether there are more."""
     shown = 0
     messages = client.history(
         room,
@@ -98,7 +100,7 @@ async def _read_room(client: Client, room: str, args: argparse.Namespace) -> tup
 
 
 async def _rooms(client: Client, pattern: str) -> AsyncGenerator[str, None]:
-    """The rooms that are meant. Names come a page at a time, however many there are."""
+    """The selected rooms. Their names are read page by page."""
     from arqonbus.config.globs import Glob
 
     if "*" not in pattern:

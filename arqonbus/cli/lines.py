@@ -1,4 +1,4 @@
-"""Lines of standard input as they come, without keeping the event loop or the end of the program waiting."""
+"""Read lines of standard input without blocking the event loop or the exit of the program."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CHUNKS_AHEAD = 4
 
 
 class LineReader:
-    """Iterate over it for lines without their ends. Reads in a daemon thread: a blocked read holds up nobody.
+    """Asynchronous iterator over lines, without line ends. A daemon thread does the blocking reads.
 
-    The file descriptor is read directly. A buffered reader could not be closed while the thread waits in it.
+    It reads the file descriptor directly, because a buffered reader cannot be closed during a blocked read.
     """
 
     def __init__(self, descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""How a message looks on a screen, and as JSON."""
+"""Messages as text for a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MIN_PAYLOAD = 20
 
 
 def as_json(message: Message) -> str:
-    """The envelope as one line of JSON, as the JSON wire has it."""
+    """The envelope as one line of JSON, in the JSON wire format."""
     from arqonbus.protocol import wire_json
 
     return wire_json.encode(message.envelope).decode()
 
 
 def payload_text(payload: bytes, content_type: str) -> str:
-    """The payload as one line that a terminal can show."""
+    """The payload as one printable line."""
     try:
         text = payload.decode()
     except UnicodeDecodeError:
@@ -34,7 +34,7 @@ def payload_text(payload: bytes, content_type: str) -> str:
 
 
 def line(message: Message, width: Literal["terminal", "full"] = "terminal") -> str:
-    """`12:00:00.123  orders/eu 17  order.created  {"id": 7}`, cut to the terminal where there is one."""
+    """`12:00:00.123  orders/eu 17  order.created  {"id": 7}`, cut to the width of the terminal."""
     envelope = message.envelope
     seconds = (envelope.server_time_us or envelope.time_us) / 1_000_000
     clock = time.strftime("%H:%M:%S", time.localtime(seconds)) + f".{int(seconds % 1 * 1000):03d}"

@@ -1,4 +1,4 @@
-"""`arqonbus migrate`: bring the durable store to the schema of this version, or see where it stands."""
+"""`arqonbus migrate`: migrate the Postgres schema to this version, or show its state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from arqonbus.storage.postgres.migrate import Done
     from arqonbus.storage.postgres.migrations.steps import Step, StepPosition
 
-SUMMARY = "Bring the durable store to the schema of this version."
+SUMMARY = "Migrate the Postgres schema to this version."
 
 EPILOG = """examples:
   arqonbus migrate status
@@ -27,8 +27,8 @@ EPILOG = """examples:
   arqonbus migrate apply --statement-timeout 600
   arqonbus migrate verify --json
 
-Each step is one transaction: done or not done. A database that is newer than this version, or in which a step
-had another text, is refused. Several may run at once; one works and the others wait.
+Each step is one transaction. A database that is newer than this version, or in which an applied step had a
+different text, is refused. If several run at once, one works and the others wait.
 exit codes: 0 done, 1 failed or (verify) not at this version's schema, 2 wrong usage, 3 unreadable profile"""
 
 
@@ -41,19 +41,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_profile_options(added)
         return added
 
-    action("status", "Show each step and whether the database has taken it.")
-    plan = action("plan", "Show what apply would do.")
-    plan.add_argument("--sql", action="store_true", help="with the statements")
-    apply = action("apply", "Take the steps that are pending.")
+    action("status", "List the steps and whether each was applied.")
+    plan = action("plan", "Show the steps that apply would run.")
+    plan.add_argument("--sql", action="store_true", help="show the SQL statements")
+    apply = action("apply", "Apply the pending steps.")
     for name, seconds, what in (
-        ("--wait", 300.0, "for another runner to end"),
-        ("--lock-timeout", 5.0, "for a lock that somebody else holds"),
-        ("--statement-timeout", 60.0, "for one statement"),
+        ("--wait", 300.0, "wait for another migration to finish"),
+        ("--lock-timeout", 5.0, "wait for a lock in the database"),
+        ("--statement-timeout", 60.0, "limit for one statement"),
     ):
         apply.add_argument(
             name, type=_seconds, default=seconds, metavar="SECONDS", help=f"{what}; default: {seconds:g}"
         )
-    action("verify", "Check that the database is at exactly this version's schema.")
+    action("verify", "Verify that the database has exactly the schema of this version.")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,7 +87,7 @@ def _plan(store: Postgres, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"pending": [_plain_step(step, sql=args.sql) for step in steps]}, indent=2))
     elif not steps:
-        print("Nothing to do: the database is at the schema of this version.")
+        print("Nothing to do: the database has the schema of this version.")
     else:
         print_table(("STEP", "NAME", "PHASE"), [_cells(step) for step in steps])
         for step in steps if args.sql else ():
@@ -108,7 +108,7 @@ def _apply(store: Postgres, args: argparse.Namespace) -> int:
         shown = [_plain_step(done.step, sql=False) | {"seconds": round(done.seconds, 3)} for done in applied]
         print(json.dumps({"applied": shown}, indent=2))
     elif not applied:
-        print("Nothing to do: the database is at the schema of this version.")
+        print("Nothing to do: the database has the schema of this version.")
     return 0
 
 
@@ -121,10 +121,10 @@ def _verify(store: Postgres, args: argparse.Namespace) -> int:
     elif steps:
         missing = ", ".join(map(str, steps))
         raise Failure(
-            f"the database is behind this version; missing: {missing}. Run `arqonbus migrate apply`"
+            f"the database is older than this version; pending: {missing}. Run `arqonbus migrate apply`"
         )
     else:
-        print("The database is at the schema of this version.")
+        print("The database has the schema of this version.")
     return 1 if steps else 0
 
 

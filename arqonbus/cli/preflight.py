@@ -1,4 +1,4 @@
-"""`arqonbus preflight`: may this profile run here? Parses, calls, prints; decides nothing."""
+"""`arqonbus preflight`: check a profile, this host and its servers before a start."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arqonbus.preflight.model import Check, Phase
     from arqonbus.preflight.runner import Report
 
-SUMMARY = "Check whether a profile may run here, and say what to do."
+SUMMARY = "Check a profile, this host and its servers before a start."
 
 EPILOG = """examples:
   arqonbus preflight --profile prod
@@ -31,8 +31,8 @@ EPILOG = """examples:
   arqonbus preflight --profile prod --facts ./incident/facts.json
   arqonbus preflight --explain ARQ-NET-003
 
-exit codes: 0 clean, 1 something failed, 2 warnings (with --fail-on warning), 3 wrong usage or a profile that
-cannot be read, 4 preflight itself failed"""
+exit codes: 0 passed, 1 a check failed, 2 warnings (with --fail-on warning), 3 wrong usage or unreadable
+profile, 4 preflight itself failed"""
 
 FAILED, WARNED, UNUSABLE, BROKEN = 1, 2, 3, 4
 _FORMATS = ("tree", "json", "junit", "sarif", "html")
@@ -43,35 +43,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.error = _usage(parser)  # type: ignore[method-assign, assignment]
     add_profile_options(parser)
     parser.add_argument(
-        "--phase", choices=_PHASES, action="append", help="only this phase; may be repeated (else all)"
+        "--phase",
+        choices=_PHASES,
+        action="append",
+        help="run only this phase; may be repeated (default: all)",
     )
     parser.add_argument(
-        "--only", metavar="IDS", help="only these ids, families or tags, with a comma between"
+        "--only", metavar="IDS", help="run only these ids, families or tags, separated by commas"
     )
     parser.add_argument(
-        "--facts", metavar="FILE", type=Path, help="judge a captured host instead of this one"
+        "--facts", metavar="FILE", type=Path, help="check captured facts instead of this host"
     )
     parser.add_argument(
-        "--format", choices=_FORMATS, default="tree", help="form of the report; default: tree"
+        "--format", choices=_FORMATS, default="tree", help="format of the report; default: tree"
     )
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     parser.add_argument("--fail-on", choices=("error", "warning"), default="error", help="default: error")
-    parser.add_argument("--capture", metavar="DIR", type=Path, help="write a bundle for those who help")
     parser.add_argument(
-        "--receipt", metavar="FILE", type=Path, help="write a signed receipt of a passing run"
+        "--capture", metavar="DIR", type=Path, help="write a bundle of facts for support, without secrets"
+    )
+    parser.add_argument(
+        "--receipt", metavar="FILE", type=Path, help="write a signed receipt if the run passes"
     )
     parser.add_argument(
         "--process",
         choices=("bus", "projector"),
         default="bus",
-        help="which is to be started here: the ports are its own (default: bus)",
+        help="process to start; each has its own ports (default: bus)",
     )
     parser.add_argument("--list", action="store_true", help="list the checks")
-    parser.add_argument("--explain", metavar="ID", help="say what a check is about")
+    parser.add_argument("--explain", metavar="ID", help="explain a check")
 
 
 def _usage(parser: argparse.ArgumentParser) -> Callable[[str], NoReturn]:
-    # argparse ends with 2, which means warnings here.
+    # argparse exits with 2, which means warnings here.
     def error(message: str) -> NoReturn:
         parser.print_usage(sys.stderr)
         raise Failure(f"{message}; `arqonbus preflight --help` shows the options", UNUSABLE)
@@ -91,11 +96,11 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:
         if is_full_output(error):
             raise
-        # The one place that may see a defect of preflight itself; its text could hold anything, so it is
+        # A defect of preflight itself ends up here; the text of the error could contain secrets, so it is
         # not shown.
         raise Failure(
-            f"preflight itself failed ({type(error).__name__}); this says nothing about the profile. "
-            "Run it again with --phase static, and report it",
+            f"preflight itself failed ({type(error).__name__}); the profile was not checked. "
+            "Run it again with --phase static, and report this error",
             BROKEN,
         ) from error
 
@@ -174,8 +179,8 @@ def _capture(directory: Path, report: Report, intake: Intake, facts: Facts) -> N
         files = capture(directory, report, intake, facts, ["arqonbus", *sys.argv[1:]])
     except OSError as error:
         reason = f"{directory} cannot be written ({error.strerror})"
-        raise Failure(f"--capture: {reason}; name another directory", UNUSABLE) from error
-    print(f"{len(files)} files are in {directory}; no secret is in them", file=sys.stderr)
+        raise Failure(f"--capture: {reason}; give another directory", UNUSABLE) from error
+    print(f"{len(files)} files written to {directory}; they contain no secrets", file=sys.stderr)
 
 
 def _receipt(path: Path, report: Report, intake: Intake, code: int) -> None:
@@ -192,7 +197,7 @@ def _receipt(path: Path, report: Report, intake: Intake, code: int) -> None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise Failure(f"--receipt: {path} cannot be written ({reason})", UNUSABLE) from error
-    print(f"a receipt is in {path}", file=sys.stderr)
+    print(f"receipt written to {path}", file=sys.stderr)
 
 
 def _code(report: Report, fail_on: str) -> int:
@@ -212,7 +217,7 @@ def _list(args: argparse.Namespace) -> int:
         print(json.dumps([_plain(each) for each in shown], indent=2, ensure_ascii=False))
         return 0
     rows = [(each.id, each.phase.value, *_severities(each), each.title) for each in shown]
-    print_table(("ID", "PHASE", "DEV", "STAGING", "PROD", "WHAT HOLDS"), rows)
+    print_table(("ID", "PHASE", "DEV", "STAGING", "PROD", "REQUIREMENT"), rows)
     return 0
 
 

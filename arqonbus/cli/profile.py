@@ -1,4 +1,4 @@
-"""`arqonbus profile`: show what a profile says, and why. Prints; decides nothing."""
+"""`arqonbus profile`: show, explain, compare and render profiles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arqonbus.cli.table import Style, print_table, printable, styled
 if TYPE_CHECKING:
     from arqonbus.config import Resolved
 
-SUMMARY = "Show what a profile says, and why."
+SUMMARY = "Show the settings of a profile and where each is set."
 
 EPILOG = """examples:
   arqonbus profile show --profile prod
@@ -45,23 +45,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
             add_profile_options(added)
         return added
 
-    show = action("show", "Show every setting that somebody set, and where.")
-    show.add_argument("--all", action="store_true", help="also those that have their default value")
-    show.add_argument("--format", choices=("text", "json"), default="text", help="json is the same as --json")
-    explain = action("explain", "Show one setting: its value, who set it, what that overrides.")
+    show = action("show", "Show every setting that is set explicitly, and where.")
+    show.add_argument("--all", action="store_true", help="include settings with their default value")
+    show.add_argument("--format", choices=("text", "json"), default="text", help="json: same as --json")
+    explain = action("explain", "Explain one setting: its value, where it is set, and what it overrides.")
     explain.add_argument("key", metavar="KEY", help="dotted key, such as server.port")
-    action("digest", "Print the SHA-256 of the settings; secrets do not enter into it.")
+    action("digest", "Print the SHA-256 of the settings, without secrets.")
     sources = action("sources", "Show the layers of a profile, lowest first.")
     sources.add_argument(
-        "--variables", action="store_true", help="list every environment variable that sets something"
+        "--variables", action="store_true", help="list every environment variable that sets a setting"
     )
-    diff = action("diff", "Show what differs between two profiles, and where each value stands.")
+    diff = action("diff", "Compare two profiles, and show where each value is set.")
     diff.add_argument("left", metavar="A", help="name or path of a profile")
-    diff.add_argument("right", metavar="B", help="name or path of another one")
-    plan = action("plan", "Show what it takes to go from one profile to another.")
-    plan.add_argument("left", metavar="OLD", help="name or path of the profile that runs now")
-    plan.add_argument("right", metavar="NEW", help="name or path of the one that is to run")
-    render = action("render", "Print what a tool of the deployment needs to know of a profile.")
+    diff.add_argument("right", metavar="B", help="name or path of another profile")
+    plan = action("plan", "Plan the change from one profile to another: reload, restart or migration.")
+    plan.add_argument("left", metavar="OLD", help="name or path of the current profile")
+    plan.add_argument("right", metavar="NEW", help="name or path of the new profile")
+    render = action("render", "Render a profile for a deployment tool.")
     render.add_argument("target", metavar="TARGET", choices=_TARGETS, help=", ".join(_TARGETS))
     where = render.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="FILE", type=Path, help="write it to a file")
@@ -104,7 +104,7 @@ def _explain(args: argparse.Namespace) -> int:
     path = tuple(args.key.split("."))
     if path not in leaves():
         inside = [leaf.key for known, leaf in leaves().items() if known[: len(path)] == path]
-        hint = f"it is a section; name one of {', '.join(inside)}" if inside else suggestion(path)
+        hint = f"it is a section; give one of {', '.join(inside)}" if inside else suggestion(path)
         raise Failure(f"{args.key} is not a setting; {hint}")
     leaf, why = leaves()[path], resolved.explain(args.key)
     extra = leaf.field.json_schema_extra
@@ -136,9 +136,9 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 _RELOADS = {
-    "hot": "at once (hot).",
-    "rolling": "when the node restarts; nodes may restart one after the other (rolling).",
-    "cold": "when all nodes were stopped and start again (cold).",
+    "hot": "at a reload (hot).",
+    "rolling": "when a node restarts; restart the nodes one after another (rolling).",
+    "cold": "after all nodes were stopped and started again (cold).",
 }
 
 
@@ -192,7 +192,7 @@ def _diff(args: argparse.Namespace) -> int:
             ]
         )
     elif not found:
-        print("The two profiles say the same.")
+        print("The two profiles have the same settings.")
     else:
         rows = [(each.key, _text(each.left), _text(each.right)) for each in found]
         print_table(("SETTING", args.left, args.right), rows)
@@ -224,7 +224,7 @@ def _plan(args: argparse.Namespace) -> int:
         style = _EFFORT_STYLES[change.effort]
         print(f"{styled(each.key, 'bold')}: {printable(_text(each.left))} -> {printable(_text(each.right))}")
         print(f"  {styled(change.effort, style)}: {change.consequence}")
-    print(f"\nAll in all: {_EFFORTS[found.effort]}")
+    print(f"\nTo apply the change: {_EFFORTS[found.effort]}")
     return 1 if found.effort == "forbidden" else 0
 
 
@@ -238,7 +238,7 @@ _EFFORT_STYLES: Mapping[str, Style] = {
 
 _EFFORTS = {
     "hot": "send SIGHUP to each node.",
-    "rolling": "restart the nodes one after the other.",
+    "rolling": "restart the nodes one after another.",
     "cold": "stop all nodes, then start them with the new profile.",
     "migration": "stop all nodes, move the data, then start them with the new profile.",
     "forbidden": "this change is refused.",
@@ -246,7 +246,7 @@ _EFFORTS = {
 
 
 def _named(args: argparse.Namespace, profile: str) -> Resolved:
-    """A profile by the name or path in an argument, instead of --profile."""
+    """Load a profile by the name or path in an argument, instead of --profile."""
     return load_profile(argparse.Namespace(**{**vars(args), "profile": profile}), secrets_of=())
 
 
@@ -261,7 +261,7 @@ def _schema(args: argparse.Namespace) -> int:
     return 0
 
 
-# Those of arqonbus.deploy.render, which is not imported for the help of this command; a test compares them.
+# The targets of arqonbus.deploy.render, which is not imported for the help; a test compares them.
 _TARGETS = (
     "systemd",
     "systemd-projector",
@@ -281,7 +281,7 @@ def _render(args: argparse.Namespace) -> int:
     try:
         text = render(args.target, resolved, runbooks)
     except Unrenderable as error:
-        raise Failure(f"there is no {args.target} for this profile: {error}") from error
+        raise Failure(f"{args.target} cannot be rendered for this profile: {error}") from error
     command = f"arqonbus profile render {args.target} --profile {resolved.profile} --out"
     if args.check is not None:
         _compare(args.check, text, f"{command} {args.check}")
@@ -298,7 +298,7 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _controls() -> Mapping[str, str]:
-    """The variables that say which profile is meant. What others set here does not hold elsewhere."""
+    """The variables that select the profile. Other variables of this machine do not apply elsewhere."""
     from arqonbus.config.environment import CONTROLS
 
     return {name: value for name, value in os.environ.items() if name in CONTROLS}
@@ -308,9 +308,9 @@ def _compare(file: Path, text: str, command: str) -> None:
     try:
         current = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{file} cannot be read; write it: {command}") from error
+        raise Failure(f"{file} cannot be read; write it with: {command}") from error
     if current != text:
-        raise Failure(f"{file} is not up to date; write it: {command}")
+        raise Failure(f"{file} is not up to date; write it with: {command}")
 
 
 _ACTIONS: Mapping[str, Callable[[argparse.Namespace], int]] = {

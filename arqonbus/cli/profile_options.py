@@ -1,4 +1,4 @@
-"""The options of every command that reads a profile, and the loading that goes with them."""
+"""Options of every command that reads a profile, and the loading of that profile."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--profile",
         metavar="NAME",
-        help="name or path of the profile (else $ARQONBUS_PROFILE, $ARQONBUS_ENVIRONMENT, dev)",
+        help="name or path of the profile (default: $ARQONBUS_PROFILE, $ARQONBUS_ENVIRONMENT, or dev)",
     )
     group.add_argument(
-        "--profiles-dir", metavar="DIR", type=Path, help="where profiles are (else $ARQONBUS_PROFILES_DIR)"
+        "--profiles-dir",
+        metavar="DIR",
+        type=Path,
+        help="directory of the profiles (default: $ARQONBUS_PROFILES_DIR)",
     )
     group.add_argument("--secrets-dir", metavar="DIR", type=Path, help="directory with one file per secret")
     group.add_argument(
@@ -45,10 +48,10 @@ def load_profile(
     secrets_of: Sequence[str] = ("",),
     environ: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """The profile that the options name. Raises Failure with every finding, in order of place.
+    """Load the profile from the options. Raises Failure with every finding, ordered by location.
 
-    `environ` (else the process's) are the variables that count. With --json the findings are written to
-    standard output as JSON as well.
+    `environ`: the environment variables to use (default: those of the process). With --json, the findings are
+    also written to standard output as JSON.
     """
     from arqonbus.config import ConfigError
 
@@ -59,9 +62,9 @@ def load_profile(
         if getattr(args, "json", False):
             print(json.dumps({"profile": str(profile), "findings": _plain(error)}, indent=2))
         count = len(error.findings)
-        faults = "one thing is wrong" if count == 1 else f"{count} things are wrong"
+        faults = "1 error" if count == 1 else f"{count} errors"
         lines = "".join(f"\n  {finding}" for finding in error.findings)
-        raise Failure(f"{faults} with the profile {profile}{lines}", UNREADABLE_PROFILE) from error
+        raise Failure(f"{faults} in the profile {profile}{lines}", UNREADABLE_PROFILE) from error
 
 
 def read_profile(
@@ -70,7 +73,7 @@ def read_profile(
     secrets_of: Sequence[str] = ("",),
     environ: Mapping[str, str] | None = None,
 ) -> Resolved:
-    """The profile that the options name. Raises ConfigError."""
+    """Load the profile from the options. Raises ConfigError."""
     from arqonbus.config import load
 
     return load(

@@ -1,4 +1,4 @@
-"""`arqonbus projector`: the projection of Continuum's episodes, and the process that makes it."""
+"""`arqonbus projector`: run the projector, and show and rebuild its projection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arqonbus.cli.table import print_table, printable, styled
 if TYPE_CHECKING:
     from arqonbus.config import Settings
 
-SUMMARY = "Project episodes, and look at what was projected."
+SUMMARY = "Project episodes, and show projected episodes."
 
 EPILOG = """examples:
   arqonbus projector run --profile prod
@@ -29,32 +29,38 @@ EPILOG = """examples:
   arqonbus projector rebuild --tenant acme
   arqonbus projector rebuild --from-cursor acme:agent-1:01KM0000000000000000000000
 
-`run` needs Valkey: with the embedded engine, `arqonbus serve` projects by itself. Any number of them
-share the work. The others work on the store that the profile names and need no running bus. A backfill
-projects a window of events again, in which older ones never win; a rebuild makes episodes anew from all of
-their events, whatever stood there. Both can be interrupted, and say how to go on.
+`run` needs Valkey: with the embedded storage engine, `arqonbus serve` projects by itself. Several projectors
+share the work. The other actions use the projection store of the profile and need no running bus. A backfill
+projects the events of a time window again; older events never replace newer ones. A rebuild recreates
+episodes from all of their events. Both can be interrupted, and print how to resume.
 exit codes: 0 done, 1 failed, 2 wrong usage, 3 unreadable profile, 130 interrupted"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     action = actions_of(parser, EPILOG)
-    run_ = action("run", "Project until it is told to stop.")
-    run_.add_argument("--json", action="store_true", help="say in JSON where its health is, and log in JSON")
+    run_ = action("run", "Run the projector until SIGTERM or SIGINT.")
+    run_.add_argument(
+        "--json",
+        action="store_true",
+        help="print the address of its health endpoint as JSON, and log in JSON",
+    )
     add_start_check_options(run_)
     add_profile_options(run_)
-    add_store_options(action("status", "Show how much is there, and the books."), every_tenant=True)
+    add_store_options(
+        action("status", "Show counts of episodes and events, and whether they balance."), every_tenant=True
+    )
     get = action("get", "Show one episode.")
     get.add_argument("agent")
     get.add_argument("episode")
     add_store_options(get)
     listing = action("list", "List episodes, by agent and id.")
-    listing.add_argument("--agent", metavar="ID", help="only this agent's")
-    listing.add_argument("--deleted", action="store_true", help="with tombstones")
+    listing.add_argument("--agent", metavar="ID", help="only episodes of this agent")
+    listing.add_argument("--deleted", action="store_true", help="include tombstones")
     listing.add_argument("--limit", type=positive, default=50, metavar="N", help="default: 50")
-    listing.add_argument("--cursor", default="", help="that of the page before")
+    listing.add_argument("--cursor", default="", help="cursor that the previous page printed")
     add_store_options(listing)
-    add_backfill_options(action("backfill", "Project a window of events again; older ones never win."))
-    add_backfill_options(action("rebuild", "Make episodes anew from all of their events."))
+    add_backfill_options(action("backfill", "Project the events of a time window again."))
+    add_backfill_options(action("rebuild", "Recreate episodes from all of their events."))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,7 +104,7 @@ async def _status(opened: Opened, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"store": store.name, "tenant": tenant} | facts, indent=2))
         return 0
-    print(f"store         {store.name}\ntenant        {tenant or 'all of them'}")
+    print(f"store         {store.name}\ntenant        {tenant or 'all'}")
     for heading, numbers in facts.items():
         print(f"\n{styled(heading, 'bold')}")
         for name, number in numbers.items():
@@ -113,7 +119,7 @@ async def _get(opened: Opened, args: argparse.Namespace) -> int:
 
     episode = await opened.store.episode(Subject(opened.one_tenant, args.agent, args.episode))
     if episode is None:
-        raise Failure(f"there is no such episode in the tenant {opened.tenant}")
+        raise Failure(f"no such episode in tenant {opened.tenant}")
     shown = episode_view(episode)
     if args.json:
         print(json.dumps(shown, indent=2))
@@ -140,7 +146,7 @@ async def _list(opened: Opened, args: argparse.Namespace) -> int:
         shown: dict[str, Any] = {"episodes": [episode_view(episode) for episode in page]}
         print(json.dumps(shown | ({"cursor": cursor} if more else {}), indent=2))
     elif not page:
-        print("There is none.")
+        print("No episodes.")
     else:
         rows = [
             (
@@ -155,7 +161,7 @@ async def _list(opened: Opened, args: argparse.Namespace) -> int:
         ]
         print_table(("AGENT", "EPISODE", "AT", "STATE", "CONTENT", "TAGS"), rows)
         if more:
-            print(styled(f"there is more: --cursor {cursor}", "dim"))
+            print(styled(f"more results: --cursor {cursor}", "dim"))
     return 0
 
 

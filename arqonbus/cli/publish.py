@@ -24,8 +24,9 @@ EPILOG = """examples:
   arqonbus publish logs 'plain words' --text
   tail -F app.log | arqonbus publish logs - --text
 
-With - each line of standard input is a message. A line that cannot be published is reported with its number,
-and the next ones are published all the same. exit codes: 0 all acked, 1 refused or no bus, 2 wrong usage"""
+With -, each line of standard input is a message. A line that cannot be published is reported with its number,
+and the following lines are still published. exit codes: 0 all acknowledged, 1 refused or bus unreachable,
+2 wrong usage"""
 
 AT_ONCE = 256
 
@@ -37,10 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", metavar="NAME", help="event type, such as order.created")
     parser.add_argument("--channel", default="", metavar="NAME", help="channel within the room")
     parser.add_argument(
-        "--id", default="", metavar="ID", help="ULID or UUIDv7 of the message; an id is stored only once"
+        "--id", default="", metavar="ID", help="ULID or UUIDv7 of the message; a repeated id is stored once"
     )
     parser.add_argument(
-        "--header", action="append", default=[], metavar="KEY=VALUE", help="a header; may be repeated"
+        "--header", action="append", default=[], metavar="KEY=VALUE", help="add a header; may be repeated"
     )
     add_connect_options(parser)
 
@@ -64,12 +65,12 @@ def _run(args: argparse.Namespace) -> int:
 
         return run_client(args, once)
     if args.id:
-        raise Failure("--id is for a single message; leave it out when reading standard input", 2)
+        raise Failure("--id is for a single message; omit it when reading standard input", 2)
     return run_client(args, lambda client: _publish_lines(client, args, options))
 
 
 async def _publish_lines(client: Client, args: argparse.Namespace, options: dict[str, Any]) -> int:
-    """Publish each line as it comes, and print each ack as it comes, in the order of the lines."""
+    """Publish each line as it arrives, and print the acks in the order of the lines."""
     lines = LineReader(sys.stdin.fileno())
     under_way: asyncio.Queue[tuple[int, asyncio.Task[Ack]] | None] = asyncio.Queue(AT_ONCE)
     printing = asyncio.create_task(_print_acks(under_way, args))
@@ -107,7 +108,7 @@ async def _publish_line(
 async def _print_acks(
     under_way: asyncio.Queue[tuple[int, asyncio.Task[Ack]] | None], args: argparse.Namespace
 ) -> int:
-    """Print what comes of each line; how many failed. Raises what ends the client."""
+    """Print the result of each line; return the number of failures. Raises errors that end the client."""
     from arqonbus.client import ClientError, Closed
 
     failed = 0
@@ -126,7 +127,7 @@ async def _print_acks(
 
 
 def _payload(written: str, *, text: bool) -> bytes:
-    """The bytes to send: as they were written, so that no number in JSON changes on the way."""
+    """The bytes to send, exactly as given: parsing and writing JSON could change numbers."""
     if not text:
         try:
             json.loads(written)
@@ -156,5 +157,5 @@ def _print(ack: Ack, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(ack)), flush=True)
     else:
-        again = ", stored before" if ack.duplicate else ""
+        again = ", already stored" if ack.duplicate else ""
         print(f"{ack.room} {ack.sequence}  {ack.durability}{again}  {ack.id}", flush=True)

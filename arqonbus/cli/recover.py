@@ -1,4 +1,4 @@
-"""`arqonbus recover`: go back to the last checkpoint of a damaged SQLite log."""
+"""`arqonbus recover`: restore a damaged SQLite log from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 from arqonbus.cli import Failure
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 
-SUMMARY = "Go back to the last checkpoint of a damaged SQLite log."
+SUMMARY = "Restore a damaged SQLite log from its last checkpoint."
 
 EPILOG = """examples:
   arqonbus recover
   arqonbus recover --profile staging --json
 
-For a bus that says at its start that its log is damaged. The damaged file is kept beside the log. Every
-room goes on in a new epoch, so that no client is told that it missed nothing. exit codes: 0 done, 1 failed
-and nothing was changed, 2 wrong usage, 3 unreadable profile"""
+Use it if the bus reports a damaged log when it starts. The damaged file is kept beside the log. Every room
+continues in a new epoch, so that clients learn that messages may be missing. exit codes: 0 done, 1 failed,
+nothing was changed, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = load_profile(args, secrets_of=()).settings
     if not engine_of(settings).checkpoints:
-        raise Failure(f"the profile's log is in {settings.storage.backend}, and has no checkpoint here")
+        raise Failure(f"storage.backend is {settings.storage.backend}, which has no checkpoints")
     try:
         done = go_back(Path(settings.sqlite_path))
     except (StorageError, OSError) as error:
@@ -47,6 +47,6 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=2))
     else:
         held = f"{done.messages} messages in {done.rooms} rooms"
-        print(f"went back to {done.taken_at:%Y-%m-%d %H:%M:%S} UTC: {held}")
+        print(f"restored the checkpoint of {done.taken_at:%Y-%m-%d %H:%M:%S} UTC: {held}")
         print(f"the damaged log is kept as {done.evidence}")
     return 0

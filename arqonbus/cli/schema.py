@@ -1,4 +1,4 @@
-"""`arqonbus schema`: see and try the schemas of a profile, and compare two versions of one."""
+"""`arqonbus schema`: list schemas of a profile, validate payloads and compare versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arqonbus.cli.actions import actions_of
 from arqonbus.cli.profile_options import add_profile_options, load_profile
 from arqonbus.cli.table import print_table
 
-SUMMARY = "See, try and compare the schemas of messages."
+SUMMARY = "List message schemas, validate payloads and compare versions."
 
 EPILOG = """examples:
   arqonbus schema list --profile staging
@@ -21,9 +21,9 @@ EPILOG = """examples:
   arqonbus schema compare schemas/order.v1.json schemas/order.v2.json
   arqonbus schema compare old.binpb new.binpb --message shop.Order --mode full
 
-compare, for CI: backward means that readers of the new schema can read all that was valid by the old one,
-forward the other way round, full both. exit codes: 0 yes, 1 no, or it cannot be decided, 2 wrong usage, 3
-unreadable profile"""
+compare is for CI. backward: readers of the new schema can read every payload that was valid by the old one;
+forward: the other way round; full: both. exit codes: 0 valid or compatible, 1 not, or undecidable, 2 wrong
+usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +34,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         added.add_argument("--json", action="store_true", help="write JSON")
         return added
 
-    add_profile_options(action("list", "The schemas of the profile, and the rooms that take them."))
-    check = action("check", "Whether a payload is valid by a schema of the profile.")
+    add_profile_options(action("list", "List the schemas of the profile and the rooms that use them."))
+    check = action("check", "Validate a payload with a schema of the profile.")
     check.add_argument("name", help="name of the schema")
     check.add_argument("payload", help="file with the payload; - for standard input")
     add_profile_options(check)
-    compare = action("compare", "Whether a new version of a schema can take the place of the old one.")
+    compare = action("compare", "Compare two versions of a schema for compatibility.")
     compare.add_argument("old", type=Path, help="file of the old version")
     compare.add_argument("new", type=Path, help="file of the new version")
     compare.add_argument(
@@ -85,7 +85,7 @@ def _check(args: argparse.Namespace) -> int:
     settings = load_profile(args, secrets_of=()).settings
     schema = next((each for each in settings.schemas if each.name == args.name), None)
     if schema is None:
-        raise Failure(f"the profile has no schema {args.name}; arqonbus schema list shows them", USAGE)
+        raise Failure(f"the profile has no schema {args.name}; list them with: arqonbus schema list", USAGE)
     try:
         payload = sys.stdin.buffer.read() if args.payload == "-" else Path(args.payload).read_bytes()
     except OSError as error:

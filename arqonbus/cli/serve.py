@@ -1,4 +1,4 @@
-"""`arqonbus serve`: run the bus in this process until it is told to stop."""
+"""`arqonbus serve`: run the bus in this process until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ EPILOG = """examples:
   arqonbus serve --profile prod --receipt /run/arqonbus/receipt.json
   arqonbus serve --set server.port=9200 --set telemetry.port=9201
 
-Outside dev, nothing is opened before preflight passed, or a fresh receipt of it is given.
-SIGHUP takes over settings that are hot (arqonbus profile explain KEY says which); others need a restart.
-SIGTERM or Ctrl-C drains: clients are sent elsewhere and what was acked is stored. A second Ctrl-C ends at
-once. exit codes: 0 stopped as told, 1 could not start, 2 wrong usage, 3 unreadable profile"""
+Outside dev, no port is opened before preflight passes or a fresh receipt is given.
+SIGHUP reloads hot settings (see arqonbus profile explain KEY); others need a restart.
+SIGTERM or Ctrl-C starts a graceful shutdown: clients reconnect to other nodes, and acknowledged messages are
+stored. A second Ctrl-C stops at once. exit codes: 0 stopped, 1 could not start, 2 wrong usage, 3 unreadable
+profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="say in JSON where the bus is, and log in JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print the addresses of the bus as JSON, and log in JSON"
+    )
     add_start_check_options(parser)
     add_profile_options(parser)
 
@@ -64,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _acceptable(resolved: Resolved) -> Resolved:
-    """A profile that is to be taken over while the bus runs. Raises ValueError when preflight objects."""
+    """Check the settings for a reload. Raises ValueError if preflight does not pass."""
     from arqonbus.preflight import start_check
 
     if resolved.settings.environment != "dev":
@@ -72,7 +75,7 @@ def _acceptable(resolved: Resolved) -> Resolved:
         if not decision.allowed:
             assert decision.report is not None
             failed = ", ".join(result.check.id for result in decision.report.failures)
-            raise ValueError(f"preflight objects: {failed}")
+            raise ValueError(f"preflight did not pass: {failed}")
     return resolved
 
 
@@ -93,14 +96,14 @@ def _announce(up: BusService, *, as_json: bool) -> None:
     if settings.environment == "dev":
         lines += [
             "",
-            "The token is for the tenant demo and one day. In other terminals, try:",
+            "The token is valid for one day, in the tenant demo. In other terminals, try:",
             "  arqonbus tail hello",
             '  arqonbus publish hello \'{"text": "hi"}\'',
         ]
     print("\n".join(lines), flush=True)
     if not sys.stdout.isatty():
         return
-    print("\n" + styled("Ctrl-C drains and stops.", "dim"), flush=True)
+    print("\n" + styled("Press Ctrl-C for a graceful shutdown.", "dim"), flush=True)
 
 
 def _token(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""`arqonbus smoke`: publish and receive a few messages, as the last word on whether a bus works."""
+"""`arqonbus smoke`: test a running bus with a few messages."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from arqonbus.client import Client
     from arqonbus.config import Settings
 
-SUMMARY = "Publish and receive a few messages, to see that a bus works."
+SUMMARY = "Test a running bus: publish and receive a few messages."
 
 EPILOG = """examples:
   arqonbus smoke
   arqonbus smoke --url wss://bus.example.org/v1/ws --token-file token.txt
   arqonbus smoke --profile prod --url wss://10.0.0.5:9100/v1/ws --ca-file /etc/arqonbus/tls/ca.pem
 
-Without a token, one is made with the secret of the profile, for the tenant arqonbus-smoke and two minutes.
-exit codes: 0 it works, 1 it does not, 2 wrong usage, 3 unreadable profile"""
+Without a token, one is minted with the profile's secret, for the tenant arqonbus-smoke and two minutes.
+exit codes: 0 the bus works, 1 it does not, 2 wrong usage, 3 unreadable profile"""
 
 TENANT = "arqonbus-smoke"
 TOKEN_SECONDS = 120.0
@@ -33,7 +33,7 @@ TOKEN_SECONDS = 120.0
 def configure(parser: argparse.ArgumentParser) -> None:
     add_connect_options(parser)
     parser.add_argument(
-        "--ca-file", type=Path, metavar="FILE", help="authority of the bus's certificate, if not the system's"
+        "--ca-file", type=Path, metavar="FILE", help="CA of the bus's certificate; default: the system's CAs"
     )
     parser.add_argument("--messages", type=_count, default=10, metavar="N", help="default: 10")
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     except (ClientError, OSError) as error:
         code = getattr(error, "code", "")
         raise Failure(
-            f"the bus could not be used: {error}",
+            f"the test failed: {error}",
             error_code=code if isinstance(code, str) else "",
             as_json=args.json,
         ) from error
@@ -94,7 +94,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     try:
         return with_dev_key(load_profile(args, secrets_of=("auth.jwt.",)).settings)
     except (OSError, ValueError) as error:
-        raise Failure(f"no token could be made: {error}; give one with --token-file") from error
+        raise Failure(f"no token could be minted: {error}; give one with --token-file") from error
 
 
 def _minted(settings: Settings) -> str:
@@ -106,14 +106,14 @@ def _minted(settings: Settings) -> str:
         grants = [parse_grant(f"{ROOMS}*:publish,subscribe")]
         return mint(settings, Claims(TENANT, "smoke", TOKEN_SECONDS, "service", grants=grants))
     except ValueError as error:
-        raise Failure(f"no token could be made: {error}; give one with --token-file") from error
+        raise Failure(f"no token could be minted: {error}; give one with --token-file") from error
 
 
 def _context(authority: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=authority)
     except OSError as error:
-        raise Failure(f"--ca-file: {authority} holds no certificate that can be read", 2) from error
+        raise Failure(f"--ca-file: {authority} contains no valid certificate", 2) from error
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Start check: outside dev a process binds no socket before preflight passed or a fresh receipt proves it."""
+"""Start check: outside dev, no socket is bound before preflight passes or a valid receipt is given."""
 
 from __future__ import annotations
 
@@ -23,22 +23,24 @@ def add_start_check_options(parser: argparse.ArgumentParser) -> None:
         "--receipt",
         type=Path,
         metavar="FILE",
-        help="fresh receipt of a passing preflight, instead of running it",
+        help="use a fresh receipt of a passed preflight instead of running it",
     )
     parser.add_argument(
-        "--break-glass", metavar="REASON", help="start although preflight does not pass; logged and counted"
+        "--break-glass",
+        metavar="REASON",
+        help="start even if preflight does not pass; this is logged and counted",
     )
 
 
 def require_start_check(resolved: Resolved, args: argparse.Namespace, process: Process) -> bool:
-    """Outside dev no socket is bound before preflight passed. True if the glass was broken instead."""
+    """Run the start check. True if it failed and --break-glass allows the start."""
     from arqonbus.preflight import start_check
 
     if resolved.settings.environment == "dev":
         return False
     decision = start_check(resolved, receipt=args.receipt, process=process)
     if decision.refusal:
-        logger.warning("the receipt did not count", extra={"reason": decision.refusal})
+        logger.warning("the receipt was not accepted", extra={"reason": decision.refusal})
     if decision.allowed:
         return False
     if args.break_glass:
@@ -53,7 +55,7 @@ def require_start_check(resolved: Resolved, args: argparse.Namespace, process: P
     assert decision.report is not None
     print(tree.render(decision.report, tree.unpainted), end="", file=sys.stderr)
     raise Failure(
-        f"the {process} did not start: preflight did not pass; correct what it names and start again"
+        f"the {process} did not start: preflight did not pass; correct its findings and start again"
     )
 
 

@@ -1,4 +1,4 @@
-"""`arqonbus status`: what a running bus says about itself."""
+"""`arqonbus status`: show the state of a running bus."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from arqonbus.cli.table import print_table
 if TYPE_CHECKING:
     from arqonbus.client import Client
 
-SUMMARY = "Show what a running bus says about itself."
+SUMMARY = "Show the state of a running bus."
 
 EPILOG = """examples:
   arqonbus status
   arqonbus status --json
   arqonbus status --url wss://bus.example.org/v1/ws --token-file token.txt
 
-exit codes: 0 it answers, 1 refused or no bus, 2 wrong usage"""
+exit codes: 0 the bus answers, 1 refused or bus unreachable, 2 wrong usage"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
-"""The options of every command that works on the projection itself, and the opening of it.
+"""Options of every command that uses the projection store directly, and the opening of the store.
 
-These commands need no running bus: they go to the store that the profile names, with its rights.
+These commands need no running bus: they connect to the profile's store with the profile's credentials.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DEV_TENANT = "demo"
 
 
 class Opened(NamedTuple):
-    """An open store, and the tenant that was named; None: all of them."""
+    """An open store and the selected tenant; None: all tenants."""
 
     store: ProjectionStore
     tenant: str | None
@@ -33,23 +33,23 @@ class Opened(NamedTuple):
 
     @property
     def one_tenant(self) -> str:
-        """The tenant, where there must be one."""
+        """The selected tenant. Raises Failure if none is selected."""
         if self.tenant is None:
-            raise Failure("name the tenant with --tenant", USAGE)
+            raise Failure("no tenant given; use --tenant", USAGE)
         return self.tenant
 
 
 def add_store_options(parser: argparse.ArgumentParser, *, every_tenant: bool = False) -> None:
-    """Add --tenant, --json and the profile's options. `every_tenant`: without --tenant it is all of them."""
-    usual = "all of them" if every_tenant else f"in dev {DEV_TENANT}"
-    parser.add_argument("--tenant", metavar="NAME", help=f"whose; default: {usual}")
+    """Add --tenant, --json and the profile's options. `every_tenant`: without --tenant, use all tenants."""
+    usual = "all" if every_tenant else f"in dev {DEV_TENANT}"
+    parser.add_argument("--tenant", metavar="NAME", help=f"tenant; default: {usual}")
     parser.add_argument("--json", action="store_true", help="write JSON")
     parser.set_defaults(every_tenant=every_tenant)
     add_profile_options(parser)
 
 
 def run_on_store(args: argparse.Namespace, work: Callable[[Opened], Coroutine[Any, Any, int]]) -> int:
-    """Open the store, do the work, close it. What goes wrong becomes a Failure."""
+    """Open the store, do the work, close it. Raises Failure for errors."""
     from arqonbus.protocol.errors import BusError
     from arqonbus.storage.ports import StorageError
 
@@ -82,7 +82,7 @@ async def _opened(
 
 
 def time(text: str) -> datetime:
-    """An option's time: RFC 3339 with a zone."""
+    """Parse a time option: RFC 3339 with a zone."""
     try:
         given = datetime.fromisoformat(text)
     except ValueError:
@@ -93,9 +93,9 @@ def time(text: str) -> datetime:
 
 
 def positive(text: str) -> int:
-    """An option's number: 1 or more."""
+    """Parse a number option of at least 1."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**9):
-        raise argparse.ArgumentTypeError("write a number, 1 or more")
+        raise argparse.ArgumentTypeError("write a number of at least 1")
     return int(text)
 
 
@@ -107,7 +107,7 @@ def _tenant(args: argparse.Namespace, settings: Settings) -> str | None:
         raise Failure("a tenant is 1-128 of A-Z a-z 0-9 . _ -", USAGE)
     if tenant is None and not args.every_tenant:
         if settings.environment != "dev":
-            raise Failure("name the tenant with --tenant", USAGE)
+            raise Failure("no tenant given; use --tenant", USAGE)
         return DEV_TENANT
     return tenant
 

@@ -1,4 +1,4 @@
-"""`arqonbus subscribe`: messages of rooms, one a line, for pipes and scripts."""
+"""`arqonbus subscribe`: print messages of rooms, one per line, for pipes and scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arqonbus.cli.connect_options import add_connect_options, run_client
 if TYPE_CHECKING:
     from arqonbus.client import Client, Message, MessagesLost, Position
 
-SUMMARY = "Print the messages of rooms as they come."
+SUMMARY = "Print messages of rooms as they arrive, one per line."
 
 EPILOG = """examples:
   arqonbus subscribe orders
@@ -21,22 +21,24 @@ EPILOG = """examples:
   arqonbus subscribe orders --channel eu --json | jq .payload
   arqonbus subscribe orders --since 01J9ZC0M2Q8F5RB7K3T1V6WXYZ:42
 
-Prints the payload of each message; with --json the whole envelope. Reconnects by itself and resumes where
-it was. exit codes: 0 count reached, 1 refused, no bus, or messages lost, 2 wrong usage, 130 interrupted"""
+Prints the payload of each message; with --json, the whole envelope. Reconnects and resumes by itself.
+exit codes: 0 count reached, 1 refused, bus unreachable, or messages lost, 2 wrong usage, 130 interrupted"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("room", nargs="+", help="room to read; several may be given")
     parser.add_argument("--channel", default="", metavar="NAME", help="only this channel")
     parser.add_argument("--count", type=int, metavar="N", help="stop after N messages")
-    parser.add_argument("--since", metavar="EPOCH:SEQUENCE", help="first what came after this position")
-    parser.add_argument("--tolerate-loss", action="store_true", help="go on when messages are lost; say so")
+    parser.add_argument(
+        "--since", metavar="EPOCH:SEQUENCE", help="start with the messages after this position"
+    )
+    parser.add_argument("--tolerate-loss", action="store_true", help="report lost messages and continue")
     add_connect_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     if args.since and len(args.room) > 1:
-        raise Failure("--since is a position in one room; name a single room", 2)
+        raise Failure("--since is a position in one room; give a single room", 2)
     since = _position(args.since) if args.since else None
     return run_client(args, lambda client: _follow(client, args, since))
 
@@ -83,5 +85,5 @@ def _position(text: str) -> Position:
 
     epoch, _, number = text.partition(":")
     if not epoch or not number.isdigit():
-        raise Failure("--since is not EPOCH:SEQUENCE, as --json shows both", 2)
+        raise Failure("--since is not EPOCH:SEQUENCE; take both from the output of --json", 2)
     return Position(epoch, int(number))

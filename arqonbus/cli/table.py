@@ -1,4 +1,4 @@
-"""Aligned columns and a little colour for people. Colour only on a terminal, and never with NO_COLOR."""
+"""Aligned columns and colours for people. Colours only on a terminal, and never with NO_COLOR."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "
 
 
 def coloured(stream: TextIO | None = None) -> bool:
-    """Whether colours may be written to the stream (standard output, if none is given)."""
+    """Return whether the stream (default: standard output) shows colours."""
     stream = stream or sys.stdout
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def styled(text: str, style: Style, stream: TextIO | None = None) -> str:
-    """The text in a style, where the stream shows styles."""
+    """The text in a style, if the stream shows styles."""
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if coloured(stream) else text
 
 
 def printable(text: str) -> str:
-    """The text with control characters made visible, so that data cannot drive a terminal."""
+    """The text with control characters escaped, so that data cannot control the terminal."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def print_table(
     headers: Sequence[str], rows: Sequence[Sequence[object]], *, stream: TextIO | None = None
 ) -> None:
-    """Columns as wide as their widest cell; a column of numbers stands on the right."""
+    """Print a table; columns of numbers are right-aligned."""
     stream = stream or sys.stdout
     cells = [[printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(headers, *cells, strict=True)]

@@ -23,17 +23,19 @@ EPILOG = """examples:
   arqonbus tail orders payments --last 20
   arqonbus tail orders --channel eu --presence
 
-Shows the last messages first, then what comes. Says when the connection is lost and when it is back, and when
-messages are lost; with --json as lines {"state": …, "reason": …} and {"lost": room, "reason": …}.
-exit codes: 1 refused or no bus, 2 wrong usage, 130 interrupted (Ctrl-C)"""
+Prints the last messages, then new ones as they arrive. Reports lost and restored connections, and lost
+messages; with --json, as lines {"state": …, "reason": …} and {"lost": room, "reason": …}.
+exit codes: 1 refused or bus unreachable, 2 wrong usage, 130 interrupted (Ctrl-C)"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("room", nargs="+", help="room to watch; several may be given")
+    parser.add_argument("room", nargs="+", help="room to follow; several may be given")
     parser.add_argument("--channel", default="", metavar="NAME", help="only this channel")
-    parser.add_argument("--last", type=int, default=10, metavar="N", help="messages shown first; default: 10")
-    parser.add_argument("--presence", action="store_true", help="show who comes and goes")
-    parser.add_argument("--full", action="store_true", help="do not cut lines to the terminal")
+    parser.add_argument(
+        "--last", type=int, default=10, metavar="N", help="print the last N messages first; default: 10"
+    )
+    parser.add_argument("--presence", action="store_true", help="show clients that join and leave")
+    parser.add_argument("--full", action="store_true", help="do not cut lines to the width of the terminal")
     add_connect_options(parser)
 
 
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class _StateLines:
-    """Says when the connection is lost, and when it is back."""
+    """Print when the connection is lost and restored."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
@@ -79,13 +81,13 @@ async def _watch(client: Client, args: argparse.Namespace) -> int:
     for subscription in subscriptions:
         await _show_last(client, subscription, args)
     if not args.json:
-        print(styled(f"watching {', '.join(args.room)}; Ctrl-C ends", "dim"), flush=True)
+        print(styled(f"following {', '.join(args.room)}; press Ctrl-C to stop", "dim"), flush=True)
     await asyncio.gather(*(_show(subscription, args) for subscription in subscriptions))
     return 0
 
 
 async def _show_last(client: Client, subscription: Subscription, args: argparse.Namespace) -> None:
-    """The room's last messages up to the point where the subscription began."""
+    """The room's last messages up to the start of the subscription."""
     from arqonbus.client import Message, Rejected
     from arqonbus.protocol import wire_json
 
@@ -134,7 +136,7 @@ def _signal(envelope: Envelope, args: argparse.Namespace) -> None:
         return
     facts = json.loads(envelope.payload)
     if envelope.name == "goaway":
-        print(styled("--- the bus is going away", "yellow"), flush=True)
+        print(styled("--- the bus is shutting down", "yellow"), flush=True)
     else:
         verb = "joined" if envelope.name == "presence.join" else "left"
         print(styled(f"--- {facts['subject']} {verb} {envelope.room}", "dim"), flush=True)

@@ -1,4 +1,4 @@
-"""`arqonbus token`: make a token for somebody, or see what one says and whether it holds."""
+"""`arqonbus token`: mint, verify and explain tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from arqonbus.config import Settings
     from arqonbus.shield.tokens import Identity
 
-SUMMARY = "Make or check a token."
+SUMMARY = "Create, verify and explain tokens."
 
 EPILOG = """examples:
   arqonbus token mint --sub alice --tenant demo
@@ -30,8 +30,8 @@ EPILOG = """examples:
   arqonbus token verify --file token.txt --json
   arqonbus token explain --file token.txt --room orders.eu --action publish
 
-A token is read from the argument, --file or standard input; as an argument it is visible to others on this
-host. exit codes: 0 done, 1 no or an invalid token, 2 wrong usage, 3 unreadable profile"""
+A token is read from the argument, --file or standard input. As an argument, it is visible to other users of
+this host. exit codes: 0 done, 1 missing or invalid token, 2 wrong usage, 3 unreadable profile"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,21 +43,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add_profile_options(added)
         return added
 
-    mint = action("mint", "Make a token that this profile's bus accepts, and print it.")
-    mint.add_argument("--sub", required=True, metavar="NAME", help="whom the token is for")
-    mint.add_argument("--tenant", required=True, metavar="NAME", help="tenant that it belongs to")
+    mint = action("mint", "Create a token for this profile's bus, and print it.")
+    mint.add_argument("--sub", required=True, metavar="NAME", help="subject of the token")
+    mint.add_argument("--tenant", required=True, metavar="NAME", help="tenant of the token")
     mint.add_argument("--role", choices=("user", "admin"), default="user", help="default: user")
     mint.add_argument("--kind", choices=("human", "service"), default="human", help="default: human")
     mint.add_argument(
         "--grant",
         action="append",
         metavar="ROOM:ACTIONS",
-        help="what it may do where: 'orders.*:publish,subscribe', or 'orders.*:*' for all; may be repeated",
+        help="permission, such as 'orders.*:publish,subscribe', or 'orders.*:*' for all; may be repeated",
     )
-    mint.add_argument("--ttl", default="1h", metavar="DURATION", help="how long it is valid; default: 1h")
-    mint.add_argument("--id", default="", metavar="ID", help="the token's own id (jti)")
+    mint.add_argument("--ttl", default="1h", metavar="DURATION", help="validity; default: 1h")
+    mint.add_argument("--id", default="", metavar="ID", help="id of the token (jti)")
     mint.add_argument(
-        "--key", type=Path, metavar="FILE", help="private key in PEM to sign with, instead of auth.jwt.secret"
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="sign with this private key in PEM instead of auth.jwt.secret",
     )
     mint.add_argument(
         "--grants-of",
@@ -66,14 +69,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="role of the profile; may be repeated",
     )
-    explain = action("explain", "Say what a token may do, and which grant, role or rule of a room says so.")
-    explain.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or nothing: standard input")
-    explain.add_argument("--file", type=Path, metavar="FILE", help="file that holds the token")
-    explain.add_argument("--room", metavar="ROOM", help="only what it may do in this room")
-    explain.add_argument("--action", dest="may", metavar="ACTION", help="only whether it may do this there")
-    verify = action("verify", "Say whether this profile's bus accepts a token, and what it says.")
-    verify.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or nothing: standard input")
-    verify.add_argument("--file", type=Path, metavar="FILE", help="file that holds the token")
+    explain = action("explain", "Explain what a token may do, and which grant, role or room rule allows it.")
+    explain.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or omitted: standard input")
+    explain.add_argument("--file", type=Path, metavar="FILE", help="file with the token")
+    explain.add_argument("--room", metavar="ROOM", help="only permissions in this room")
+    explain.add_argument(
+        "--action", dest="may", metavar="ACTION", help="only whether this action is allowed in --room"
+    )
+    verify = action("verify", "Verify a token with this profile's keys, and print its claims.")
+    verify.add_argument("token", nargs="?", metavar="TOKEN", help="the token; - or omitted: standard input")
+    verify.add_argument("--file", type=Path, metavar="FILE", help="file with the token")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -101,7 +106,7 @@ def _mint(args: argparse.Namespace) -> int:
         now = time.time()
         token = mint(settings, claims, private_pem=_private_key(args.key), now=lambda: now)
     except ValueError as error:
-        raise Failure(f"no token was made: {error}") from error
+        raise Failure(f"no token was created: {error}") from error
     if args.json:
         print(json.dumps({"token": token, "valid until": _iso(math.ceil(now + ttl))}, indent=2))
     else:
@@ -115,9 +120,9 @@ def _explain(args: argparse.Namespace) -> int:
     from arqonbus.shield.grants import ACTIONS
 
     if args.may is not None and (args.may not in ACTIONS or args.room is None):
-        raise Failure(f"--action needs --room and is one of {', '.join(sorted(ACTIONS))}", 2)
+        raise Failure(f"--action requires --room and must be one of {', '.join(sorted(ACTIONS))}", 2)
     if args.room is not None and not is_name(args.room):
-        raise Failure("--room is not a name: 1 to 128 of A-Z a-z 0-9 . _ -", 2)
+        raise Failure("--room is not a valid name: 1 to 128 of A-Z a-z 0-9 . _ -", 2)
     settings = _settings(args)
     identity = _identity(args, settings)
     if identity is None:
@@ -134,14 +139,14 @@ def _explain(args: argparse.Namespace) -> int:
     if found:
         print()
         rows = [(each.room, ", ".join(sorted(each.allow)), each.source) for each in found]
-        print_table(("ROOM", "MAY", "BECAUSE OF"), rows)
+        print_table(("ROOM", "MAY", "GRANTED BY"), rows)
     if ignored:
         print(styled(f"\nThe profile has no such roles: {', '.join(ignored)}.", "yellow"))
     return 0 if found else 1
 
 
 def _identity(args: argparse.Namespace, settings: Settings) -> Identity | None:
-    """What the token says. None after an answer in JSON that it is not accepted."""
+    """The identity in the token. None after an answer in JSON that it is not accepted."""
     from arqonbus.protocol.errors import BusError
     from arqonbus.shield.tokens import Verifier
 
@@ -169,9 +174,9 @@ def _verify(args: argparse.Namespace) -> int:
     grants = plain.pop("grants")
     print_table(("CLAIM", "VALUE"), [(name, value) for name, value in plain.items() if value])
     if grants == "everything":
-        print("\nIt may do everything within its tenant.")
+        print("\nIt may do everything in its tenant.")
     elif not grants:
-        print(styled("\nIt has no grants: it may do nothing beyond what rooms grant to everybody.", "yellow"))
+        print(styled("\nIt has no grants: it may only do what rooms grant to every client.", "yellow"))
     else:
         print()
         rows = [(rule.room.pattern, ", ".join(sorted(rule.allow))) for rule in identity.grants.rules]
@@ -189,7 +194,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         raise Failure(str(error)) from error
     except OSError as error:
         reason = f"{settings.state_dir} cannot be written ({error.strerror})"
-        raise Failure(f"{reason}; it is where the dev key is kept, see state_dir") from error
+        raise Failure(f"{reason}; the dev key is kept there, see state_dir") from error
 
 
 def _private_key(path: Path | None) -> str | None:
@@ -205,7 +210,7 @@ def _private_key(path: Path | None) -> str | None:
 
 def _read_token(args: argparse.Namespace) -> str:
     if args.file is not None and args.token is not None:
-        raise Failure("a token was given twice; give it as an argument or with --file", 2)
+        raise Failure("two tokens were given; give one, as an argument or with --file", 2)
     try:
         if args.file is not None:
             return str(args.file.read_text("utf-8")).strip()
@@ -213,7 +218,7 @@ def _read_token(args: argparse.Namespace) -> str:
             return str(args.token).strip()
         return sys.stdin.read(65_536).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure("the token cannot be read; name a file that holds it as text") from error
+        raise Failure("the token cannot be read; give a text file that holds it") from error
 
 
 def _plain(identity: Identity) -> dict[str, object]:

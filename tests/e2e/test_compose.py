@@ -266,7 +266,7 @@ def test_the_database_is_at_the_schema_of_this_version(stack: Stack) -> None:
     """`migrate` ran before the bus."""
     assert stack.container("migrate").attrs["State"]["ExitCode"] == 0
     code, said = stack.container("bus").exec_run(["arqonbus", "migrate", "verify"])
-    assert (code, said) == (0, b"The database is at the schema of this version.\n")
+    assert (code, said) == (0, b"The database has the schema of this version.\n")
 
 
 def test_secrets_are_made_once(stack: Stack) -> None:

@@ -225,7 +225,7 @@ def test_the_tools_know_the_environment(staging: Stack) -> None:
     assert drill["backup"] in listed
     assert {"postgres.dump", "valkey.rdb"} <= set(kept(f"{drill['backup']}/manifest.json")["files"])
     status = staging.compose("tools", "run", "--rm", "tools", "arqonbus", "migrate", "verify")
-    assert status == "The database is at the schema of this version.\n"
+    assert status == "The database has the schema of this version.\n"
 
 
 def test_nothing_differs_from_the_profile(staging: Stack, capsys: pytest.CaptureFixture[str]) -> None:

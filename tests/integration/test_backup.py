@@ -420,7 +420,7 @@ def test_the_command_takes_what_the_profile_has(
     with tarfile.open(backups_ / name / "profile.tar.gz") as papers:
         assert {"receipt.json", str(profile).lstrip("/")} <= set(papers.getnames())
     assert main(["restore", "newest", "--check", *options]) == 0
-    assert f"{name} is as it was taken" in capsys.readouterr().out
+    assert f"{name} is intact, as taken at" in capsys.readouterr().out
     assert main(["backup", *options, "--valkey-credential", "elsewhere"]) == 1
     said = capsys.readouterr().err
     assert "the password of arqonbus is to come from the credential elsewhere, which is not in" in said

@@ -117,7 +117,7 @@ def test_a_pattern_reads_every_room_that_it_matches(cli: Cli) -> None:
     read = [(message["room"], message["payload"]) for message in map(json.loads, lines)]
     assert read == [(room, n) for room in ("orders.eu", "orders.us") for n in range(3)]
     assert cli.ok("history", "*.eu", "--limit", "1").endswith(
-        "2 messages in 2 rooms; there is more: --limit or --all\n"
+        "2 messages in 2 rooms; for more, use --limit or --all\n"
     )
     assert cli.ok("history", "nothing.*").strip() == "0 messages in 0 rooms"
 
@@ -126,7 +126,7 @@ def test_a_repeated_id_is_said(cli: Cli) -> None:
     """Publishing an id twice says that it was stored before."""
     message_id = "01J9ZC0M2Q8F5RB7K3T1V6WXYZ"
     cli.ok("publish", "hello", "1", "--id", message_id)
-    assert "stored before" in cli.ok("publish", "hello", "1", "--id", message_id)
+    assert "already stored" in cli.ok("publish", "hello", "1", "--id", message_id)
 
 
 def test_subscribe_prints_payloads(cli: Cli) -> None:
@@ -159,7 +159,7 @@ def test_tail_shows_the_last_messages_first(cli: Cli) -> None:
     assert watcher.stdout is not None
     past = [watcher.stdout.readline() for _ in range(3)]
     assert [line.split("  ")[1:] for line in past[:2]] == [["news 4", "3\n"], ["news 5", "4\n"]]
-    assert past[2] == "watching news; Ctrl-C ends\n"
+    assert past[2] == "following news; press Ctrl-C to stop\n"
     cli.ok("publish", "news", '"now"')
     assert watcher.stdout.readline().endswith('news 6  "now"\n')
     watcher.send_signal(signal.SIGINT)
@@ -199,7 +199,7 @@ def test_tail_says_when_the_bus_dies_and_returns(
     """After a kill tail says so at once, with the reason; when the bus is back it says that, and goes on."""
     text, machine = cli.start("tail", "news"), cli.start("tail", "news", "--json")
     ended += [text, machine]
-    read_until(text, "watching")
+    read_until(text, "following")
     wait_until(lambda: len(_members(cli, "news")) == 2, "both have joined")
     bus.kill()
     assert "--- the connection was lost: " in read_until(text, "lost")
@@ -305,13 +305,13 @@ def test_smoke_says_that_the_bus_works(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["smoke", "--url", "ws://127.0.0.1:1/v1/ws", "--timeout", "0.3"], 1, "the bus could not be used"),
+        (["smoke", "--url", "ws://127.0.0.1:1/v1/ws", "--timeout", "0.3"], 1, "the test failed"),
         (["smoke", "--messages", "0"], 2, "a number from 1 to"),
-        (["smoke", "--ca-file", "/nonexistent"], 2, "no certificate"),
+        (["smoke", "--ca-file", "/nonexistent"], 2, "no valid certificate"),
         (["publish", "a:b", "1"], 1, "room is not 1-128 of"),
         (["publish", "r", "{"], 2, "the payload is not JSON"),
         (["publish", "r", "1", "--header", "x"], 2, "is not KEY=VALUE"),
-        (["subscribe", "a", "b", "--since", "x:1"], 2, "name a single room"),
+        (["subscribe", "a", "b", "--since", "x:1"], 2, "give a single room"),
         (["subscribe", "a", "--since", "x"], 2, "--since is not EPOCH:SEQUENCE"),
         (["history", "nowhere"], 1, "there is no such room"),
         (["history", "nowhere", "--from", "yesterday"], 2, "is not RFC 3339"),

@@ -84,7 +84,7 @@ def test_a_receipt_that_does_not_count_changes_nothing(staging: Staging, tmp_pat
     receipt.write_text(json.dumps({"digest": "x", "signature": "y"}))
     done = staging.run("--receipt", str(receipt))
     assert done.returncode == 1
-    assert "the receipt did not count" in done.stderr
+    assert "the receipt was not accepted" in done.stderr
 
 
 def test_breaking_the_glass_is_logged_and_counted(staging: Staging) -> None:

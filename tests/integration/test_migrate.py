@@ -292,7 +292,7 @@ def test_the_command_shows_plans_applies_and_verifies(
     code, out = run("status")
     assert code == 0
     assert out.splitlines()[1].split()[:4] == ["0001", "schema", "expand", "applied"]
-    assert run("verify") == (0, "The database is at the schema of this version.\n")
+    assert run("verify") == (0, "The database has the schema of this version.\n")
 
 
 def _json(store: Postgres) -> str:

@@ -137,7 +137,7 @@ async def test_what_is_there_is_shown(place: Place) -> None:
     assert ids == sorted(each.episode for each in made)
     shown = place.json("projector", "get", "agent", made[1].episode)
     assert (shown["event_id"], shown["metadata"]) == (made[1].event, {"number": 1})
-    assert "there is no such episode" in place.run("projector", "get", "agent", "nobody", code=1)
+    assert "no such episode" in place.run("projector", "get", "agent", "nobody", code=1)
 
 
 async def test_a_dead_letter_is_corrected_replayed_and_audited(place: Place, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ async def test_a_dead_letter_is_corrected_replayed_and_audited(place: Place, tmp
     again = place.run("dlq", "discard", letter(2).id, "--reason", "again", code=1)
     assert "was discarded by" in again
     assert "line noise" in again
-    assert place.run("dlq", "list").strip() == "There is none."
+    assert place.run("dlq", "list").strip() == "No dead letters."
     assert len(place.json("dlq", "list", "--state", "all")["dead_letters"]) == 3
     rows = place.json("audit", "list")["entries"]
     assert [row["action"] for row in rows] == ["dlq.replay"] * 5 + ["dlq.discard"] * 2

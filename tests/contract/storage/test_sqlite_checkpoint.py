@@ -144,4 +144,4 @@ async def test_recover_on_the_command_line(tmp_path: Path, capsys: pytest.Captur
     assert (facts["rooms"], facts["messages"]) == (1, 1)
     assert facts["evidence"].startswith(f"{path}.damaged-")
     assert main(["recover", *options, "--set", "storage.backend=memory"]) == 1
-    assert "has no checkpoint here" in capsys.readouterr().err
+    assert "which has no checkpoints" in capsys.readouterr().err

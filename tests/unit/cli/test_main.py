@@ -53,7 +53,7 @@ def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -
     assert "'profle' is not a command; did you mean profile?" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["--json", "profile"])
-    assert "name a command first; its options come after it" in capsys.readouterr().err
+    assert "no command given; write the command first, then its options" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["eyJhbGciOi.canary.c2ln", "--tokn=canary"])

@@ -71,7 +71,7 @@ def test_explain_tells_the_winner_and_what_it_overrides(
         "  over 9100 by the defaults",
         "",
         "Port to listen on.",
-        "A change takes effect: when the node restarts; nodes may restart one after the other (rolling).",
+        "A change takes effect: when a node restarts; restart the nodes one after another (rolling).",
     ]
     assert plain(capsys, "explain", "server.port")["overrides"][0]["location"] == "profiles/base.yaml:2:3"
 
@@ -82,7 +82,7 @@ def test_explain_refuses_what_is_no_setting(capsys: pytest.CaptureFixture[str]) 
         1,
         "arqonbus: server.prt is not a setting; did you mean server.port?\n",
     )
-    assert "it is a section; name one of server.host, server.port" in run(capsys, "explain", "server")[2]
+    assert "it is a section; give one of server.host, server.port" in run(capsys, "explain", "server")[2]
 
 
 def test_digest_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_schema_is_compared_with_a_file(capsys: pytest.CaptureFixture[str], here
     code, _, err = run(capsys, "schema", "--check", "old.json")
     assert (code, err) == (
         1,
-        "arqonbus: old.json is not up to date; write it: arqonbus profile schema > old.json\n",
+        "arqonbus: old.json is not up to date; write it with: arqonbus profile schema > old.json\n",
     )
     assert run(capsys, "schema", "--check", "absent.json")[0] == 1
 
@@ -119,7 +119,7 @@ def test_an_unreadable_profile_ends_with_3_and_every_finding(
     code, out, err = run(capsys, "show")
     assert (code, out) == (3, "")
     assert err.splitlines() == [
-        "arqonbus: 2 things are wrong with the profile dev",
+        "arqonbus: 2 errors in the profile dev",
         "  profiles/dev/profile.yaml:3:3: server.prot is not a setting; did you mean server.port?",
         "  profiles/dev/profile.yaml:4:3: server.port is not a whole number; write digits only, such as 9100 "
         "(found 'x')",

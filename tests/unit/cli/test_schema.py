@@ -47,7 +47,7 @@ def test_check(profile: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["schema", "check", "order", str(bad), *profile]) == 1
     assert "payload.id is not valid for order: type" in capsys.readouterr().out
     assert main(["schema", "check", "bill", str(good), *profile]) == 2
-    assert "arqonbus schema list shows them" in capsys.readouterr().err
+    assert "list them with: arqonbus schema list" in capsys.readouterr().err
     assert main(["schema", "check", "order", str(tmp_path / "none"), *profile]) == 2
 
 

@@ -43,7 +43,7 @@ def test_a_token_is_minted_and_verified_without_any_preparation(
         code, out, _ = run(capsys, "verify", *arguments)
         assert code == 0
         assert out.splitlines()[:3] == ["CLAIM        VALUE", "tenant       demo", "subject      alice"]
-        assert "It may do everything within its tenant." in out
+        assert "It may do everything in its tenant." in out
     assert (here / ".state/dev-jwt-secret").stat().st_mode & 0o777 == 0o600
 
 
@@ -65,7 +65,7 @@ def test_grants_are_shown_as_they_were_given(capsys: pytest.CaptureFixture[str])
         (["--ttl", "0s"], 2, "--ttl is not between 1s and ten years"),
         (["--grant", "orders"], 2, "--grant is not a grant; write <room>:<action>"),
         (["--grant", "orders:fly"], 2, "--grant has an action that is none of"),
-        (["--tenant", "a b"], 1, "no token was made: the tenant is not a name"),
+        (["--tenant", "a b"], 1, "no token was created: the tenant is not a name"),
         (["--key", "absent.pem"], 1, "the private key is to come from absent.pem, which cannot be read"),
         (["--profile", "qa"], 3, "there is no profile 'qa'"),
     ],

@@ -97,7 +97,7 @@ def test_the_command_says_where_its_figures_come_from(capsys: pytest.CaptureFixt
     assert main(["capacity", *profiles, "--connections", "1000000"]) == 0
     said = capsys.readouterr().out
     assert "nodes of the bus       100  " in said
-    assert "Documented figures, of another machine" in said
+    assert "Documented figures from another host" in said
     assert main(["capacity", *profiles, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["figures"]["source"] == "documented"

@@ -208,8 +208,8 @@ def test_the_command_lists_what_it_compares(capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ([], "say which hosts"),
-        (["--inventory", "nowhere"], "there is no inventory nowhere"),
+        ([], "no hosts given"),
+        (["--inventory", "nowhere"], "the inventory nowhere does not exist"),
         (["--hosts", "web=ssh://x"], "web=ssh://x is no host"),
     ],
 )
@@ -226,7 +226,7 @@ def test_a_host_that_cannot_be_asked_has_not_drifted(capsys: pytest.CaptureFixtu
     options = ["--profile", "staging", "--profiles-dir", str(ROOT / "profiles")]
     options += ["--hosts", "bus=ssh://127.0.0.1:1"]
     assert main(["drift", *options]) == 3
-    assert "127.0.0.1 could not be asked: ssh: connect to host 127.0.0.1 port 1" in capsys.readouterr().out
+    assert "127.0.0.1 was not checked: ssh: connect to host 127.0.0.1 port 1" in capsys.readouterr().out
     assert main(["drift", *options, "--json"]) == 3
     told = json.loads(capsys.readouterr().out)
     assert told["differences"] == []

@@ -332,7 +332,7 @@ def test_render_writes_a_file_and_checks_it(
     code, out, err = run(capsys, *target, "--check", "unit")
     assert (code, out) == (1, "")
     assert err == (
-        "arqonbus: unit is not up to date; write it: "
+        "arqonbus: unit is not up to date; write it with: "
         "arqonbus profile render systemd --profile prod --out unit\n"
     )
     assert "cannot be read" in run(capsys, *target, "--check", "missing")[2]
@@ -356,4 +356,6 @@ def test_a_target_that_is_refused_says_why(capsys: pytest.CaptureFixture[str]) -
     """In one sentence, with code 1."""
     code, out, err = run(capsys, "systemd", "--profile", "prod", "--set", "state_dir=/srv/a b")
     assert (code, out) == (1, "")
-    assert err.startswith("arqonbus: there is no systemd for this profile: state_dir '/srv/a b' cannot stand")
+    assert err.startswith(
+        "arqonbus: systemd cannot be rendered for this profile: state_dir '/srv/a b' cannot stand"
+    )
