@@ -17,6 +17,10 @@ from typing import NamedTuple
 import pytest
 
 from arqonbus.bus import failed_logins
+from arqonbus.bus.front import Front
+from arqonbus.bus.server import take_port
+from arqonbus.bus.server_picows import protocols
+from arqonbus.bus.upgrade import Request
 from arqonbus.protocol import wire_json
 from arqonbus.protocol.envelope import MESSAGE, Envelope
 from arqonbus.protocol.ids import new_ulid
@@ -373,6 +377,67 @@ async def test_refusals_fill_no_log(
         assert (await way.ask(usual(("/v1/ws", "/")))).status == 404
     assert len([record for record in caplog.records if record.message == "connection refused"]) == 5
     assert bus.node.counters.connections_refused["NOT_FOUND"] == 20
+
+
+# -- what else there is
+
+
+class _Recorded(asyncio.Protocol):
+    """Answers with the bytes that it was given."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n"
+        self._transport.write(head.encode() + data)
+
+
+async def test_other_paths_are_the_applications(bus: Bus) -> None:
+    """It is given the request as it came, and what is behind it; the endpoint stays the bus's."""
+    asked: list[Request] = []
+
+    def application(request: Request) -> asyncio.BaseProtocol:
+        asked.append(request)
+        return _Recorded()
+
+    bound = take_port("127.0.0.1", 0, "server")
+    port = bound.getsockname()[1]
+    front = Front(bus.node, bound, None, protocols(bus.node), application)
+    try:
+        sent = "POST /v1/rooms?x=1 HTTP/1.1\r\nHost: bus\r\nContent-Length: 2\r\n\r\n{}"
+        raw = await Raw.open(port)
+        response = await raw.request(sent)
+        assert (response.status, response.body) == (200, sent.encode())
+        assert (await raw.request("more")).body == b"more"
+        assert [(one.method, one.target, one.address) for one in asked] == [
+            ("POST", "/v1/rooms?x=1", "127.0.0.1")
+        ]
+        assert (await (await Raw.open(port)).upgrade(bus.token())).status == 101
+        assert (
+            await (await Raw.open(port)).request("GET /v1/rooms HTTP/1.1\r\n\r\n")
+        ).status == 400  # no Host
+        assert len(asked) == 1
+    finally:
+        front.close()
+
+
+async def test_a_fault_of_the_bus_is_told_by_its_incident(
+    bus: Bus, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason stays in the log."""
+
+    def decide(request: Request) -> None:
+        raise RuntimeError("the secret reason")
+
+    monkeypatch.setattr(bus.node, "decide", decide)
+    response = await Way(bus, "127.0.0.1").ask(USUAL)
+    assert (response.status, response.json()["code"]) == (500, "INTERNAL_ERROR")
+    assert b"secret" not in response.body
+    [line] = [record for record in caplog.records if record.message == "a request could not be judged"]
+    assert line.incident in response.json()["message"]  # type: ignore[attr-defined]
+    assert bus.node.counters.connections_refused == {"INTERNAL_ERROR": 1}
 
 
 # -- those that never ask
