@@ -64,6 +64,21 @@ if (typeof Group !== "function") throw new Error("no workers");
 console.log(JSON.stringify(await roundTrip(Client, process.argv[2], process.argv[3])));
 """
 
+JSON_PROGRAM = """\
+import { parse, stringify } from "./node_modules/arqonbus/src/json.js";
+
+for (const value of [NaN, { a: [-Infinity] }, undefined, () => 1]) {
+  let text;
+  try {
+    text = stringify(value);
+  } catch {
+    continue;
+  }
+  throw new Error(`${value} became ${text}`);
+}
+console.log(JSON.stringify(JSON.parse(process.argv[2]).map((text) => stringify(parse(text)))));
+"""
+
 PAGE = """\
 <!doctype html>
 <script type="importmap">{"imports": {"arqonbus": "/node_modules/arqonbus/src/index.js"}}</script>
@@ -114,6 +129,19 @@ def test_the_size(sdk: Path) -> None:
 def test_the_lock_file_names_no_address() -> None:
     """What is installed is pinned by its digest; from where is for whoever installs it to say."""
     assert addresses_in(SDK / "package-lock.json") == []
+
+
+def test_no_digit_is_lost(project: Path) -> None:
+    """What JavaScript reads and writes again is what Python reads, however large the integers are."""
+    texts = [
+        "[9007199254740991, 9007199254740992, -9007199254740993, 18446744073709551615]",
+        '{"a": {"b": [12345678901234567890123, "12345678901234567890123"]}, "1234567890123456": null}',
+        r"""["\"12345678901234567890\\\\", "\\u0031234567890123456", 1.25, 1234567890123456.5, -1.5e22]""",
+        json.dumps("integer-" + "1" * 40 + ":" + "2" * 40),
+    ]
+    (project / "json.js").write_text(JSON_PROGRAM)
+    again = json.loads(run(["node", "json.js", json.dumps(texts)], project))
+    assert [json.loads(text) for text in again] == [json.loads(text) for text in texts]
 
 
 def test_what_is_in_the_package(project: Path) -> None:

@@ -328,7 +328,7 @@ export class Connection {
     if (this.end) return;
     if (envelope.kind === "SIGNAL") {
       if (envelope.name === "welcome") link.greet(envelope.payload);
-      else if (envelope.name === "goaway") link.goaway.resolve(envelope.payload.reconnect_after_ms);
+      else if (envelope.name === "goaway") link.goaway.resolve(envelope.payload.reconnect_after_ms ?? 0);
     }
     this.#listener.received(link, envelope, size);
   }

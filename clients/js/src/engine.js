@@ -122,9 +122,8 @@ export class Engine {
           await this.requests.ask(command("op.auth.refresh", { token }));
           return;
         } catch (error) {
-          if (error instanceof TokenFailed) this.callbacks.failed(error.cause, "token");
-          else if (error instanceof Rejected) this.callbacks.failed(error, "token");
-          else throw error;
+          if (connection.end || !(error instanceof TokenFailed || error instanceof Rejected)) throw error;
+          this.callbacks.failed(error.cause ?? error, "token");
         }
         await connection.pause(backoff.next());
       }

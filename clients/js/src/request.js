@@ -47,7 +47,7 @@ function failureOf(reply) {
     const { code, message } = reply.json();
     return new RequestFailed(String(code), String(message));
   } catch {
-    return new RequestFailed(FAILED, "the error of the service cannot be read");
+    return new RequestFailed(FAILED, "an unreadable error");
   }
 }
 

@@ -42,20 +42,23 @@ export class TimedOut extends Error {}
  * @param {AbortSignal} [signal]
  * @returns {Promise<T>}
  */
-export function within(promise, deadline, signal) {
-  return new Promise((resolve, reject) => {
-    const abort = () => settle(() => reject(signal?.reason));
-    const timer = deadline === Infinity ? undefined : setTimeout(() => settle(() => reject(new TimedOut())), deadline - now());
-    /** @param {() => void} outcome */
-    const settle = (outcome) => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", abort);
-      outcome();
-    };
-    promise.then((value) => settle(() => resolve(value)), (error) => settle(() => reject(error)));
-    if (signal?.aborted) abort();
-    else signal?.addEventListener("abort", abort);
-  });
+export async function within(promise, deadline, signal) {
+  let stop = () => {};
+  try {
+    return await new Promise((resolve, reject) => {
+      const abort = () => reject(signal?.reason);
+      const timer = deadline < Infinity ? setTimeout(() => reject(new TimedOut()), deadline - now()) : undefined;
+      stop = () => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", abort);
+      };
+      signal?.addEventListener("abort", abort);
+      if (signal?.aborted) abort();
+      promise.then(resolve, reject);
+    });
+  } finally {
+    stop();
+  }
 }
 
 /**
@@ -65,14 +68,5 @@ export function within(promise, deadline, signal) {
  * @returns {Promise<void>}
  */
 export function sleep(delay, signal) {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, delay);
-    if (signal?.aborted) done();
-    else signal?.addEventListener("abort", done);
-  });
+  return within(new Promise(() => {}), now() + delay, signal).catch(() => {});
 }
