@@ -23,7 +23,7 @@ REPLAY_FAILURE_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class AlertRule:
-    """One alert: when it is true, for how long it must be, and what it means."""
+    """One alert: expression, duration, severity and summary."""
 
     name: str
     expression: str
@@ -33,7 +33,7 @@ class AlertRule:
 
 
 def alert_rules(settings: Settings) -> tuple[AlertRule, ...]:
-    """The alerts, with the bounds of these settings."""
+    """The alert rules, with thresholds from these settings."""
     return (*_bus_rules(settings), *_projection_rules())
 
 
@@ -47,14 +47,14 @@ def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
             'arqonbus_ready == 0 or up{job="arqonbus"} == 0',
             "1m",
             "page",
-            "A node takes no connections.",
+            "A node accepts no connections.",
         ),
         AlertRule(
             "ArqonbusRejectsRising",
             _rising("arqonbus_rejects_total"),
             "10m",
             "ticket",
-            "More is refused than an hour ago; the code says why.",
+            "More messages are refused than an hour ago; the code shows the reason.",
         ),
         AlertRule(
             "ArqonbusAuthFailures",
@@ -64,42 +64,42 @@ def _bus_rules(settings: Settings) -> tuple[AlertRule, ...]:
             ),
             "10m",
             "ticket",
-            "More clients are turned away than an hour ago: their tokens or certificates are not accepted.",
+            "More clients are refused than an hour ago because of their tokens or certificates.",
         ),
         AlertRule(
             "ArqonbusSendQueueHigh",
             f"arqonbus_send_queue_bytes > {queued}",
             "5m",
             "ticket",
-            "Clients read more slowly than is sent: a tenth of the worst case waits for them.",
+            "Clients read too slowly: their send queues have reached a tenth of the maximum.",
         ),
         AlertRule(
             "ArqonbusAppendSlow",
             _p99("arqonbus_storage_append_seconds", APPEND_SECONDS),
             "5m",
             "page",
-            f"One message in a hundred waits more than {APPEND_SECONDS:g} s for the log.",
+            f"One message in a hundred takes more than {APPEND_SECONDS:g} s to be stored.",
         ),
         AlertRule(
             "ArqonbusLoopLag",
             _p99("arqonbus_loop_lag_seconds", LAG_SECONDS),
             "5m",
             "ticket",
-            f"The event loop is late by more than {LAG_SECONDS:g} s; everything else is late with it.",
+            f"The event loop is delayed by more than {LAG_SECONDS:g} s; all clients of the node are delayed.",
         ),
         AlertRule(
             "ArqonbusDegraded",
             "arqonbus_degraded == 1",
             "1m",
             "page",
-            "A node takes messages in its memory because its engine is away; acks promise no more than that.",
+            "The storage engine is unreachable: a node runs degraded and keeps messages in memory only.",
         ),
         AlertRule(
             "ArqonbusKeysOld",
             f"arqonbus_jwks_age_seconds > {keys_old:g}",
             "5m",
             "ticket",
-            "The issuer's keys cannot be fetched; tokens of new keys are refused, in the end all tokens.",
+            "The issuer's keys cannot be fetched; tokens of new keys are refused, and later all tokens.",
         ),
     )
 
@@ -112,7 +112,7 @@ def _projection_rules() -> tuple[AlertRule, ...]:
             "arqonbus_projection_store_up == 0",
             "1m",
             "page",
-            "A projector waits for a store. Events wait in the log, until its retention drops them.",
+            "A store is unreachable for a projector. Events wait in the log until retention drops them.",
         ),
         AlertRule(
             "ArqonbusProjectionLag",
@@ -124,47 +124,47 @@ def _projection_rules() -> tuple[AlertRule, ...]:
         ),
         AlertRule(
             "ArqonbusProjectionMissed",
-            # A projector that was away for long counts them before it is looked at for the first time.
+            # After a long outage, a projector counts them before its first scrape.
             "increase(arqonbus_projection_missed_total[1h]) > 0 or "
             "(arqonbus_projection_missed_total unless arqonbus_projection_missed_total offset 1h) > 0",
             "0m",
             "page",
-            "Retention dropped events before they were projected; they have to be exported again.",
+            "Retention dropped events before they were projected; export them again.",
         ),
         AlertRule(
             "ArqonbusProjectionBooks",
             "arqonbus_projection_books_difference != 0",
             "2m",
             "page",
-            "The books of the projection do not balance: records came in and are accounted for nowhere.",
+            "The event counts of the projection do not balance: records arrived that have no outcome.",
         ),
         AlertRule(
             "ArqonbusProjectionLate",
             _share('status=~"stale|duplicate"', LATE_SHARE),
             "15m",
             "ticket",
-            "A fifth of the events is too late or a repetition: a producer repeats, or its clock is wrong.",
+            "A fifth of the events are stale or duplicates: a producer repeats them, or its clock is wrong.",
         ),
         AlertRule(
             "ArqonbusDeadLetters",
             'max(arqonbus_projection_rows{kind="dead_letters"}) > 0',
             "15m",
             "ticket",
-            "Records that could not be projected wait for somebody to look at them.",
+            "Dead letters are open: records that could not be projected.",
         ),
         AlertRule(
             "ArqonbusDeadLettersGrowing",
             _share('status="dead_lettered"', DEAD_SHARE),
             "10m",
             "page",
-            "One record in a hundred cannot be projected: a producer sends what is no event.",
+            "One record in a hundred cannot be projected: a producer sends invalid events.",
         ),
         AlertRule(
             "ArqonbusReplaysFail",
             f'sum(rate({replays},code!="OK"}}[15m])) > {REPLAY_FAILURE_SHARE} * sum(rate({replays}}}[15m]))',
             "5m",
             "ticket",
-            "Most replays of dead letters are refused again.",
+            "Most replays of dead letters are refused.",
         ),
     )
 
@@ -178,7 +178,7 @@ def _share(selector: str, share: float) -> str:
 
 
 def _rising(counter: str, per_second: float = REJECTS_PER_SECOND) -> str:
-    """More than so many in a second, and twice as many as in the hour before."""
+    """More than a threshold per second, and twice the rate of the hour before."""
     now, before = (f"sum by (instance, code) (rate({counter}[{window}]))" for window in ("5m", "1h"))
     return f"{now} > {per_second:g} and {now} > 2 * {before}"
 

@@ -1,4 +1,4 @@
-"""The dashboards for Grafana, as code: rows of panels, each one question that an operator asks. Pure."""
+"""Grafana dashboards as code. Pure."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ BUS = Dashboard(
                 "p99": _quantile(0.99, "arqonbus_storage_append_seconds"),
             },
             "s",
-            "From handing a tick's messages to the log to its answer; every ack waits for it.",
+            "Time from passing a batch of messages to the log until its answer; every ack waits for it.",
         ),
         Panel(
-            "Lateness of the event loop",
+            "Event loop lag",
             {"p99": _quantile(0.99, "arqonbus_loop_lag_seconds", "instance")},
             "s",
         ),
         Panel("Acks by durability", {"{{durability}}": _rate("arqonbus_acks_total", "durability")}, "cps"),
-        Panel("Refused, by code", {"{{code}}": _rate("arqonbus_rejects_total", "code")}, "cps"),
+        Panel("Messages refused, by code", {"{{code}}": _rate("arqonbus_rejects_total", "code")}, "cps"),
         Panel(
             "Upgrades refused, by code",
             {
@@ -76,21 +76,21 @@ BUS = Dashboard(
             "cps",
         ),
         Panel(
-            "Connections ended, by code",
+            "Connections closed, by code",
             {"{{code}}": _rate("arqonbus_connections_closed_total", "code")},
             "cps",
         ),
         Panel(
-            "Bytes that wait for clients",
+            "Bytes in send queues",
             {"{{instance}}": "arqonbus_send_queue_bytes"},
             "bytes",
-            "What slow readers have not taken yet.",
+            "Bytes queued for clients that read slowly.",
         ),
         Panel(
-            "Dropped and repeated",
+            "Drops, duplicates and repairs",
             {
                 "dropped for slow readers": _rate("arqonbus_dropped_messages_total"),
-                "known already": _rate("arqonbus_duplicates_total"),
+                "duplicates": _rate("arqonbus_duplicates_total"),
                 "repairs from the log": _rate("arqonbus_repairs_total"),
             },
             "cps",
@@ -99,15 +99,15 @@ BUS = Dashboard(
             "Bytes", {"in": _rate("arqonbus_bytes_in_total"), "out": _rate("arqonbus_bytes_out_total")}, "Bps"
         ),
         Panel("Commands", {"{{operation}}": _rate("arqonbus_commands_total", "operation")}, "cps"),
-        Panel("Started past preflight", {"{{instance}}": "arqonbus_preflight_bypassed"}),
+        Panel("Starts without preflight", {"{{instance}}": "arqonbus_preflight_bypassed"}),
         Panel(
-            "Going on without the engine",
+            "Degraded nodes",
             {"{{instance}}": "arqonbus_degraded"},
             "short",
-            "1 while messages are taken in memory because the storage engine is away.",
+            "1 while a node keeps messages in memory because the storage engine is unreachable.",
         ),
         Panel(
-            "Found by the content policy",
+            "Findings of the content policy",
             {"{{rule}}, {{action}}": _rate("arqonbus_policy_findings_total", "rule, action")},
             "cps",
         ),
@@ -117,7 +117,7 @@ BUS = Dashboard(
         ),
         Panel("Age of the issuer's keys", {"{{instance}}": "arqonbus_jwks_age_seconds"}, "s"),
         Panel(
-            "Fetches of the issuer's keys that failed",
+            "Failed fetches of the issuer's keys",
             {"{{instance}}": _rate("arqonbus_jwks_failures_total", "instance")},
             "cps",
         ),
@@ -130,9 +130,7 @@ BUS = Dashboard(
             {"{{direction}}": _rate("arqonbus_bridge_messages_total", "direction")},
             "cps",
         ),
-        Panel(
-            "Connections made to NATS", {"{{instance}}": _rate("arqonbus_bridge_connects_total", "instance")}
-        ),
+        Panel("Connections to NATS", {"{{instance}}": _rate("arqonbus_bridge_connects_total", "instance")}),
     ),
 )
 
@@ -150,24 +148,24 @@ PROJECTION = Dashboard(
             "s",
             "From an event's entry into the log to the commit of its projection. Promised: p95 below 5 s.",
         ),
-        Panel("Records, by what became of them", {"{{status}}": _rate(_RECORDS, "status")}, "cps"),
+        Panel("Records, by outcome", {"{{status}}": _rate(_RECORDS, "status")}, "cps"),
         Panel(
             "Books difference",
             {"difference": "max(abs(arqonbus_projection_books_difference))"},
             "short",
-            "What the books do not account for. Anything but 0 is a defect.",
+            "Records that arrived and have no outcome. Any value other than 0 is a defect.",
         ),
         Panel("Open dead letters", {"open": 'max(arqonbus_projection_rows{kind="dead_letters"})'}),
         Panel("Rows", {"{{kind}}": "max by (kind) (arqonbus_projection_rows)"}),
         Panel(
-            "Dropped unread",
+            "Dropped before projection",
             {"missed": "sum(increase(arqonbus_projection_missed_total[1h]))"},
             "short",
             "Events that retention dropped before they were projected, in the last hour.",
         ),
-        Panel("Projectors whose stores work", {"{{instance}}": "arqonbus_projection_store_up"}),
+        Panel("Projectors with reachable stores", {"{{instance}}": "arqonbus_projection_store_up"}),
         Panel(
-            "Attempts that a store failed",
+            "Failed store attempts",
             {"{{instance}}": _rate("arqonbus_projection_store_failures_total", "instance")},
             "cps",
         ),
