@@ -1,4 +1,4 @@
-"""A small disk that can be filled to the last byte: a tmpfs of its own. Needs root."""
+"""A small disk that can be filled to the last byte: a tmpfs. Needs root."""
 
 from __future__ import annotations
 

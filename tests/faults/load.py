@@ -1,4 +1,4 @@
-"""Producers and consumers of a run: the SDK as users have it, and a record of all that it was told."""
+"""Producers and consumers of a run: the SDK, and a record of everything it reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that can be told to be slow: what crosses a continent, or a struggling switch."""
+"""A TCP relay on loopback with adjustable delay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run found, for people: one row per kind of fault, one per stack, and what was not exercised."""
+"""The report of a run: one row per kind of fault, one per stack, and what was not exercised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stacks with one engine, SQLite or one Valkey: on a disk that fills up, a network that is cut or slow."""
+"""Stacks with one engine, SQLite or one Valkey, on a full disk or a cut or slow network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker itself: a clean run passes, and each planted wrong is found, as what it is."""
+"""The checker: a clean run passes, and each planted error is found as what it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults under load, briefly: every stack once, with the seed printed. The long run is `make faults`."""
+"""Every stack once, briefly, with faults under load; the seed is printed. Long run: `make faults`."""
 
 from __future__ import annotations
 

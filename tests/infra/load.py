@@ -1,4 +1,4 @@
-"""Clients under load through the load balancer, that keep the books: acked, received, refused."""
+"""Clients under load through the load balancer that record what was acked, received and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Releases as scripts/build-release makes them, of this tree, of another version, or with a fault."""
+"""Releases built by scripts/build-release: of this tree, of another version, or with a fault."""
 
 from __future__ import annotations
 

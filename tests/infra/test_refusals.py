@@ -1,4 +1,4 @@
-"""Bad input to a rollout: the play stops before it changes anything, and says what to do."""
+"""Bad input to a rollout: the play stops before it changes anything, and names the remedy."""
 
 from __future__ import annotations
 

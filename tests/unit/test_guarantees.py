@@ -1,4 +1,4 @@
-"""Every promise and every defence names tests, and every test that it names is there."""
+"""Every promise and every defence names tests that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One name for one thing, over the whole package."""
+"""Names in the package: unique classes, one name for loggers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/reference/protocol.md says what the code does: its examples are decoded, its tables are compared."""
+"""docs/reference/protocol.md matches the code: examples are decoded, tables are compared."""
 
 from __future__ import annotations
 

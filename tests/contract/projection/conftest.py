@@ -1,4 +1,4 @@
-"""What the contract of the projection runs on: both backends, on a real file and a real Postgres."""
+"""Fixtures of the projection contract: both backends, on a real file and a real Postgres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events, arrivals and dead letters as tests need them: each from a few numbers, always the same."""
+"""Deterministic events, arrivals and dead letters, each made from a few numbers."""
 
 from __future__ import annotations
 

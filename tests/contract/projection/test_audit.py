@@ -1,4 +1,4 @@
-"""The audit: rows follow each other, and whoever changes one is found, with the row."""
+"""The audit chain: a changed row is detected and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters: kept once, shown as they arrived, ended once."""
+"""Dead letters: stored once, returned as they arrived, resolved once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postgres that is away: said in a sentence, and found again by the next call when it is back."""
+"""Unreachable Postgres: reported in one sentence; the next call after it is back succeeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what in Postgres: the writer changes rows and no table, a reader reads its tenant only."""
+"""Roles in Postgres: the writer changes rows but no table, a reader reads its tenant only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projecting: an event counts once, the greatest one wins in every order of arrival, the books balance."""
+"""Projecting: an event counts once, the greatest wins in any order of arrival, the books balance."""
 
 from __future__ import annotations
 

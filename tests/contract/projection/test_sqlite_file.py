@@ -1,4 +1,4 @@
-"""The file of the embedded projection: what is refused, and what survives."""
+"""The file of the embedded projection: refusals and crash safety."""
 
 from __future__ import annotations
 

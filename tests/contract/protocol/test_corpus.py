@@ -1,4 +1,4 @@
-"""Golden bytes: what was once sent is read the same for ever, by this bus and by every other program."""
+"""Golden bytes: every version and every language reads them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Getting in: TLS with a private authority, and ACL users."""
+"""Access to engines: TLS with a private authority, and ACL users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random histories on every backend, compared with a model that is too simple to be wrong."""
+"""Random histories on every backend, compared with a simple model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random histories of a consumer group, compared with a model that is too simple to be wrong."""
+"""Random histories of a consumer group, compared with a simple model."""
 
 from __future__ import annotations
 

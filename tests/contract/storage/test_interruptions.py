@@ -1,4 +1,4 @@
-"""Killed and restarted engines, moving slots, and the function library: what must come back by itself."""
+"""Killed and restarted engines, moving slots, a lost function library: recovery without help."""
 
 from __future__ import annotations
 

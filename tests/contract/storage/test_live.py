@@ -1,4 +1,4 @@
-"""What nodes hear of each other over a shared engine."""
+"""Live entries, signals and direct messages between nodes over a shared engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Valkey that sentinels watch: the primary is found by them, and followed when it is another one."""
+"""Valkey behind sentinels: the primary is found by them and followed after a failover."""
 
 from __future__ import annotations
 

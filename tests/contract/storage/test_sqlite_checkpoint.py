@@ -1,4 +1,4 @@
-"""Checkpoints of the SQLite log: taken under load, whole at any moment, and the way back after damage."""
+"""Checkpoints of the SQLite log: taken under load, always complete, restored after damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A log that may lack something does not say that it is whole: copies put back, hosts that went down."""
+"""The seal of the SQLite log: copies put back and crashed hosts begin new epochs."""
 
 from __future__ import annotations
 

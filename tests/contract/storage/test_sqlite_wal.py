@@ -1,4 +1,4 @@
-"""The write-ahead log is copied into its file beside the commits, and does not grow without bound."""
+"""The write-ahead log is checkpointed beside the commits and stays bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked to end does, also where a library keeps the request for itself."""
+"""Cancellation ends the bridge, also where a library swallows the request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of NATS as envelopes and back: nothing is lost, and no producer steers the other side."""
+"""NATS messages as envelopes and back: nothing is lost, and no header steers the other side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions, peers and sockets that are only values, for tests without I/O."""
+"""Sessions, peers and sockets without I/O, for tests."""
 
 from __future__ import annotations
 

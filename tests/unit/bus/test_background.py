@@ -1,4 +1,4 @@
-"""Work that nobody waits for is not lost sight of."""
+"""Background tasks: failures are logged, and the end waits for all of them."""
 
 from __future__ import annotations
 

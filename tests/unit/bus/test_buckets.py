@@ -1,4 +1,4 @@
-"""Rates."""
+"""Token buckets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a room, whatever happens to what is on its way."""
+"""Room order: entries in any order of arrival are delivered in sequence."""
 
 from __future__ import annotations
 

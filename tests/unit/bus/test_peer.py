@@ -1,4 +1,4 @@
-"""One connected client: what it is written, and when it is given up."""
+"""A connected client: writes, slow consumers, closing."""
 
 from __future__ import annotations
 

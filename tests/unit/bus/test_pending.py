@@ -1,4 +1,4 @@
-"""Connections that wait with their request."""
+"""Connections whose request is not complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What connections of one tenant, identity or address share."""
+"""Limits shared by connections of one tenant, identity or address."""
 
 import pytest
 

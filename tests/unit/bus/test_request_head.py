@@ -1,4 +1,4 @@
-"""The head of a request, from bytes."""
+"""Parsing the head of a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits over all nodes: how a limit is parted, and what nodes tell each other."""
+"""Limits over all nodes: how a limit is divided, and what nodes report."""
 
 from __future__ import annotations
 

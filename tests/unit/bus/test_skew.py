@@ -1,4 +1,4 @@
-"""When a client's clock is said to be off."""
+"""Detection of clients whose clock is off."""
 
 from __future__ import annotations
 

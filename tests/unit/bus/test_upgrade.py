@@ -1,4 +1,4 @@
-"""May a request become a connection, and which."""
+"""Accepted and refused upgrades."""
 
 from __future__ import annotations
 

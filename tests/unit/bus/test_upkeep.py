@@ -1,4 +1,4 @@
-"""Pings, idle timeouts and tokens that end, under a clock that only moves when told."""
+"""Pings, idle timeouts and token expiry, under a simulated clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`arqonbus profile`, as people and scripts use it."""
+"""`arqonbus profile`: output and exit codes."""
 
 import json
 from pathlib import Path

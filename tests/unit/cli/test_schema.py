@@ -1,4 +1,4 @@
-"""`arqonbus schema` on files: what it prints, and how it ends."""
+"""`arqonbus schema` on files: output and exit codes."""
 
 from __future__ import annotations
 

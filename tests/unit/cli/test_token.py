@@ -1,4 +1,4 @@
-"""`arqonbus token`, as people use it."""
+"""`arqonbus token`: output and exit codes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""A small deployment on disk, and a loader that sees nothing of the machine it runs on."""
+"""A small deployment on disk, and a loader isolated from this machine."""
 
 from pathlib import Path
 from typing import Any

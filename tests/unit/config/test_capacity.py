@@ -1,4 +1,4 @@
-"""What a profile needs: one bill for preflight, for the unit and for people."""
+"""The capacity bill of a profile, for preflight, the unit and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two profiles side by side, and the way from one to the other."""
+"""Comparing two profiles, and planning the change."""
 
 from __future__ import annotations
 

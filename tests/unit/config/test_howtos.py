@@ -1,4 +1,4 @@
-"""The pieces of profiles in the guides are what a profile may hold."""
+"""The profile snippets in the guides are valid."""
 
 from __future__ import annotations
 

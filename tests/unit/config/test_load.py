@@ -1,4 +1,4 @@
-"""Loading a profile: layers, precedence, everything that is wrong in one pass."""
+"""Loading a profile: layers, precedence, all findings in one pass."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Secrets: where they may come from, and that they go nowhere else."""
+"""Secrets: allowed sources, and no leak into output."""
 
 import json
 import os

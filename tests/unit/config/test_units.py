@@ -1,4 +1,4 @@
-"""The types that settings are written in."""
+"""Durations, sizes and the other types of settings."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is an event: every fault has its sentence, and any bytes are one or the other."""
+"""Parsing events: every fault has its sentence, and any bytes are valid or refused."""
 
 from __future__ import annotations
 

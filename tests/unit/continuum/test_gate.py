@@ -1,4 +1,4 @@
-"""What is refused or redacted before it enters the log."""
+"""The episode gate: what is refused or redacted before it enters the log."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The keys in Valkey: nothing that anybody says leads out of a family, and an ACL holds it."""
+"""Key families in Valkey: no name leads out of a family, and an ACL enforces it."""
 
 from __future__ import annotations
 

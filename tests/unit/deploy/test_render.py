@@ -1,4 +1,4 @@
-"""What the deployment reads of a profile: units, variables, facts, rules."""
+"""Rendered units, variables, facts and rules."""
 
 from __future__ import annotations
 

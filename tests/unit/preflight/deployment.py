@@ -1,4 +1,4 @@
-"""Deployments in which nothing is wrong, and faults to put in: files, variables, secrets, facts."""
+"""Valid deployments, and faults to put in: files, variables, secrets, facts."""
 
 from __future__ import annotations
 

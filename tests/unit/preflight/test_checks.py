@@ -1,4 +1,4 @@
-"""Every check: what it says about itself, where it passes, where it fails."""
+"""Every check: its texts, where it passes, where it fails."""
 
 import re
 from functools import cache

@@ -1,4 +1,4 @@
-"""What people and machines read: the forms of a report, held by golden files, and without any secret."""
+"""Report formats, compared with golden files; no secret appears in any."""
 
 import json
 from pathlib import Path

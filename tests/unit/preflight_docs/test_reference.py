@@ -1,4 +1,4 @@
-"""The reference of checks says what the registry says."""
+"""The reference of checks matches the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a producer may send, and the short cut for everyday messages."""
+"""Validation of producers' envelopes, and its short cut for everyday messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the server says."""
+"""Replies, acks and signals."""
 
 from __future__ import annotations
 

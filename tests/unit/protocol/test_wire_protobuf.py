@@ -1,4 +1,4 @@
-"""Protobuf frames, and stamps behind bytes that are never rebuilt."""
+"""Protobuf frames, and stamps appended to bytes that are never re-encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a schema's next version can take its place: what is refused, what is not, and what is not known."""
+"""Compatibility of schema versions: refused, allowed, undecided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a token may do in which rooms."""
+"""Grants: actions by room pattern."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which service a certificate names."""
+"""Service identities from client certificates."""
 
 import pytest
 

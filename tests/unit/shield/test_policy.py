@@ -1,4 +1,4 @@
-"""The content policy: what is found, what is done about it, and that nothing is passed over."""
+"""The content policy: findings, their actions, and complete coverage of a message."""
 
 from __future__ import annotations
 

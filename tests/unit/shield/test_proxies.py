@@ -1,4 +1,4 @@
-"""Where a client is, seen through proxies."""
+"""Client addresses behind trusted proxies."""
 
 from __future__ import annotations
 

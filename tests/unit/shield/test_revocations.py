@@ -1,4 +1,4 @@
-"""What is revoked."""
+"""Revocation entries: reading and matching."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Outside dev nothing starts with a key that can be guessed, whatever preflight was told."""
+"""Weak keys prevent a start outside dev, whatever preflight said."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Who a token says that somebody is."""
+"""Verifying and minting JWTs."""
 
 import base64
 import hashlib

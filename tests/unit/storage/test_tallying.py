@@ -1,4 +1,4 @@
-"""The books of a batch, against counting its records one by one."""
+"""The tally of a batch, compared with counting its records one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When it is proven that an engine which began anew has all of a room, and when it is not."""
+"""Proof that a restarted engine has all of a room."""
 
 from __future__ import annotations
 

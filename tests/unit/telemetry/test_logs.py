@@ -1,4 +1,4 @@
-"""The log: one line per record, machine- or human-readable, and nothing can forge a line."""
+"""The log: one line per record, as JSON or for people; no value can forge a line."""
 
 from __future__ import annotations
 

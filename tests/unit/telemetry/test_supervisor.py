@@ -1,4 +1,4 @@
-"""What systemd is told about the life of a bus."""
+"""Notifications to systemd about readiness, watchdog and stopping."""
 
 from __future__ import annotations
 
