@@ -31,7 +31,7 @@ class _NodeCollector(Collector):
         load = node.load()
         yield _gauge("arqonbus_connections", "Clients that are connected now.", load.connections)
         yield _gauge("arqonbus_rooms", "Rooms that this node follows now.", load.rooms)
-        yield _gauge("arqonbus_send_queue_bytes", "Bytes that wait for clients.", load.queued_bytes)
+        yield _gauge("arqonbus_send_queue_bytes", "Bytes in the send queues of clients.", load.queued_bytes)
         yield _gauge(
             "arqonbus_append_pending_bytes",
             "Bytes accepted from clients that the log has not answered for.",
@@ -78,7 +78,7 @@ class _NodeCollector(Collector):
             age = time.time() - counters.jwks_fetched_at if counters.jwks_fetched_at else math.inf
             yield _gauge("arqonbus_jwks_age_seconds", "Age of the issuer's keys; +Inf: none.", age)
             yield _counter(
-                "arqonbus_jwks_failures", "Fetches of the issuer's keys that failed.", counters.jwks_failures
+                "arqonbus_jwks_failures", "Failed fetches of the issuer's keys.", counters.jwks_failures
             )
         findings = CounterMetricFamily(
             "arqonbus_policy_findings", "What the content policy found.", labels=["rule", "action", "mode"]
@@ -102,7 +102,7 @@ class _BridgeCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         state = self._state
         yield _gauge("arqonbus_bridge_connected", "1 while NATS is connected, else 0.", state.connected)
-        yield _counter("arqonbus_bridge_connects", "Connections made to NATS.", state.connects)
+        yield _counter("arqonbus_bridge_connects", "Connections opened to NATS.", state.connects)
         yield _gauge("arqonbus_bridge_rooms", "Rooms that are taken to NATS.", state.rooms)
         messages = CounterMetricFamily(
             "arqonbus_bridge_messages", "Messages settled, by outcome.", labels=["direction", "outcome"]

@@ -72,7 +72,7 @@ class ProjectionMetrics(Collector):
         )
         yield CounterMetricFamily("arqonbus_projection_batches", "Batches committed.", value=counters.batches)
         yield CounterMetricFamily(
-            "arqonbus_projection_store_failures", "Attempts that a store failed.", value=counters.failures
+            "arqonbus_projection_store_failures", "Failed attempts to reach a store.", value=counters.failures
         )
         yield _gauge(
             "arqonbus_projection_store_up",
