@@ -127,6 +127,7 @@ FROM_END = -1
 MAX_GROUPS = 256  # of one room
 OWN_GROUPS = "arqonbus."  # what the names of the bus's own groups begin with; no client can make one
 MAX_OWN_GROUPS = 8  # of one room, on top of the others
+MAX_IDS = 100_000  # of messages that a room remembers, in engines that keep them in one process
 MAX_PENDING = 100_000  # jobs of one group
 
 
@@ -421,6 +422,7 @@ __all__ = [
     "FROM_END",
     "KEEP_NOTHING",
     "MAX_GROUPS",
+    "MAX_IDS",
     "MAX_OWN_GROUPS",
     "MAX_PENDING",
     "OWN_GROUPS",

@@ -15,7 +15,9 @@ from arqonbus.protocol.envelope import COMMAND, MESSAGE, Envelope
 from arqonbus.protocol.errors import BusError
 from arqonbus.service import gates, revoking
 from arqonbus.shield.tokens import Claims, mint
-from arqonbus.storage.ports import FROM_BEGIN, MAX_GROUPS, GroupKey, RoomKey, StorageError
+from arqonbus.storage.memory.log import MemoryLog
+from arqonbus.storage.ports import FROM_BEGIN, MAX_GROUPS, GroupKey, LogListener, RoomKey, StorageError
+from tests.contract.storage.conftest import append
 from tests.integration.conftest import Bus, StartBus, settings_of
 from tests.integration.raw import Raw
 from tests.integration.waiting import until
@@ -109,3 +111,15 @@ async def test_one_tenant_does_not_end_the_projection_of_others(
     await until(is_projected)
     await until(lambda: projector.tenants == (2 if trouble == "groups" else 1))
     assert projector.counters.store_up
+
+
+async def test_message_ids_of_one_tenant_do_not_push_out_those_of_another() -> None:
+    """They are remembered by room, and rooms belong to tenants."""
+    log = MemoryLog(dedup_max=10)
+    await log.open(LogListener())
+    await append(log, RoomKey("good", "orders"), "ours")
+    for number in range(100):
+        await append(log, RoomKey("evil", "orders"), f"theirs-{number}")
+        await append(log, RoomKey("evil", f"orders-{number}"), "ours")
+    assert (await append(log, RoomKey("good", "orders"), "ours")).duplicates == {0}
+    await log.close()

@@ -18,6 +18,7 @@ from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.local_presence import LocalPresence
 from arqonbus.storage.ports import (
     KEEP_NOTHING,
+    MAX_IDS,
     Appended,
     Batch,
     Durability,
@@ -74,7 +75,7 @@ class MemoryLog:
         self,
         *,
         dedup_seconds: float = 120.0,
-        dedup_max: int = 100_000,
+        dedup_max: int = MAX_IDS,
         clock_us: Callable[[], int] = _clock_us,
     ) -> None:
         self._clock_us = clock_us

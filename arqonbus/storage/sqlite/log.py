@@ -21,6 +21,7 @@ from typing import TypeVar
 from arqonbus.protocol.ids import new_ulid
 from arqonbus.storage.local_presence import LocalPresence
 from arqonbus.storage.ports import (
+    MAX_IDS,
     Appended,
     Batch,
     ConsumerGroups,
@@ -75,7 +76,7 @@ class SqliteLog:
         durability: Durability = Durability.HOT,
         *,
         dedup_seconds: float = 120.0,
-        dedup_max: int = 100_000,
+        dedup_max: int = MAX_IDS,
         clock_us: Callable[[], int] | None = None,
         checkpoint_seconds: float = 0.0,
     ) -> None:
