@@ -16,6 +16,8 @@ from arqonbus.protocol import replies
 from arqonbus.protocol.envelope import Envelope
 from arqonbus.protocol.errors import BusError, Code
 
+TURN_SECONDS = 0.002  # that the commands of one client run without a turn of the others
+
 
 class Reply(NamedTuple):
     """A command's answer, and what is sent directly behind it."""
@@ -66,7 +68,14 @@ class CommandQueues:
             peer.backlog.append(command)
 
     async def _work_off(self, peer: Peer) -> None:
+        clock = asyncio.get_running_loop().time
+        began = clock()
         while peer.backlog and not peer.closing:
+            if clock() - began > TURN_SECONDS:
+                await asyncio.sleep(
+                    0
+                )  # a command need not wait for anything: the other clients have their turn
+                began = clock()
             reply = await self._run(peer, peer.backlog[0])
             # No await from here to the end of `then`: a join goes live right behind its reply.
             peer.backlog.popleft()

@@ -25,16 +25,26 @@ _OWN_TYPES = {
 }
 
 
+def is_canonical(envelope: Envelope, raw: bytes) -> bool:
+    """Whether its sizes prove that nothing in the bytes is repeated or unknown. False proves nothing.
+
+    Drops what is unknown from the envelope.
+    """
+    if envelope.ByteSize() != len(raw):
+        envelope.DiscardUnknownFields()
+        return False
+    envelope.DiscardUnknownFields()
+    return envelope.ByteSize() == len(raw)
+
+
 def check_canonical(envelope: Envelope, raw: bytes, *, strict: bool) -> None:
     """Raise Invalid unless the bytes say no more than the envelope that was parsed from them.
 
     `strict`: unknown fields are refused. Otherwise MAX_UNKNOWN_FIELDS of MAX_UNKNOWN_BYTES together pass;
     the envelope itself keeps none of them.
     """
-    size = envelope.ByteSize()
-    envelope.DiscardUnknownFields()
-    if size == len(raw) == envelope.ByteSize():
-        return  # nothing is repeated, and nothing is unknown
+    if is_canonical(envelope, raw):
+        return
     seen: dict[int, int] = {}
     unknown = unknown_bytes = position = 0
     while position < len(raw):
@@ -107,4 +117,5 @@ __all__ = [
     "MAX_UNKNOWN_FIELDS",
     "check_canonical",
     "check_size",
+    "is_canonical",
 ]

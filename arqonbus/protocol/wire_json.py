@@ -139,37 +139,50 @@ def claimed_ids(frame: str, most: int = MAX_ENVELOPES) -> list[str]:
     return ids
 
 
-def _claimed_id(members: Mapping[str, msgspec.Raw]) -> str:
-    claimed = _read(bytes(members["id"])) if "id" in members else ""
+def _claimed_id(members: Mapping[str, Any]) -> str:
+    claimed = members.get("id", "")
+    if isinstance(claimed, msgspec.Raw):
+        claimed = _read(bytes(claimed))
     return claimed if isinstance(claimed, str) else ""
 
 
 def _decode_line(text: str, offset: int, max_payload_bytes: int) -> JsonLine:
-    if nesting_exceeds(text, MAX_DEPTH):
-        raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
+    if len(text) <= SHORT_LINE:
+        given: Mapping[str, Any] = read_object(text, offset, _read_digits)
+    else:
+        given = _read_long_line(text, offset)
+    claimed = _claimed_id(given)
+    unknown = sum(1 for key in given if key not in KNOWN_KEYS)
     try:
         data = text.encode()
-        members = _read_members(data)
-    except (msgspec.DecodeError, UnicodeError):
-        if len(text) <= MAX_LINE_BYTES:
-            read_object(text, offset, _read_digits)  # which says what is wrong, and where
-        raise DecodeError("the line is not a JSON object in UTF-8", offset) from None
-    claimed = _claimed_id(members)
-    unknown = sum(1 for key in members if key not in KNOWN_KEYS)
-    try:
-        _check_line_size(data, members, max_payload_bytes)
-        # If the line is the only object in it, every colon outside of strings stands behind a key of it.
-        if text.count("{") == 1 and len(text) > SHORT_LINE:
-            repeated = len(members) != _outside_strings(text).count(":")
-        else:
-            repeated = _has_repeated_key(text)
-        if repeated:
-            raise DecodeError("a JSON object has the same key twice", offset)
+        if len(text) > SHORT_LINE:
+            _check_line_size(data, given, max_payload_bytes)
+            # If the line is the only object in it, every colon outside of strings stands behind a key of it.
+            if text.count("{") == 1:
+                repeated = len(given) != _outside_strings(text).count(":")
+            else:
+                repeated = _has_repeated_key(text)
+            if repeated:
+                raise DecodeError("a JSON object has the same key twice", offset)
         return JsonLine(_envelope(_read_fields(data)), None, claimed, unknown)
     except Invalid as error:
         return JsonLine(None, error, claimed, unknown)
     except msgspec.ValidationError as error:
         return JsonLine(None, _mistyped(str(error)), claimed, unknown)
+    except (msgspec.DecodeError, UnicodeError):
+        raise DecodeError("the line is not valid JSON in UTF-8", offset) from None
+
+
+def _read_long_line(text: str, offset: int) -> Mapping[str, msgspec.Raw]:
+    """The members of a line that is a JSON object, as they stand there: nothing is built of them."""
+    if nesting_exceeds(text, MAX_DEPTH):
+        raise DecodeError(f"the JSON is nested deeper than {MAX_DEPTH} levels", offset)
+    try:
+        return _read_members(text.encode())
+    except (msgspec.DecodeError, UnicodeError):
+        if len(text) <= MAX_LINE_BYTES:
+            read_object(text, offset, _read_digits)  # which says what is wrong, and where
+        raise DecodeError("the line is not a JSON object in UTF-8", offset) from None
 
 
 def _check_line_size(data: bytes, members: Mapping[str, msgspec.Raw], max_payload_bytes: int) -> None:

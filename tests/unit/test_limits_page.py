@@ -25,7 +25,7 @@ def test_a_bound_is_that_of_the_code(row: list[str]) -> None:
     assert full
     if place:
         module, _, name = place.strip("`").partition(":")
-        assert getattr(importlib.import_module(module), name) == int(bound)
+        assert getattr(importlib.import_module(module), name) == float(bound)
     else:
         found: object = Settings.model_fields
         section, *rest = re.sub(r"\[\]", "", bound.strip("`")).split(".")
