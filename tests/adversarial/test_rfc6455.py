@@ -111,10 +111,13 @@ async def test_pings_are_answered(prod: ProdBus, size: int, between: bool) -> No
 
 
 async def test_many_pings(prod: ProdBus) -> None:
-    """Each has its answer, in order."""
+    """Answers come in order and end with the newest; of pings that arrive together, one is enough (5.5.3)."""
     raw = await prod.joined(JSON)
     raw.send(b"".join(f(PING, str(n).encode()) for n in range(200)))
-    assert [(await raw.frame()).payload for _ in range(200)] == [str(n).encode() for n in range(200)]
+    answers = [-1]
+    while answers[-1] != 199:
+        answers.append(int((await raw.frame()).payload))
+    assert answers == sorted(set(answers))
     await answered(raw)
 
 
