@@ -1,4 +1,4 @@
-"""Work that nobody waits for: kept while it runs, in the log when it fails, ended with its owner."""
+"""Background tasks: kept while they run, logged when they fail, cancelled with their owner."""
 
 from __future__ import annotations
 

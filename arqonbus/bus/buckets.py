@@ -15,7 +15,7 @@ class TokenBucket:
         self._at = now
 
     def take(self, wanted: int, now: float) -> int:
-        """How many of the wanted tokens are granted now; they are used up."""
+        """Take as many of the wanted tokens as there are, and return their number."""
         if not self.rate:
             return wanted
         tokens = self._tokens + (now - self._at) * self.rate
@@ -27,7 +27,7 @@ class TokenBucket:
         return granted
 
     def take_whole(self, wanted: int, now: float) -> bool:
-        """Whether all of the wanted tokens were there; if not, none is used up."""
+        """Take all of the wanted tokens, or none. True if they were taken."""
         if not self.rate:
             return True
         self._refill(now)
@@ -37,7 +37,7 @@ class TokenBucket:
         return True
 
     def is_full(self, now: float) -> bool:
-        """Whether a new bucket would be no different."""
+        """True if the bucket is full, as a new one is."""
         if self.rate:
             self._refill(now)
         return self._tokens >= self.burst

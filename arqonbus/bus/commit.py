@@ -39,7 +39,7 @@ Outcomes = Sequence[Outcome]
 
 
 class Receiver(Protocol):
-    """Where stored messages go next: the hub."""
+    """The receiver of stored messages: the hub."""
 
     def deliver(self, key: RoomKey, epoch: str, entries: Sequence[Entry]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a node counts. Plain integers, so that counting costs nothing; telemetry reads them on scrape."""
+"""Counters of a node. Plain integers, so that counting is cheap; telemetry reads them on scrape."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class _HandedMessage(msgspec.Struct, tag="hand", array_like=True):
 
 
 class _Answer(msgspec.Struct, tag="answer", array_like=True):
-    """What became of it."""
+    """The outcome of a direct message."""
 
     ticket: str
     found: bool

@@ -1,4 +1,4 @@
-"""How a node sends its clients elsewhere: told first, closed over the drain window, nothing acked is lost."""
+"""Draining a node: clients are notified, then closed over the drain window; nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 async def send_away(peers: list[Peer], window: float, empty: asyncio.Event) -> None:
-    """Announce, then close with 1012 at a random moment each. `empty` is set when nobody is left.
+    """Announce, then close with 1012 at a random moment each. `empty` is set when no client is left.
 
     Readiness is the caller's business and has failed before; new clients are refused meanwhile.
     """

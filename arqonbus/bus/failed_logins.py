@@ -20,7 +20,7 @@ ALL_LINES_PER_SECOND = 20.0
 
 
 class _Failures:
-    """What is remembered of one network."""
+    """The record of one network."""
 
     __slots__ = ("allowed", "strikes", "waiting")
 
@@ -71,7 +71,7 @@ class FailedLogins:
 
 
 class LineBudget:
-    """How many lines a port may log, in all and about one address."""
+    """Limits of log lines about refusals, in all and per address."""
 
     def __init__(self, now: float) -> None:
         self._all = TokenBucket(ALL_LINES_PER_SECOND, ALL_LINES_AT_ONCE, now)
@@ -79,7 +79,7 @@ class LineBudget:
         self._suppressed = 0
 
     def spend(self, address: str, now: float) -> int | None:
-        """How many lines were suppressed since the last one; None: this one is to be suppressed too."""
+        """Lines suppressed since the last one; None: suppress this one too."""
         network = network_of(address)
         bucket = self._networks.pop(network, None) or TokenBucket(LINES_PER_SECOND, LINES_AT_ONCE, now)
         if len(self._networks) >= MAX_NETWORKS:

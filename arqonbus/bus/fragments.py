@@ -8,7 +8,7 @@ LEAST_FRAME_BYTES = 512  # that a fragment or control frame counts for, however 
 
 
 def missing_bytes(size: int) -> int:
-    """What a fragment or control frame of `size` bytes counts for beyond its bytes."""
+    """The charge for a fragment or control frame of `size` bytes beyond its bytes."""
     return max(0, LEAST_FRAME_BYTES - size)
 
 

@@ -243,7 +243,7 @@ class _PendingConnection(asyncio.Protocol):
         except BadRequest as error:
             judged = refused(error)
         except Exception:
-            # The client is told an id, the log the reason: exception text never leaves the node.
+            # The client receives an id, the log the reason: exception text never leaves the node.
             incident = new_ulid()
             logger.exception("a request could not be judged", extra={"incident": incident})
             judged = refused(BusError(Code.INTERNAL_ERROR, f"the bus failed; incident {incident}"))

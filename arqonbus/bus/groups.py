@@ -1,4 +1,4 @@
-"""Consumer groups as workers meet them: reads that wait for work, and dead letters for what nobody can do.
+"""Consumer groups: reads that wait for jobs, and dead letters for jobs that failed too often.
 
 The log hands out and counts; here is decided that a job was tried often enough. It then goes to the room
 `<room>.dlq.<group>` with what is known about it, and only when it is stored there is it done with.
@@ -80,7 +80,7 @@ class Groups:
         return self._event_log.groups
 
     async def read(self, group: GroupKey, consumer: str, limit: int, lease_us: int) -> GroupRead:
-        """What there is for the consumer now. Jobs that were tried often enough become dead letters."""
+        """Lease the jobs that are due. Jobs that were tried too often become dead letters."""
         missed = 0
         while True:
             given = await self.store.read(group, consumer, limit, lease_us, MAX_BYTES)
@@ -144,7 +144,7 @@ class Groups:
         return deliveries
 
     async def give_up(self, group: GroupKey, epoch: str, job: GroupJob, reason: str) -> None:
-        """Nobody can ever do this job: it becomes a dead letter now, or when its lease has ended."""
+        """Make a job a dead letter now, or when its lease has ended, because it can never be done."""
         await self._bury(group, epoch, 1, [job._replace(deliveries=job.deliveries + 1, reason=reason)])
 
     async def _bury(self, group: GroupKey, epoch: str, most: int, jobs: Sequence[GroupJob]) -> None:
@@ -186,7 +186,7 @@ class Groups:
         self._hub.deliver(room, outcome.epoch, entries)
 
     async def _has(self, room: RoomKey, message_id: str, since_us: int) -> bool:
-        """Whether the room holds the message. It is no older than the job: that bounds the search."""
+        """True if the room holds the message. It is no older than the job, which bounds the search."""
         before = 0
         while True:
             entries = (await self._event_log.read_back(room, before, PAGE)).entries

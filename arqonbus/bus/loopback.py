@@ -36,7 +36,7 @@ class Loopback:
         self._peer.skew.due = math.inf  # it passes on what others made, whenever that was
 
     async def publish(self, envelopes: Sequence[Envelope], seconds: float) -> Sequence[Envelope]:
-        """What the bus answered to each, in order. The ids are all different.
+        """The answers of the bus, in order. The ids are all different.
 
         Raises LoopbackClosed, or TimeoutError when the answers do not come in time.
         """
@@ -62,7 +62,7 @@ class Loopback:
                     answer.set_exception(LoopbackClosed())
 
     def may(self, action: str, room: str) -> bool:
-        """Whether the identity, or the room's rule, grants the action."""
+        """True if the identity or the room's rule grants the action."""
         return self._peer.session.may(action, room)  # type: ignore[arg-type]
 
     # -- what a peer asks of its transport
@@ -88,7 +88,7 @@ class Loopback:
 
 
 def _payloads(frames: bytes) -> list[bytes]:
-    """What the frames of a server hold: unmasked, whole."""
+    """The payloads of a server's frames: unmasked and whole."""
     found: list[bytes] = []
     at = 0
     while at < len(frames):

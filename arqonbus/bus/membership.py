@@ -45,7 +45,7 @@ class RoomMembership:
         ready: Callable[[Peer], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        """`most`: rooms that a connection can be in. `quotas` and `most` are asked anew, as they reload."""
+        """`most`: rooms that a connection can be in. `quotas` and `most` are functions: both reload."""
         self._hub = hub
         self._follower = follower
         self._presence = presence

@@ -95,7 +95,7 @@ class Node(LogListener):
         self.name = name
         self.verify = verify
         self.state = NodeState.STARTING
-        self.degraded = False  # the storage engine is away, and the bus goes on without it
+        self.degraded = False  # the storage engine is unreachable, and the bus continues in memory
         self.started_at = time.time()
         self.counters = Counters()
         self.clients: dict[str, Peer] = {}

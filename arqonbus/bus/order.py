@@ -16,10 +16,10 @@ MAX_EARLY = 10_000  # entries kept aside; beyond it they are dropped and read ag
 
 
 class Ready(NamedTuple):
-    """What may be delivered now: entries in sequence, after a hole that the log no longer fills.
+    """Entries that may be delivered now: entries in sequence, after a hole that the log no longer fills.
 
     `lost` is the range of sequences (first, last) that is gone, or None. `new_epoch` says that the
-    sequence began anew, so that earlier positions mean nothing.
+    sequence began again, so that earlier positions mean nothing.
     """
 
     entries: Sequence[Entry]
@@ -31,7 +31,7 @@ NOTHING = Ready(())
 
 
 class RoomOrder:
-    """Where the room stands. Until `start`, all entries wait: the log's head is not known yet."""
+    """The position of a room. Until `start`, all entries wait, because the log's head is not known yet."""
 
     __slots__ = ("_before_start", "_behind", "_early", "_entered", "_former", "epoch", "position", "started")
 

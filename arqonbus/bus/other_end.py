@@ -1,4 +1,4 @@
-"""Who is at the other end of a socket, as far as the socket knows."""
+"""The peer of a socket, as far as the socket knows it."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
-    """What a server adapter offers for one connection. None of the calls blocks or raises."""
+    """The interface of a server adapter for one connection. No call blocks or raises."""
 
     def write(self, frames: bytes) -> None:
         """Send complete frames."""

@@ -1,4 +1,4 @@
-"""Who is in a room, on this node and on the others, and the signals that tell.
+"""Presence in rooms, on this node and on the others, with its signals.
 
 Presence signals go only to members that asked for them when they joined, so that a large room costs
 nothing for those who do not care. They are unsequenced: a list that is read is the truth, a signal is a

@@ -1,4 +1,4 @@
-"""What all connections of one tenant, identity or address may ask of this node together. Pure.
+"""Limits shared by all connections of one tenant, identity or address on this node. Pure.
 
 Each has an account while it is connected, and afterwards until its buckets are full again: whoever comes
 back gets no fresh burst. Where the profile sets no such limit there are no
@@ -19,11 +19,11 @@ from arqonbus.storage.ports import RoomKey
 ARRIVALS_SECONDS = 5  # worth of new connections that may come at once
 BURST_SECONDS = 2
 LEAST_PART = 0.01  # of a limit that counts over all nodes, so that a node can begin to ask
-MAX_ACCOUNTS = 200_000  # addresses come from anybody, so the memory of them is bounded
+MAX_ACCOUNTS = 200_000  # any client adds an address, so their number is bounded
 
 
 class Usage(NamedTuple):
-    """What was asked of one account in a second, granted or not, and how many connections it has."""
+    """Demand on one account in a second, granted or not, and the number of its connections."""
 
     messages: float
     bytes: float
@@ -54,7 +54,7 @@ class CountingBucket(TokenBucket):
 
 
 class Account:
-    """One tenant, identity or address. `scope` names which, in what a client is told."""
+    """One tenant, identity or address. `scope` names which, in errors to clients."""
 
     __slots__ = (
         "arrivals",
@@ -94,7 +94,7 @@ class Account:
         return self.messages, self.bytes, self.joins, self.arrivals
 
     def is_idle(self, now: float) -> bool:
-        """Whether forgetting it changes nothing."""
+        """True if forgetting the account changes nothing."""
         return not self.connections and all(
             bucket.is_full(now) for bucket in (self.arrivals, self.messages, self.bytes, self.joins)
         )
@@ -110,11 +110,11 @@ class Quotas:
         self._accounts: dict[tuple[str, ...], Account] = {}
 
     def arrival(self, address: str, now: float) -> BusError | None:
-        """Why an address may not connect just now; looked at before anything that costs more."""
+        """The reason why an address may not connect now. Checked before anything that costs more."""
         return self._refusal(self._of(("address", address), self._limits.address, now), now)
 
     def identity_arrival(self, tenant: str, subject: str, now: float) -> BusError | None:
-        """Why a tenant or one of its identities may not connect just now."""
+        """The reason why a tenant or one of its identities may not connect now."""
         for account in self._of_identity(tenant, subject, now):
             refusal = self._refusal(account, now)
             if refusal is not None:
@@ -177,7 +177,7 @@ class Quotas:
             account.commands -= count
 
     def usage(self) -> dict[str, Usage]:
-        """What was asked of each account since the last call; those of which nothing was are left out."""
+        """Demand on each account since the last call. Accounts without demand are left out."""
         found = {}
         for key, account in self._accounts.items():
             buckets = account.buckets()
@@ -207,7 +207,7 @@ class Quotas:
                         bucket.rate = max(part, bucket.limit * LEAST_PART)
 
     def sweep(self, now: float) -> None:
-        """Forget accounts that nobody uses."""
+        """Forget unused accounts."""
         for key in [key for key, account in self._accounts.items() if account.is_idle(now)]:
             del self._accounts[key]
 

@@ -69,7 +69,7 @@ class HeadReader:
 
     @property
     def started(self) -> bool:
-        """Whether anything came."""
+        """True if any byte has arrived."""
         return bool(self._data)
 
     def feed(self, data: bytes) -> RequestHead | None:

@@ -25,7 +25,7 @@ class RoomSettingsLookup:
         self._levels.clear()
 
     def of(self, room: str) -> RoomSettings:
-        """What holds for the room."""
+        """The settings of the room."""
         found = self._found.get(room)
         if found is None:
             if len(self._found) >= MAX_KEPT:
@@ -34,7 +34,7 @@ class RoomSettingsLookup:
         return found
 
     def retention(self, key: RoomKey) -> Retention:
-        """How much of the room is kept."""
+        """The retention of the room."""
         retention = self._retentions.get(key.room)
         if retention is None:
             found = self.of(key.room)

@@ -36,7 +36,7 @@ class SendQueue:
     """Frames in order. `budget` is in bytes and counts what waits here plus what the socket holds.
 
     `granted` comes on top: bytes that the client asked for itself (what it missed), until the socket has
-    taken everything once. Whoever grants more asks `Peer.room_for_recovery` first.
+    taken everything once. A caller that grants more asks `Peer.room_for_recovery` first.
     """
 
     __slots__ = ("_answers", "_frames", "_gaps", "_sources", "budget", "dropped", "granted", "size", "wire")

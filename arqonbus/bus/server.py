@@ -59,7 +59,7 @@ async def listen(node: Node) -> OpenPort:
 def take_port(host: str, port: int, section: str) -> socket.socket:
     """A socket that listens there. Raises PortTaken with a sentence: the profile's section, and what to do.
 
-    It listens at once, because several sockets can be bound to a port that nobody listens on yet.
+    It listens at once, because several sockets can be bound to a port before one listens.
     """
     try:
         family, kind, number, _, address = socket.getaddrinfo(

@@ -11,7 +11,7 @@ from arqonbus.storage.projection import ProjectionStore
 
 
 class ProjectorStatus(Protocol):
-    """What a projector in this process says about itself: whether its store is up, failed attempts so far."""
+    """State of a projector in this process: whether its store is up, and failed attempts so far."""
 
     @property
     def store_up(self) -> bool: ...

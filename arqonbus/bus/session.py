@@ -38,7 +38,7 @@ _NO_ITEMS: list[Item] = []
 
 @dataclass(frozen=True, slots=True)
 class SessionLimits:
-    """What one session may send. Rates are per second, 0 means unlimited."""
+    """Limits of one session. Rates are per second; 0: unlimited."""
 
     messages_per_second: int
     messages_burst: int
@@ -73,7 +73,7 @@ class Direct(NamedTuple):
 
 @dataclass(slots=True)
 class ReceivedFrames:
-    """What some frames held. `close` is set when the connection has to end after the answers.
+    """The content of some frames. `close` is set when the connection has to end after the answers.
 
     `publications`: accepted messages by room, in order. `silent`: ids of those whose producer wants no ack.
     """
@@ -93,7 +93,7 @@ Gate = Callable[[Identity, Envelope], bool]
 
 
 class Gates(Protocol):
-    """What judges messages before they are published, and commands before they are run."""
+    """A judge of messages before they are published and of commands before they run."""
 
     decisions: Counter[tuple[str, str, str]]  # of the content policy, by rule, action and mode
 
@@ -165,12 +165,12 @@ class Session:
         self.identity = identity
 
     def become(self, identity: Identity) -> None:
-        """Go on with a renewed token of the same tenant; what it grants is asked anew."""
+        """Replace the identity after a token refresh and drop cached grants."""
         self.identity = identity
         self._publish_to = {}
 
     def reload(self, limits: SessionLimits, now: float) -> None:
-        """Go on under other limits; what rooms grant is asked anew."""
+        """Apply new limits and drop cached grants."""
         self._limits = limits
         self._messages = TokenBucket(limits.messages_per_second, limits.messages_burst, now)
         self._bytes = TokenBucket(limits.bytes_per_second, limits.bytes_burst, now)
@@ -186,13 +186,13 @@ class Session:
         return intake
 
     def charge(self, size: int, now: float) -> bool:
-        """Whether so many bytes are within every byte rate, which they then use up."""
+        """Charge bytes to every byte rate. False if one of them has too few."""
         return self._bytes.take_whole(size, now) and all(
             account.bytes.take_whole(size, now) for account in self.accounts
         )
 
     def may(self, action: Action, room: str) -> bool:
-        """Whether the token, or the room's rule in the profile, grants the action in the room."""
+        """True if the token, or the room's rule in the profile, grants the action in the room."""
         return self.identity.grants.allows(action, room) or action in self._room_grants(room)
 
     def demand(self, action: Action, room: str) -> RoomKey:
@@ -308,7 +308,7 @@ class Session:
             else:
                 key = self._publishable(envelope.room)
                 if self._pass(self._gates.of(envelope.room), envelope):
-                    raw = envelope.SerializeToString()  # made anew: nothing of what was changed stays
+                    raw = envelope.SerializeToString()  # encoded again, so that no replaced byte stays
                 item = Item(envelope.id, envelope.channel, raw + self._stamp)
                 intake.publications.setdefault(key, []).append(item)
                 if not ack:
@@ -317,11 +317,11 @@ class Session:
             self._refuse(envelope.id, error, intake, ack=ack)
 
     def _is_judged(self, envelope: Envelope) -> bool:
-        """Whether a gate looks at what is published, so that nothing may pass that it does not see."""
+        """True if a gate inspects publishes, so that fields which it cannot see are refused."""
         return envelope.kind != COMMAND and self._gates.of(envelope.room) is not None
 
     def _pass(self, gate: Gate | None, envelope: Envelope) -> bool:
-        """Whether the gate let the envelope through changed. Raises BusError when it did not at all."""
+        """Pass the envelope through the gate. True if the gate changed it. Raises BusError if refused."""
         return gate is not None and gate(self.identity, envelope)
 
     def _publishable(self, room: str) -> RoomKey:
@@ -346,7 +346,7 @@ class Session:
         intake.answers.append(answer)
 
     def _granted(self, messages: int, now: float) -> int:
-        """How many of the envelopes the rates allow, from the first on. Their bytes are charged before."""
+        """Number of envelopes that the rates allow, from the first on. Their bytes were charged before."""
         granted = self._messages.take(messages, now)
         for account in self.accounts:
             granted = account.messages.take(granted, now)

@@ -25,14 +25,14 @@ class _Report(msgspec.Struct):
 
 
 class Sharing:
-    """What the other nodes of a bus are asked for."""
+    """Demand on the other nodes of a bus."""
 
     def __init__(self, node: str) -> None:
         self._node = node
         self._heard: dict[str, tuple[float, dict[str, list[float]]]] = {}
 
     def report(self, quotas: Quotas) -> bytes:
-        """What was asked of this node since the last report, for the others."""
+        """Demand on this node since the last report, for the others."""
         usage = quotas.usage()
         most = sorted(usage, key=lambda key: usage[key], reverse=True)[:MAX_REPORTED]
         return msgspec.json.encode(_Report(self._node, {key: list(usage[key]) for key in most}))

@@ -1,4 +1,4 @@
-"""How far a client's clock is from ours, as far as its messages show. Pure.
+"""Clock skew of a client, estimated from its messages. Pure.
 
 A message cannot come from the future, so one that is ahead proves that the clock is. One that is behind may
 have waited somewhere; only when every one of a while is behind, the clock is.
@@ -7,7 +7,7 @@ have waited somewhere; only when every one of a while is behind, the clock is.
 from __future__ import annotations
 
 INTERVAL = 1.0  # seconds between two looks
-LOOKS = 8  # that have to agree before a clock is said to be behind
+LOOKS = 8  # that have to agree before a clock counts as behind
 
 
 class SkewWatch:
@@ -21,7 +21,7 @@ class SkewWatch:
         self._leads: list[int] = []
 
     def look(self, lead_us: int, limit_us: int, now: float) -> int | None:
-        """How far the clock is ahead, below 0 behind, in µs, when that has just become too far; else None.
+        """Skew in µs (negative: behind) when it has just become too great; else None.
 
         `lead_us`: the time that the newest message claims, less ours. `limit_us`: what is tolerated.
         """

@@ -55,7 +55,7 @@ _STATUS: Mapping[Code, HTTPStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the decision needs of an HTTP request. Header names are in lower case, values in order.
+    """The parts of a request that decide about the upgrade. Header names are in lower case, values in order.
 
     `address`: the other end of the socket. `certificate`: the names in the one that it showed, if any.
     """
@@ -104,7 +104,7 @@ class Handshake:
         self._services = ServiceNames(settings.auth.service_identities)
 
     def address(self, request: Request) -> str:
-        """Where the client is."""
+        """The address of the client."""
         return self._proxies.client(request.address, request.headers)
 
     def decide(self, request: Request, obstacle: BusError | None) -> Accepted | Refused:
@@ -183,7 +183,7 @@ def refused(error: BusError) -> Refused:
 
 
 def _check_upgrade(request: Request) -> None:
-    """What RFC 6455, section 4.2.1, asks of a request. Raises BadRequest."""
+    """Check a request as RFC 6455, section 4.2.1, requires. Raises BadRequest."""
     headers = request.headers
     if request.method != "GET":
         raise BadRequest(

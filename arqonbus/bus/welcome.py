@@ -20,7 +20,7 @@ def welcome(
     groups: bool,
     degraded: bool,
 ) -> Envelope:
-    """The signal `welcome`. `groups`: whether the log has consumer groups; `degraded`: whether it is away."""
+    """The signal `welcome`. `groups`: the log has consumer groups; `degraded`: it is unreachable."""
     limits, protocol, history = settings.limits, settings.protocol, settings.storage.history
     return replies.signal(
         "welcome",

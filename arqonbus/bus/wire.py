@@ -12,7 +12,7 @@ from arqonbus.storage.ports import Entry
 
 
 class Wire(Protocol):
-    """How envelopes stand in WebSocket frames. Every frame that is returned is complete."""
+    """Envelopes in WebSocket frames. Every frame that is returned is complete."""
 
     subprotocol: str
     json: bool

@@ -125,6 +125,8 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 def _fit_for_a_secret(secret: SecretStr) -> SecretStr:
     """The same rule for every origin of a secret, because each of its readers strips other characters."""
     text = secret.get_secret_value()
+    if text.startswith("-----BEGIN"):
+        return secret  # a key in the wrong setting, which has an error of its own
     if text.startswith("\ufeff"):
         raise ValueError("begins with a byte order mark; save it as UTF-8 without one")
     if text != text.strip():

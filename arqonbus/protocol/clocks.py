@@ -20,7 +20,7 @@ Clock = Mapping[str, int]
 
 
 class Order(Enum):
-    """How one clock stands to another."""
+    """The causal order of two clocks."""
 
     EQUAL = "equal"
     BEFORE = "before"

@@ -9,7 +9,7 @@ DurabilityName = Literal["memory", "hot", "durable"]
 
 
 class Durability(IntEnum):
-    """How safe a stored message is; a greater value is a stronger promise. Same numbers as the wire enum."""
+    """Durability levels of a stored message; a greater value is a stronger promise. Numbers of the wire."""
 
     MEMORY = 1  # this process only
     HOT = 2  # the engine has it and flushes it by its own policy; survives kill -9 of the bus

@@ -1,4 +1,4 @@
-"""What a valid envelope is, whichever wire it came over. Pure.
+"""Validity of envelopes, independent of the wire format. Pure.
 
 An envelope is the generated protobuf message; there is no second model beside it. `check` tells what a
 producer may send. Fields that belong to the server are refused when a producer sets them: the server's
@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 4096
 MAX_TIME_US = 253_402_300_800_000_000  # the first microsecond of the year 10000
 SIGNATURE_BYTES = 64
 JSON_CONTENT = "application/json"
-FRAME_CONTENT = "application/vnd.arqonbus.frame"  # envelopes as they stand in a binary frame
+FRAME_CONTENT = "application/vnd.arqonbus.frame"  # envelopes encoded as in a binary frame
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _NAME_RULE = "1-128 of A-Z a-z 0-9 . _ -"

@@ -44,7 +44,7 @@ class Code(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ErrorExplanation:
-    """What a code means and what its receiver should do, one sentence each."""
+    """The meaning of a code and its remedy, one sentence each."""
 
     meaning: str
     remedy: str
@@ -140,7 +140,7 @@ EXPLANATIONS: Mapping[Code, ErrorExplanation] = {
     ),
     Code.INTERNAL_ERROR: ErrorExplanation(
         "The bus failed in a way that it did not foresee.",
-        "Give the incident id to the operator; it stands in the log.",
+        "Give the incident id to the operator; the log has it.",
     ),
 }
 

@@ -58,7 +58,7 @@ def ulid_after(earlier: str) -> str:
 
 
 def derived_ulid(born_ms: int, *parts: str | int) -> str:
-    """The one ULID that these parts give: whoever derives it from them again gets the same."""
+    """Derive a ULID from these parts; equal parts give the same ULID."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return _ulid(born_ms & _MS_MASK, int.from_bytes(digest[:10]))
 

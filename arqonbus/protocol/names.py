@@ -13,7 +13,7 @@ _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
 
 def is_name(text: str) -> bool:
-    """True for a name that may stand in an address."""
+    """True for a valid name in an address."""
     return 0 < len(text) <= MAX_LENGTH and not text.strip(_ALPHABET)
 
 

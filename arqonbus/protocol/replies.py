@@ -1,4 +1,4 @@
-"""What the server says: acks, replies, errors and signals. Pure.
+"""Envelopes of the server: acks, replies, errors and signals. Pure.
 
 Acks are the one answer on the hot path, so they are written as bytes; everything else is an envelope.
 """
@@ -36,7 +36,7 @@ def now_text() -> str:
 
 @lru_cache
 def _acked(durability: int) -> bytes:
-    """What all acks of a durability have in common."""
+    """The bytes that all acks of a durability share."""
     fields = Envelope(kind=REPLY, durability=durability, status=pb.Status(code=Code.OK))  # type: ignore[arg-type]
     return fields.SerializeToString()
 
@@ -112,7 +112,7 @@ def frame_reply(message_id: str, envelopes: bytes, facts: Mapping[str, str]) -> 
 
 
 def status_of(error: BusError) -> pb.Status:
-    """The error as it stands in an envelope."""
+    """The error in the form of an envelope's status."""
     return pb.Status(
         code=error.code,
         message=error.message,

@@ -19,7 +19,7 @@ DOMAIN = b"arqonbus.v1.message\0"
 
 
 def signed_bytes(envelope: Envelope, tenant: str) -> bytes:
-    """What a signature of this message is over. `tenant`: the producer's, said in the message or not."""
+    """The bytes that a signature covers. `tenant`: the producer's, whether or not the message names it."""
     fields = (
         envelope.id,
         tenant,
@@ -63,7 +63,7 @@ def public_key(pem: str, name: str = "the key") -> Ed25519PublicKey:
 
 
 def is_signed_by(envelope: Envelope, tenant: str, key: Ed25519PublicKey) -> bool:
-    """Whether the message, as it was delivered, is signed with the other half of the key."""
+    """True if the delivered message was signed with the private half of the key."""
     try:
         key.verify(envelope.signature, signed_bytes(envelope, tenant))
     except InvalidSignature:

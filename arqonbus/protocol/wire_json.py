@@ -271,7 +271,7 @@ def nesting_exceeds(text: str, limit: int) -> bool:
 
 
 def _outside_strings(text: str) -> str:
-    """What of a JSON text does not stand in a string."""
+    """The parts of a JSON text outside strings."""
     if "\\" in text:
         text = text.replace("\\\\", "").replace('\\"', "")
     return "".join(text.split('"')[::2]) if '"' in text else text
@@ -434,7 +434,7 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def _name_in(names: Mapping[int, str], number: int) -> str:
-    """What is unknown keeps its number; 0 is nothing."""
+    """Name of an enum value; unknown values keep their number; empty for 0."""
     return names[number] if number in names else str(number)
 
 
@@ -468,7 +468,7 @@ def _write_payload(envelope: Envelope, fields: _Fields) -> None:
 def one_line_json(payload: bytes) -> bytes | None:
     """The payload as JSON text without line breaks, or None if it is not JSON that all can read.
 
-    A producer on the protobuf wire may call anything JSON. What is embedded in a frame of ours must be
+    A producer on the protobuf wire may call anything JSON. What is embedded in a frame of the bus must be
     one value, valid, without a key twice, less deep by one than the whole line, and must not end the line.
     Otherwise the reader would have to refuse the frame, and with it what others have sent.
     """
@@ -485,7 +485,7 @@ def one_line_json(payload: bytes) -> bytes | None:
 
 
 def _is_flat(text: str, payload: bytes) -> bool:
-    """Whether it is one object without another container in it and without a key twice: seen at a glance.
+    """True for one object without nested containers and repeated keys, by one scan.
 
     Every key is followed by a colon. Where there are no more colons than different keys, none stands twice.
     """

@@ -64,7 +64,7 @@ def decode(frame: bytes, most: int = MAX_ENVELOPES, max_bytes: int = sys.maxsize
 def claimed_ids(frame: bytes, most: int = MAX_ENVELOPES) -> list[str]:
     """The ids that the envelopes of a frame begin with, '' where one begins otherwise; nothing is parsed.
 
-    Raises DecodeError as `decode` does for a frame that is no row of envelopes.
+    Raises DecodeError as `decode` does for a frame that is not a sequence of envelopes.
     """
     ids: list[str] = []
     position, end = 0, len(frame)
@@ -161,14 +161,14 @@ _SERVER_TIME_TAG = varint(Envelope.SERVER_TIME_US_FIELD_NUMBER << 3)
 
 
 def sender_stamp(tenant: str, sender: str) -> bytes:
-    """What a session appends to everything it accepts. Both are non-empty, so neither is ever absent."""
+    """The fields that a session appends to accepted envelopes. Neither is ever empty."""
     return _text_stamp(Envelope.TENANT_FIELD_NUMBER, tenant) + _text_stamp(
         Envelope.SENDER_FIELD_NUMBER, sender
     )
 
 
 def log_stamp(epoch: str, server_time_us: int) -> bytes:
-    """What the log adds and a batch shares; the sequence comes behind it."""
+    """The fields that the log adds and a batch shares; the sequence follows."""
     return (
         _epoch_stamp(epoch)
         + _CONTINUED[server_time_us & 16383]

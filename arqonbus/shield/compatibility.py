@@ -1,8 +1,7 @@
-"""Whether a new version of a schema can take the place of the old one. Pure.
+"""Compatibility of two versions of a schema. Pure.
 
-backward: whoever reads by the new schema can read all that was valid by the old one. forward: the other way
-round. What cannot be decided counts as incompatible: a check that lets through what it does not understand is
-none.
+backward: a reader with the new schema can read everything that was valid under the old one. forward: the
+reverse. A change that cannot be decided counts as incompatible.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MAX_SHOWN = 600
 
 
 def json_faults(old: Any, new: Any, mode: Mode) -> list[str]:
-    """Why one JSON Schema cannot take the place of the other, as sentences. Raises ValueError."""
+    """Reasons why one JSON Schema cannot replace the other, as sentences. Raises ValueError."""
     import jsonschema_rs
 
     try:
@@ -40,14 +39,14 @@ def _uncovered(wide: Any, narrow: Any, wide_is: str, narrow_is: str) -> Iterator
 
 
 def protobuf_faults(old: Any, new: Any, mode: Mode) -> list[str]:
-    """Why one protobuf message cannot take the place of the other, as sentences. Both are Descriptors."""
+    """Reasons why one protobuf message cannot replace the other, as sentences. Both are Descriptors."""
     return sorted(set(_both_ways(_message_faults, old, new, mode)))
 
 
 def _message_faults(
     reader: Any, writer: Any, reader_is: str, writer_is: str, seen: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """What goes wrong when a reader's message type gets bytes of a writer's."""
+    """Errors of a reader's message type with bytes of a writer's type."""
     if writer.full_name in seen:
         return
     seen |= {writer.full_name}

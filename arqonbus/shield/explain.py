@@ -1,4 +1,4 @@
-"""Why a token may do something: the grant, the role or the rule of a room behind it. Pure."""
+"""Explanations of permissions: the grant, role or room rule behind each. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arqonbus.shield.tokens import Identity
 
 
 class Reason(NamedTuple):
-    """What is allowed in which rooms, and because of what."""
+    """Allowed actions per room pattern, with the reason."""
 
     room: str
     allow: frozenset[Action]

@@ -1,4 +1,4 @@
-"""What a token may do in which rooms. Pure, and deny by default.
+"""Grants: the actions that a token allows in rooms. Pure; deny by default.
 
 A grant is a pattern of room names and a set of actions. Patterns match in time linear in the name, and
 their number is bounded, so that a token cannot make the bus work hard.
@@ -34,11 +34,11 @@ class Grants:
     unlimited: bool = False
 
     def allows(self, action: Action, room: str) -> bool:
-        """Whether any rule covers the action in the room."""
+        """True if a rule covers the action in the room."""
         return self.unlimited or any(action in rule.allow and rule.room.matches(room) for rule in self.rules)
 
     def allows_somewhere(self, action: Action) -> bool:
-        """Whether any rule covers the action in any room."""
+        """True if a rule covers the action in any room."""
         return self.unlimited or any(action in rule.allow for rule in self.rules)
 
 
@@ -72,7 +72,7 @@ def parse_grant(text: str) -> Grant:
 
 
 def role_grants(roles: Iterable[Role]) -> Mapping[str, tuple[Grant, ...]]:
-    """What the profile's roles grant, by name; roles of one name add up."""
+    """Grants of the profile's roles, by name; roles of one name add up."""
     found: dict[str, tuple[Grant, ...]] = {}
     for role in roles:
         grants = tuple(Grant(Glob(each.room), frozenset(each.allow)) for each in role.grants)

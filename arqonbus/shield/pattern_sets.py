@@ -55,7 +55,7 @@ def set_of(patterns: Sequence[str], literals: Sequence[str]) -> Callable[[bytes]
 
 
 def is_anchored(pattern: str) -> bool:
-    """Whether it means the ends of a value, which cannot be seen in the bytes of a JSON text."""
+    """True if a pattern is anchored to the ends of a value, which the bytes of a JSON text do not show."""
     outside_classes = re.sub(r"\\[^Az]|\[\^?\]?[^\]]*\]", "", pattern)
     return any(mark in outside_classes for mark in ("^", "$", r"\A", r"\z"))
 

@@ -24,12 +24,12 @@ class ServiceNames:
             self._by_dns.setdefault(each.dns.lower(), set()).add((each.tenant, each.subject))
 
     def names(self, certificate: Names, tenant: str, subject: str) -> bool:
-        """Whether the certificate names this service."""
+        """True if the certificate names this service."""
         wanted = (tenant, subject)
         for kind, value in certificate:
             if kind == "URI" and _of_uri(value) == wanted:
                 return True
-            # A wildcard names nobody: it is looked up as it stands.
+            # A wildcard is not expanded: it is looked up as written.
             if kind == "DNS" and wanted in self._by_dns.get(value.lower(), ()):
                 return True
         return False

@@ -1,4 +1,4 @@
-"""How a place in a message is named to its sender: short, printable, and without what stands there."""
+"""Names of places in a message for its sender: short, printable, and without the value."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ GROUP = 32  # texts that are looked at together first
 
 
 class PolicyFinding(NamedTuple):
-    """What was found, what is done about it, and where: a path of keys, a header, or the name."""
+    """A finding: the rule, the action, and the place (a path of keys, a header, or the name)."""
 
     rule: str
     action: Action
@@ -41,7 +41,7 @@ class PolicyFinding(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What a policy says about one message. `payload`, `headers`: what is published instead, if anything."""
+    """The verdict of a policy on one message. `payload`, `headers`: the replacements to publish, if any."""
 
     findings: Sequence[PolicyFinding]
     payload: bytes | None = None
@@ -96,7 +96,7 @@ class ContentPolicy:
             self._inspector(range(len(self._rules)), in_scope=True)  # no room has more to be judged by
 
     def of(self, room: str) -> Inspector | None:
-        """What judges messages to a room; None if nothing does. The room of what has none is ''."""
+        """The inspector of a room; None: nothing is inspected. '': messages without a room."""
         if self.settings.mode == "off":
             return None
         in_scope = _covers(self._scope, room)
@@ -136,7 +136,7 @@ class Inspector:
         self._always_read = self._anchored or any(not _last_key(path) for path in self._paths)
 
     def judge(self, envelope: Envelope) -> Judgement:
-        """What is found in the payload, the headers and every other text of a message or command."""
+        """Findings in the payload, the headers and every other text of a message or command."""
         payload = envelope.payload
         if len(payload) > self._max_bytes:
             return Judgement((PolicyFinding("size", "block", "payload"),))
@@ -149,7 +149,7 @@ class Inspector:
         return Judgement(findings[:MAX_FINDINGS], changed, headers) if findings else CLEAN
 
     def _looks_clean(self, payload: bytes) -> bool:
-        """Whether the bytes alone show that nothing can be found. False says nothing."""
+        """True if the bytes alone prove that there is no finding. False proves nothing."""
         if self._always_read or b"\\" in payload or (self._max_value and len(payload) > self._max_value):
             return not payload
         if self._filter(payload):
@@ -235,7 +235,7 @@ class Inspector:
         return msgspec.json.encode(value) if walk.changed else None
 
     def _holds_something(self, texts: Sequence[str]) -> bool:
-        """Whether one of the texts may hold a finding. The line break between them is no part of a word."""
+        """True if one of the texts may hold a finding. The line break between them is not part of a word."""
         together = "\n".join(texts)
         raw = together.encode()  # refuses half a surrogate pair
         if self._anchored or self._rules_in(raw):
@@ -243,7 +243,7 @@ class Inspector:
         return bool(self._bits) and random_text(together, self._bits) is not None
 
     def is_clean(self, text: str, *, look: bool) -> bool:
-        """Whether nothing is found in a value or key. Not to `look` is to know already what it holds."""
+        """True if a value or key has no finding. Without `look`, the text is known to be clean."""
         return not self._is_long(text) and not (look and any(True for _ in self._found(text)))
 
     def _is_long(self, text: str) -> bool:
@@ -292,7 +292,7 @@ class Inspector:
 
 
 def _labels(envelope: Envelope) -> Iterator[tuple[str, str]]:
-    """Where texts stand that cannot be replaced, and the texts. Ids, the room and the trace have a form."""
+    """Texts that cannot be replaced, with their places. Ids, the room and the trace have a fixed form."""
     yield "name", envelope.name
     yield "content_type", envelope.content_type
     yield "channel", envelope.channel
@@ -381,7 +381,7 @@ _read = strict_reader(lambda digits: msgspec.Raw(digits.encode()))
 
 
 def _last_key(path: Sequence[str]) -> str:
-    """The last part that has to stand in the text as a key; an index does not."""
+    """The last part of a path that must occur in the text as a key; an index need not."""
     return next((part for part in reversed(path) if part != "*" and not part.isdigit()), "")
 
 

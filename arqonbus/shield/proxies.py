@@ -1,4 +1,4 @@
-"""Where a client is, when proxies stand before the bus. Pure.
+"""Addresses of clients behind proxies. Pure.
 
 The profile names the one header that its proxies write, and no other is read. It is believed hop by hop from
 the right, as long as the hop that added it is a trusted proxy: what a client wrote itself stands further left

@@ -27,7 +27,7 @@ _KEYS = frozenset({"jti", "tenant", "sub", "issued_before", "until"})
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """What is named must all fit; times are Unix seconds, and what is empty or infinite names nothing."""
+    """All named fields must match; times are Unix seconds; empty and infinite fields match anything."""
 
     tenant: str = ""
     token_id: str = ""
@@ -36,7 +36,7 @@ class Revocation:
     until: float = math.inf
 
     def includes(self, other: Revocation) -> bool:
-        """Whether whatever the other one names is named here too, and at least as long."""
+        """True if this entry covers the other one, for at least as long."""
         return (
             (self.tenant, self.token_id, self.subject) == (other.tenant, other.token_id, other.subject)
             and self.issued_before >= other.issued_before
@@ -44,7 +44,7 @@ class Revocation:
         )
 
     def covers(self, identity: Identity) -> bool:
-        """Whether it means this identity's token. Without an `iat` it is taken as old."""
+        """True if it revokes this identity's token. A token without `iat` counts as old."""
         return (
             self.tenant in ("", identity.tenant)
             and self.token_id in ("", identity.token_id)
@@ -54,7 +54,7 @@ class Revocation:
 
 
 class TenantRevocations:
-    """What the admins of each tenant revoked, as long as it is in force. Nothing is evicted for others."""
+    """Revocations of each tenant's admins while they are in force. None is evicted for another tenant."""
 
     def __init__(self) -> None:
         self._of: dict[str, dict[tuple[str, str], Revocation]] = {}
@@ -67,7 +67,7 @@ class TenantRevocations:
             kept[name] = revocation
 
     def has_room(self, revocation: Revocation, most: int, now: float) -> bool:
-        """Whether its tenant has fewer than `most` in force, or this one replaces one of them."""
+        """True if its tenant has fewer than `most` in force, or this one replaces one of them."""
         kept = self._of.get(revocation.tenant, {})
         if (revocation.token_id, revocation.subject) in kept or len(kept) < most:
             return True
@@ -112,7 +112,7 @@ class Revocations:
         return sum(len(found) for index in (self._by_id, self._by_tenant) for found in index.values())
 
     def revoked(self, identity: Identity) -> bool:
-        """Whether an entry means the token."""
+        """True if an entry revokes the token."""
         tenant = identity.tenant
         found = [
             *(self._by_id.get(identity.token_id, ()) if identity.token_id else ()),
@@ -138,7 +138,7 @@ def read_revocations(path: Path) -> list[Revocation]:
     except OSError as error:
         raise ValueError(f"auth.revoked names a file that cannot be read ({error.strerror})") from error
     except NotRegular:
-        raise ValueError("auth.revoked names something that is no regular file") from None
+        raise ValueError("auth.revoked does not name a regular file") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         raise ValueError("auth.revoked names a file that is not YAML") from None
     if not isinstance(entries, list) or len(entries) > MAX_ENTRIES:

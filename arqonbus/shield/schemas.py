@@ -48,7 +48,7 @@ class SchemaRegistry:
         ]
 
     def of(self, room: str) -> RoomSchemas | None:
-        """What the room declares; None if it declares nothing."""
+        """The schema that the room declares, or None."""
         return next((schemas for pattern, schemas in self._rules if pattern.matches(room)), None)
 
 
@@ -79,7 +79,7 @@ def media_type(text: str) -> str:
 
 
 def compile_schema(schema: MessageSchema, *, strict: bool = False, root: Path | None = None) -> Check:
-    """What judges a payload. Raises ValueError for a file that cannot be used.
+    """The validator of a payload. Raises ValueError for an unusable file.
 
     `strict`: fields of a protobuf message that its descriptor does not know are refused.
     """

@@ -1,4 +1,4 @@
-"""What secrets look like: the forms that detect-secrets knows, and text too random to be anything else.
+"""Forms of secrets: those that detect-secrets knows, and text too random to be anything else.
 
 The expressions are those of the detectors, read when a policy is made, and run by RE2. Lookarounds, which RE2
 does not have, stand at the ends of some; there a word boundary says the same for what a secret is made of.

@@ -1,4 +1,4 @@
-"""How strong a secret is. Pure; what is said of one never repeats any of it."""
+"""Strength of secrets. Pure; messages never repeat any part of one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WELL_KNOWN = re.compile(
 
 
 def is_well_known(text: str) -> bool:
-    """Whether it looks like a placeholder or a secret of an example."""
+    """True if it looks like a placeholder or a secret from an example."""
     return _WELL_KNOWN.search(text) is not None
 
 
 def is_patterned(text: str) -> bool:
-    """Whether it repeats few characters, or follows the alphabet."""
+    """True if it repeats few characters or follows the alphabet."""
     return entropy_bits(text) < LEAST_ENTROPY or _is_walk(text)
 
 
@@ -39,7 +39,7 @@ def entropy_bits(text: str) -> float:
 
 
 def _is_walk(text: str) -> bool:
-    """Whether neighbours are mostly neighbours in the alphabet too, or the text repeats a short piece."""
+    """True if neighbours are mostly neighbours in the alphabet, or the text repeats a short piece."""
     steps = [ord(after) - ord(before) for before, after in pairwise(text)]
     walking = sum(step in (-1, 0, 1) for step in steps)
     repeats = any(text == (text[:n] * len(text))[: len(text)] for n in range(1, len(text) // 2 + 1))
@@ -50,7 +50,7 @@ def demand_verification(settings: Settings) -> None:
     """Raise ValueError unless services that must show a certificate can, and, outside dev, unless tokens are
     verified with keys that cannot be guessed.
 
-    Preflight says the same with more words; this holds where preflight was told to stand aside too.
+    Preflight says the same with more words; this holds where preflight was bypassed, too.
     """
     tls = settings.server.tls
     if settings.auth.service_mtls and not (tls.client_ca_file and tls.cert_file):

@@ -30,7 +30,7 @@ Key = OctKey | RSAKey | ECKey | OKPKey
 class TrustedKey:
     """A key, the one algorithm that it serves, and until when (Unix seconds; infinity: without end).
 
-    `mark` tells keys apart: of a shared secret it is a hash, and shown to nobody all the same.
+    `mark` tells keys apart: of a shared secret it is a hash, which is never shown either.
     """
 
     algorithm: str

@@ -1,4 +1,4 @@
-"""Who a token says that somebody is: verification and minting of JSON Web Tokens (RFC 7519, 8725).
+"""Verify and mint JSON Web Tokens (RFC 7519, RFC 8725).
 
 A header may carry nothing but alg, typ and kid, and which key may have signed follows from token_keys.
 Refusals are sentences that never repeat any part of a token. Reads key files when it is made, and nothing
@@ -47,7 +47,7 @@ _T = TypeVar("_T", bound=str)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who is at the other end. Times are Unix seconds.
+    """The authenticated subject of a connection. Times are Unix seconds.
 
     `expires_at`: when the token ends, or the trust in the key that signed it; NEVER for neither. `claim`: the
     part of the grants that the token itself says, None if it says nothing; `roles` name the rest.
@@ -83,7 +83,7 @@ class Verifier:
         self.on_unknown_key: Callable[[], None] = lambda: None  # a token names a kid that no key has
 
     def use_jwks(self, document: Any) -> int:
-        """Take over a fetched JWKS (RFC 7517) beside the keys of the profile; how many keys it gave.
+        """Add the keys of a fetched JWKS (RFC 7517) to those of the profile; return their number.
 
         Raises ValueError if it is no JWKS, and goes on with the keys of before.
         """
@@ -124,7 +124,7 @@ class Verifier:
     __call__ = verify
 
     def renewed(self, identity: Identity) -> Identity | None:
-        """What a connection's identity is under these keys and roles; None if its key is not trusted here."""
+        """The identity of a connection under these keys and roles; None if its key is not trusted here."""
         key = next((key for key in (*self._keys, *self._fetched) if key.mark == identity.key), None)
         if key is None and not self._skip_signature:
             return None
@@ -177,7 +177,7 @@ class Verifier:
         raise _refused("the token's signature is not by a key that this bus trusts")
 
     def _times(self, claims: Mapping[str, Any]) -> tuple[int, int]:
-        """When the token ends, and when it was issued; 0 if it does not say."""
+        """Expiry and issue time of the token; 0 for a missing claim."""
         now, leeway = self._now(), self._jwt.leeway
         expires = _moment(claims, "exp")
         if expires is None and self._require_exp:
@@ -221,7 +221,7 @@ class Verifier:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token is to say. `ttl_seconds` counts from now."""
+    """Claims of a token to mint. `ttl_seconds` counts from now."""
 
     tenant: str
     subject: str

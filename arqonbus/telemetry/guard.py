@@ -1,4 +1,4 @@
-"""Who may ask the telemetry port for more than whether the bus is up: whoever knows telemetry.token.
+"""Access to the telemetry port: everything but health needs telemetry.token.
 
 /livez, /readyz and /version stay open, because load balancers ask them. Without a token everything is open
 to whoever can reach the port.

@@ -1,4 +1,4 @@
-"""How the log looks: JSON lines for machines, one readable line on a terminal.
+"""Log formats: JSON lines for machines, one readable line on a terminal.
 
 What is logged never holds a payload or a token; facts travel as `extra` fields, not inside the sentence.
 """

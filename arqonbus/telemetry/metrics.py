@@ -39,7 +39,7 @@ class _NodeCollector(Collector):
         )
         yield _gauge(
             "arqonbus_degraded",
-            "1 while the storage engine is away and the bus goes on in memory, else 0.",
+            "1 while the storage engine is unreachable and the bus continues in memory, else 0.",
             int(node.degraded),
         )
         yield _gauge("arqonbus_start_time_seconds", "Unix time of the start.", node.started_at)

@@ -44,7 +44,7 @@ class ProjectionMetrics(Collector):
         registry.register(self._lag)
 
     async def watch(self) -> None:
-        """Ask the store for its figures until cancelled. One that is away keeps its last figures."""
+        """Read the figures of the store until cancelled. While it is unreachable, the last figures stay."""
         while True:
             try:
                 self._books = await self._store.books(None)
@@ -54,7 +54,7 @@ class ProjectionMetrics(Collector):
             await asyncio.sleep(REFRESH_SECONDS)
 
     def collect(self) -> Iterable[Metric]:
-        """What is scraped."""
+        """The metric families of one scrape."""
         counters = self._projector.counters
         samples, counters.lag_seconds = counters.lag_seconds, []
         for seconds in samples:

@@ -1,4 +1,4 @@
-"""What systemd is told: that the bus is up, that its event loop turns, that it stops (sd_notify(3)).
+"""Notifications to systemd (sd_notify(3)): ready, watchdog, stopping.
 
 Does nothing where no supervisor asked for it. Writes to one datagram socket; a supervisor that does not
 listen never harms the bus.
@@ -62,7 +62,7 @@ def _address(name: str) -> str:
 
 
 def _watchdog_seconds(environ: Mapping[str, str]) -> float:
-    """How long the supervisor waits for a sign of this process; 0 if it does not."""
+    """Watchdog timeout of the supervisor in seconds; 0: none."""
     meant = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     span = environ.get("WATCHDOG_USEC", "")
     return int(span) / 1e6 if meant and span.isascii() and span.isdigit() else 0.0
