@@ -1,6 +1,6 @@
-"""What a profile is: the settings tree, its layers, secrets, provenance, schema and digest.
+"""Profiles: the settings tree, its layers, secrets, provenance, schema and digest.
 
-Reads files, the environment and secrets when `load` is called, and at no other time.
+Files, the environment and secrets are read only when `load` is called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Settings of who may connect and what they may do: tokens, certificates of services, roles, limits."""
+"""Access settings: tokens, certificates of services, roles, limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Algorithm = Literal["HS256", "RS256", "ES256", "EdDSA"]
 
 
 class PreviousSecret(Section):
-    """The secret that was valid before the last rotation."""
+    """The shared secret from before the last rotation."""
 
     value: Secret | None = setting(
         None,
@@ -27,7 +27,7 @@ class PreviousSecret(Section):
     )
     valid_until: AwareDatetime | None = setting(
         None,
-        "Moment from which it is refused, with a time zone.",
+        "Time from which the old secret is refused, with a time zone.",
         example="2030-01-31T00:00:00Z",
         reload="hot",
     )
@@ -35,12 +35,12 @@ class PreviousSecret(Section):
     @model_validator(mode="after")
     def _ends(self) -> PreviousSecret:
         if self.value is not None and self.valid_until is None:
-            raise ValueError("has a value and no valid_until; say when the old secret ends")
+            raise ValueError("has a value and no valid_until; set when the old secret expires")
         return self
 
 
 class PublicKey(Section):
-    """One public key that tokens may be signed for: its PEM, or a file that holds it."""
+    """A public key that verifies tokens: its PEM, or a file with it."""
 
     pem: Text | None = setting(
         None,
@@ -49,7 +49,7 @@ class PublicKey(Section):
         reload="hot",
     )
     file: FilePath | None = setting(None, "File with the key in PEM.", example="/etc/arqonbus/jwt.pem")
-    key_id: Text | None = setting(None, "The `kid` that tokens of this key carry.", example="2030-01")
+    key_id: Text | None = setting(None, "`kid` in tokens of this key.", example="2030-01")
 
     @model_validator(mode="after")
     def _one_place(self) -> PublicKey:
@@ -59,7 +59,7 @@ class PublicKey(Section):
 
 
 class TrustedSigner(Section):
-    """A producer whose messages are signed: who, and the public half of the key."""
+    """A producer of signed messages, and its public key."""
 
     tenant: Text = setting(..., "Tenant of the producer's token.", example="shop", reload="hot")
     subject: Text = setting(..., "`sub` of the producer's token.", example="billing", reload="hot")
@@ -81,14 +81,14 @@ class TrustedSigner(Section):
 
 
 class Jwt(Section):
-    """How tokens are verified."""
+    """Verification of tokens."""
 
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1)] = setting(
-        ("HS256",), "Signature algorithms that are accepted.", example=["EdDSA"], reload="hot"
+        ("HS256",), "Accepted signature algorithms.", example=["EdDSA"], reload="hot"
     )
     secret: Secret | None = setting(
         None,
-        "Shared secret of HS256, at least 32 bytes. In dev one is generated when there is none.",
+        "Shared secret of HS256, at least 32 bytes. In dev one is generated if none is set.",
         example={"from": "credential", "name": "jwt_secret"},
         secrecy="value",
         reload="hot",
@@ -98,24 +98,24 @@ class Jwt(Section):
     )
     public_keys: tuple[PublicKey, ...] = setting(
         (),
-        "Keys of RS256, ES256 and EdDSA; which algorithm a key serves follows from the key.",
+        "Keys of RS256, ES256 and EdDSA; the key determines its algorithm.",
         example=[{"file": "/etc/arqonbus/jwt.pem"}],
         reload="hot",
     )
     jwks_url: Annotated[Url, Schemes("http", "https")] | None = setting(
         None,
-        "Where further public keys are fetched from.",
+        "URL from which further public keys are fetched.",
         example="https://id.example.org/.well-known/jwks.json",
         reload="hot",
     )
     jwks_ca_file: FilePath | None = setting(
         None,
-        "Certificate authority of jwks_url in PEM; without one, those that this machine trusts.",
+        "Certificate authority of jwks_url in PEM; default: the system's authorities.",
         example="/etc/arqonbus/tls/id-ca.pem",
         reload="hot",
     )
     jwks_refresh: Annotated[Seconds, Field(ge=10)] = setting(
-        600.0, "Time between two fetches of jwks_url.", example="10m", reload="hot"
+        600.0, "Interval between fetches of jwks_url.", example="10m", reload="hot"
     )
     jwks_max_stale: Annotated[Seconds, Field(ge=60)] = setting(
         86_400.0,
@@ -128,145 +128,143 @@ class Jwt(Section):
     )
     audience: Text | None = setting(None, "Required `aud` of a token.", example="arqonbus", reload="hot")
     leeway: Annotated[Seconds, Field(le=300)] = setting(
-        5.0, "Difference of clocks that is forgiven.", example="5s", reload="hot"
+        5.0, "Tolerated clock difference when checking times in a token.", example="5s", reload="hot"
     )
     max_lifetime: Seconds = setting(
         0.0,
-        "Longest time from `iat` to `exp` of a token, both of which it must then have; 0: no limit.",
+        "Longest time from `iat` to `exp` of a token; both are required then. 0: no limit.",
         example="24h",
         reload="hot",
     )
     skip_validation: Switch = setting(
-        False, "Accept tokens without looking at their signature. Refused outside dev.", example=False
+        False, "Accept tokens without verifying their signature. Refused outside dev.", example=False
     )
 
 
 class ServiceIdentity(Section):
-    """Which service a certificate with this DNS name belongs to."""
+    """The service that a certificate with this DNS name belongs to."""
 
-    dns: Text = setting(..., "DNS name in the certificate, as it stands there.", example="billing.svc.local")
+    dns: Text = setting(..., "DNS name, exactly as in the certificate.", example="billing.svc.local")
     tenant: Text = setting(..., "Tenant of the service's token.", example="shop")
     subject: Text = setting(..., "`sub` of the service's token.", example="billing")
 
 
 class RoleGrant(Section):
-    """Actions in the rooms whose names match."""
+    """Actions allowed in the rooms whose names match."""
 
     room: Annotated[str, AfterValidator(name_pattern)] = setting(
-        ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
+        ..., "Pattern of room names; * matches any characters.", example="orders.*", reload="hot"
     )
     allow: Annotated[tuple[Action, ...], Field(min_length=1)] = setting(
-        ..., "What is granted there.", example=["publish", "subscribe"], reload="hot"
+        ..., "Granted actions.", example=["publish", "subscribe"], reload="hot"
     )
 
 
 class Role(Section):
-    """Grants under a name, for the tokens whose claim `roles` says it."""
+    """Named grants, for tokens whose claim `roles` contains the name."""
 
-    name: Text = setting(..., "Name, as tokens say it.", example="dispatcher", reload="hot")
+    name: Text = setting(..., "Name in the claim `roles` of tokens.", example="dispatcher", reload="hot")
     grants: tuple[RoleGrant, ...] = setting(
         (),
-        "What it grants.",
+        "Grants of the role.",
         example=[{"room": "orders.*", "allow": ["publish", "subscribe"]}],
         reload="hot",
     )
 
 
 class Auth(Section):
-    """Who somebody is."""
+    """Authentication."""
 
-    jwt: Jwt = section(Jwt, "How tokens are verified.")
-    require_exp: Switch = setting(True, "Whether a token must say when it ends.", example=True, reload="hot")
+    jwt: Jwt = section(Jwt, "Verification of tokens.")
+    require_exp: Switch = setting(True, "Require the claim `exp` in tokens.", example=True, reload="hot")
     refresh_window: Seconds = setting(
         60.0,
-        "Time before the end of a token in which its connection is warned and may refresh it.",
+        "Time before the expiry of a token when its connection is warned and may refresh it.",
         example="60s",
         reload="hot",
     )
     signers: tuple[TrustedSigner, ...] = setting(
         (),
-        "Whose signatures count in rooms that take signed messages only; a producer may have several keys.",
+        "Producers accepted in rooms that require signed messages; one may have several keys.",
         example=[{"tenant": "shop", "subject": "billing", "file": "/etc/arqonbus/signers/billing.pem"}],
         reload="hot",
     )
     revoked: FilePath | None = setting(
         None,
-        "YAML file of revoked tokens; read again when it changes.",
+        "YAML file of revoked tokens; reloaded when it changes.",
         example="/etc/arqonbus/revoked.yaml",
         reload="hot",
     )
     service_mtls: Switch = setting(
         False,
-        "Whether services must also show a certificate of server.tls.client_ca_file, with the URI "
+        "Require services to also present a certificate of server.tls.client_ca_file, with the URI "
         "arqonbus://<tenant>/<sub> of their token or a DNS name of service_identities.",
         example=True,
         reload="hot",
     )
     service_identities: tuple[ServiceIdentity, ...] = setting(
         (),
-        "Services whose certificates carry a DNS name instead of the URI.",
+        "Services whose certificates have a DNS name instead of the URI.",
         example=[{"dns": "billing.svc.local", "tenant": "shop", "subject": "billing"}],
         reload="hot",
     )
 
 
 class Share(Section):
-    """What all connections together of one tenant, identity or address may ask of a node. 0: no limit."""
+    """Limits per node for all connections of one tenant, identity or address together. 0: no limit."""
 
-    connections: Count = setting(0, "Connections at one time.", example=1000, reload="hot")
+    connections: Count = setting(0, "Concurrent connections.", example=1000, reload="hot")
     connections_per_second: Count = setting(
-        0, "New connections per second; five seconds' worth may come at once.", example=20, reload="hot"
+        0, "New connections per second; the burst is five times as large.", example=20, reload="hot"
     )
     messages_per_second: Count = setting(0, "Envelopes per second.", example=5000, reload="hot")
     bytes_per_second: Size = setting(0, "Bytes per second.", example="16MiB", reload="hot")
     joins_per_second: Count = setting(0, "Joins of rooms per second.", example=200, reload="hot")
-    commands: Count = setting(
-        0, "Commands that are being run or wait, at one time.", example=500, reload="hot"
-    )
+    commands: Count = setting(0, "Commands that are running or queued.", example=500, reload="hot")
 
 
 class Limits(Section):
-    """How much one connection or tenant may ask for. 0 means no limit where that is said."""
+    """Limits per connection and per tenant. 0 means no limit only where the setting says so."""
 
     send_queue_bytes: Annotated[Size, Field(ge=4096)] = setting(
-        2**20, "Bytes that may wait for one client before it counts as slow.", example="1MiB", reload="hot"
+        2**20, "Bytes queued for one client before it counts as slow.", example="1MiB", reload="hot"
     )
     messages_per_second: Count = setting(
-        10_000, "Envelopes per second that a connection may send; 0: no limit.", example=100, reload="hot"
+        10_000, "Envelopes per second from one connection; 0: no limit.", example=100, reload="hot"
     )
     messages_burst: Count = setting(
-        20_000, "Envelopes that a connection may send at once after a pause.", example=200, reload="hot"
+        20_000, "Burst of envelopes from one connection.", example=200, reload="hot"
     )
     bytes_per_second: Size = setting(
-        64 * 2**20, "Bytes per second that a connection may send; 0: no limit.", example="4MiB", reload="hot"
+        64 * 2**20, "Bytes per second from one connection; 0: no limit.", example="4MiB", reload="hot"
     )
     joins_per_connection: Annotated[Count, Field(ge=1)] = setting(
-        1_000, "Rooms that a connection may be in.", example=100, reload="hot"
+        1_000, "Rooms that one connection may join.", example=100, reload="hot"
     )
     bad_frames: Annotated[Count, Field(ge=1)] = setting(
-        10, "Unreadable frames after which a connection is closed.", example=10, reload="hot"
+        10, "Number of invalid frames after which a connection is closed.", example=10, reload="hot"
     )
     ping_interval: Seconds = setting(
-        25.0, "Time between pings; must be shorter than a proxy's idle timeout. 0: no pings.", example="25s"
+        25.0, "Interval of pings; must be shorter than a proxy's idle timeout. 0: no pings.", example="25s"
     )
     ping_timeout: Annotated[Seconds, Field(gt=0)] = setting(
-        20.0, "Time in which a ping must be answered.", example="20s"
+        20.0, "Time within which a ping must be answered.", example="20s"
     )
     idle_timeout: Seconds = setting(
-        0.0, "Time without any envelope after which a connection is closed; 0: never.", example="1h"
+        0.0, "Time without an envelope after which a connection is closed; 0: never.", example="1h"
     )
     clock_skew: Seconds = setting(
         30.0,
-        "Difference of a client's clock from which it is warned, as its messages show it; 0: none.",
+        "Warn clients whose clock, by their messages, is off by more than this; 0 disables the warning.",
         example="5s",
         reload="hot",
     )
     commands_per_connection: Annotated[Count, Field(ge=1)] = setting(
-        256, "Commands of one connection that wait for their turn.", example=64, reload="hot"
+        256, "Queued commands per connection.", example=64, reload="hot"
     )
     rooms_per_tenant: Count = setting(
         0,
-        "Rooms of one tenant that a node has members in; joining makes a room. 0: no limit.",
+        "Rooms of one tenant with members on a node; joining creates a room. 0: no limit.",
         example=10_000,
         reload="hot",
     )
@@ -279,13 +277,13 @@ class Limits(Section):
     )
     shared: Switch = setting(
         False,
-        "Whether the limits of tenant, identity and address hold for all nodes together, not for each.",
+        "Apply the limits per tenant, identity and address to all nodes together, not to each node.",
         example=True,
         reload="hot",
     )
-    tenant: Share = section(Share, "What one tenant may ask of a node.")
-    identity: Share = section(Share, "What one tenant and `sub` together may ask of a node.")
-    address: Share = section(Share, "What one address of a client may ask of a node.")
+    tenant: Share = section(Share, "Limits per tenant.")
+    identity: Share = section(Share, "Limits per identity (tenant and `sub`).")
+    address: Share = section(Share, "Limits per client address.")
 
 
 __all__ = [

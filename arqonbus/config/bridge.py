@@ -1,4 +1,4 @@
-"""Settings of the bridge to NATS: which subjects are which rooms, in which direction, on whose authority."""
+"""Settings of the NATS bridge: mappings of subjects to rooms, directions, grants."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def _grant(text: str) -> str:
 
 
 class Mapping(Section):
-    """A subject of NATS and the room that it is on the bus, or many of each."""
+    """Mapping of a NATS subject to a room, or of a subject pattern to a room pattern."""
 
     subject: Text = setting(
         ...,
-        "Subject: tokens, one of which may be {tenant}, and > as the last for the rest.",
+        "NATS subject; one token may be {tenant}, the last may be > (all remaining tokens).",
         example="shop.{tenant}.orders.>",
     )
     tenant: Text | None = setting(
-        None, "Tenant, where the subject has no {tenant}; it may be one that bridge.tenants does not name.",
+        None, "Tenant, if the subject has no {tenant}; it need not be listed in bridge.tenants.",
         example="demo",
     )  # fmt: skip
-    room: Text = setting(..., "Room; a * at its end is what > is in the subject.", example="orders.*")
+    room: Text = setting(..., "Room; a * at its end corresponds to > in the subject.", example="orders.*")
     direction: Literal["in", "out", "both"] = setting(
         "both", "in: from NATS to the bus; out: from the bus to NATS; or both.", example="in"
     )
@@ -54,43 +54,43 @@ class Mapping(Section):
         return route(self.subject, self.room, self.tenant)
 
     def goes(self, direction: Literal["in", "out"]) -> bool:
-        """Whether messages go this way."""
+        """Whether messages are passed in this direction."""
         return self.direction in (direction, "both")
 
 
 class Bridge(Section):
-    """Messages that are exchanged with NATS (datastores.nats). Without mappings there is no bridge."""
+    """Exchange of messages with NATS (datastores.nats). Without mappings there is no bridge."""
 
     name: Annotated[str, Field(pattern=_WORD)] = setting(
         "arqonbus",
-        "Name of this bus towards NATS: of its consumers, and the origin of its messages. Another deployment "
-        "at the same NATS needs another name.",
+        "Name of this bus in NATS: of its consumers, and as origin of its messages. Must be unique among the "
+        "deployments that share the NATS servers.",
         example="arqonbus-eu",
         reload="cold",
     )
     mappings: tuple[Mapping, ...] = setting(
         (),
-        "Which subjects are which rooms. No two may share a subject, or a room in the same direction.",
+        "Mappings of subjects to rooms. No two may share a subject, or a room in the same direction.",
         example=[{"subject": "shop.orders.>", "tenant": "demo", "room": "orders.*", "direction": "in"}],
     )
-    tenants: tuple[Text, ...] = setting((), "Tenants that {tenant} stands for.", example=["demo"])
+    tenants: tuple[Text, ...] = setting((), "Tenants that {tenant} may be.", example=["demo"])
     stream: Annotated[str, Field(pattern=_WORD)] = setting(
         "ARQONBUS", "JetStream stream that holds the subjects of the mappings.", example="SHOP"
     )
     create_stream: Switch = setting(
         False,
-        "Whether the bridge makes the stream where it is missing, with all subjects and dead_letters.",
+        "Create the stream if it is missing, with all subjects and dead_letters.",
         example=True,
     )
     dead_letters: Text = setting(
         "arqonbus.dead_letters",
-        "Subject for messages of NATS that the bus refuses for good. A stream must hold it.",
+        "Subject for NATS messages that the bus refuses permanently. A stream must contain it.",
         example="shop.dead",
     )
     grants: tuple[Annotated[str, AfterValidator(_grant)], ...] = setting(
         (),
-        "What the bridge may do, as in tokens: publish where it brings messages in, consume where it takes "
-        "them out. Without any, everything in dev and nothing elsewhere.",
+        "Grants of the bridge, as in tokens: publish for mappings in, consume for mappings out. Without any, "
+        "everything in dev and nothing elsewhere.",
         example=["orders.*:publish,consume"],
     )
 
@@ -102,8 +102,8 @@ class Bridge(Section):
         for one, two in combinations(self.mappings, 2):
             if one.route.shares_subject(two.route):
                 raise ValueError(
-                    f"has two mappings for one subject, {one.subject} and {two.subject}: nobody could tell "
-                    "which room is meant; make one of them narrower"
+                    f"has two mappings for one subject, {one.subject} and {two.subject}, so that "
+                    "the room is ambiguous; make one of them narrower"
                 )
             same_way = any(one.goes(way) and two.goes(way) for way in ("in", "out"))
             if same_way and one.route.shares_room(two.route, self.tenants):
@@ -122,7 +122,7 @@ class Bridge(Section):
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """What the stream has to hold."""
+        """Subjects that the stream must contain."""
         return tuple(mapping.route.filter for mapping in self.mappings)
 
 

@@ -1,7 +1,6 @@
-"""What a node needs to keep what its profile promises: memory, files, room in the stores, processors.
+"""Capacity that a profile needs: memory, open files, storage, processors.
 
-The one place where this is computed: preflight compares it with the host, the unit gets its limits from it,
-and `arqonbus capacity` shows it. Pure.
+Used by preflight (compared with the host), by the systemd unit (limits) and by `arqonbus capacity`. Pure.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from dataclasses import dataclass
 
 from arqonbus.config.settings import Settings
 
-FULL_QUEUES = 0.02  # the part of all clients that may be slow in the same moment
-# Between the memory at which systemd slows the bus down and that at which the kernel ends it.
+FULL_QUEUES = 0.02  # fraction of all clients that may be slow at the same time
+# Ratio of MemoryMax (the kernel kills the bus) to MemoryHigh (systemd throttles it).
 MARGIN = 1.25
-# A projector reads and decodes one batch while the other is committed; more bytes than these are in none.
+# A projector decodes one batch while another is committed; the bytes bound each batch.
 PROJECTOR_BATCHES = 2
 PROJECTOR_BATCH_BYTES = 8 * 2**20
 DAY_SECONDS = 86_400
@@ -23,16 +22,16 @@ MICRO = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What things cost; the defaults are those of benchmarks/RESULTS.md and benchmarks/CAPACITY.md."""
+    """Measured costs; the defaults are those of benchmarks/RESULTS.md and benchmarks/CAPACITY.md."""
 
     worker_bytes: int = 192 * 2**20
     connection_bytes: int = 24 * 1024  # session and socket buffers of one idle client
-    tls_bytes: int = 56 * 1024  # of a connection whose TLS ends here
+    tls_bytes: int = 56 * 1024  # of a connection with TLS on the bus
     projector_bytes: int = 128 * 2**20
-    batch_copies: int = 8  # as read, as a message, as an event, as rows, and what the allocator keeps
+    batch_copies: int = 8  # bytes read, messages, events, rows, and memory kept by the allocator
     delivery_us: float = 3.74  # 50 rooms of 5 members, 4 messages in flight in each
-    connect_us: float = 1000.0  # a handshake in the clear, a token, a session
-    entry_bytes: int = 315  # a message in Valkey, beside its payload
+    connect_us: float = 1000.0  # handshake without TLS, token, session
+    entry_bytes: int = 315  # a message in Valkey, without its payload
     event_bytes: int = 545  # an event of an episode in Postgres, with its indexes
     source: str = "documented"
 
@@ -42,19 +41,19 @@ DOCUMENTED = Figures()
 
 @dataclass(frozen=True, slots=True)
 class ExpectedLoad:
-    """What is expected of all nodes together."""
+    """Expected load of all nodes together."""
 
     connections: int
-    publishes: float  # a second
-    members: float  # of a room, who get each message
+    publishes: float  # per second
+    members: float  # per room; each gets every message
     size: int  # bytes of a payload
     rooms: int
-    events: float  # of episodes, a second
+    events: float  # of episodes, per second
 
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """Per node, except for what the stores and the processors of all nodes need."""
+    """Required capacity: memory and files per node; storage and cores for all nodes."""
 
     nodes: int
     memory_bytes: int
@@ -69,7 +68,7 @@ class Bill:
 
 
 def memory_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
-    """Bytes that one node needs with all its connections, when a few of them are slow."""
+    """Memory in bytes of one node with all its connections, a few of them slow."""
     clients = settings.server.max_connections
     connection = figures.connection_bytes + figures.tls_bytes * settings.server.tls.enabled
     queues = clients * FULL_QUEUES * settings.limits.send_queue_bytes
@@ -78,7 +77,7 @@ def memory_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
 
 
 def memory_limit(settings: Settings) -> int | None:
-    """The bytes at which a node is ended; None where rooms are in its memory, which no profile bounds."""
+    """MemoryMax of a node in bytes; None if rooms are held in memory, which no setting bounds."""
     in_memory = settings.storage.backend == "memory" or any(
         rule.durability == "memory" for rule in settings.rooms
     )
@@ -86,26 +85,26 @@ def memory_limit(settings: Settings) -> int | None:
 
 
 def projector_bill(settings: Settings, figures: Figures = DOCUMENTED) -> int:
-    """Bytes that one projector needs with full batches: the process, and each batch in all its forms.
+    """Memory in bytes of one projector: the process, and full batches with all their copies.
 
-    A batch ends with the byte that is too many, so it may hold one more event of the largest size.
+    A batch may exceed its limit by one event of the largest size.
     """
     batch = PROJECTOR_BATCH_BYTES + settings.protocol.max_frame_bytes
     return figures.projector_bytes + PROJECTOR_BATCHES * batch * figures.batch_copies
 
 
 def projector_limit(settings: Settings) -> int:
-    """The bytes at which a projector is ended."""
+    """MemoryMax of a projector in bytes."""
     return round(projector_bill(settings) * MARGIN)
 
 
 def open_files(settings: Settings) -> int:
-    """Files that the bus may have open: a fifth more than connections, for logs, stores and listeners."""
+    """Open files of the bus: connections plus a fifth for logs, stores and listeners."""
     return -(-settings.server.max_connections * 6 // 5)
 
 
 def bill(settings: Settings, load: ExpectedLoad, figures: Figures = DOCUMENTED) -> Bill:
-    """What such a load takes."""
+    """Capacity for a load."""
     deliveries = load.publishes * load.members
     per_core = MICRO / figures.delivery_us
     return Bill(
@@ -123,7 +122,7 @@ def bill(settings: Settings, load: ExpectedLoad, figures: Figures = DOCUMENTED) 
 
 
 def _valkey_bytes(settings: Settings, load: ExpectedLoad, figures: Figures) -> int | None:
-    """What the rooms hold once they are full; None where Valkey holds none, or no profile bounds it."""
+    """Bytes of full rooms in Valkey; None if Valkey is not used, or if retention does not bound it."""
     if settings.storage.backend != "valkey":
         return None
     history = settings.storage.history

@@ -1,7 +1,6 @@
-"""Two profiles side by side: what differs, and what it takes to go from one to the other. Pure.
+"""Comparison of two profiles: the differences, and the effort to change from one to the other. Pure.
 
-Secrets are compared by what the redactor shows of them: where a secret comes from counts as a setting,
-what it is does not.
+Secrets are compared after redaction: the source of a secret counts as a setting, its value does not.
 """
 
 from __future__ import annotations
@@ -17,27 +16,27 @@ from arqonbus.config.tree import leaves
 
 Effort = Literal["hot", "rolling", "cold", "migration", "forbidden"]
 
-# From least to most: the greatest among the changes is what the whole change takes.
+# From least to greatest; a plan needs the greatest of its changes.
 EFFORTS: tuple[Effort, ...] = ("hot", "rolling", "cold", "migration", "forbidden")
 
 _FORBIDDEN = {
-    "environment": "a deployment never becomes another environment; make a new one from that profile",
+    "environment": "the environment of a deployment cannot change; create a new deployment from that profile",
 }
 _MIGRATION = {
-    "storage.backend": "messages stay in the old engine; clients are told that their position is lost",
+    "storage.backend": "messages stay in the old engine; positions of clients become invalid",
     "storage.sqlite.path": "messages stay in the old file unless it is moved while the bus is stopped",
     "state_dir": "the embedded database and the dev key stay in the old directory unless they are moved",
     "datastores.valkey.url": "messages stay in the old server unless its data is moved first",
     "datastores.valkey.cluster": "a server and a cluster do not share data; messages stay where they are",
-    "datastores.postgres.url": "what Postgres holds stays in the old server unless it is moved first",
-    "datastores.postgres.host": "what Postgres holds stays in the old server unless it is moved first",
-    "datastores.postgres.database": "what Postgres holds stays in the old database unless it is moved first",
+    "datastores.postgres.url": "the data stays in the old Postgres server unless it is moved first",
+    "datastores.postgres.host": "the data stays in the old Postgres server unless it is moved first",
+    "datastores.postgres.database": "the data stays in the old Postgres database unless it is moved first",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class SettingChange:
-    """One setting with two values, as they may be shown, and where each stands."""
+    """A setting with two different values, redacted, and the location of each."""
 
     key: str
     left: Any
@@ -48,7 +47,7 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One setting that changes, what that takes, and a sentence on the consequence."""
+    """A changed setting, the effort to apply it, and its consequence."""
 
     difference: SettingChange
     effort: Effort
@@ -57,18 +56,18 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class ChangePlan:
-    """Everything that changes between two profiles of one deployment."""
+    """All changes between two profiles of one deployment."""
 
     changes: Sequence[Change]
 
     @property
     def effort(self) -> Effort | None:
-        """What the whole takes; None when nothing changes."""
+        """The greatest effort of all changes; None if nothing changes."""
         return max((change.effort for change in self.changes), key=EFFORTS.index, default=None)
 
 
 def differences(left: Resolved, right: Resolved) -> list[SettingChange]:
-    """The settings that differ, in the order of declaration."""
+    """Settings that differ, in the order of declaration."""
     ours, theirs = left.redacted(), right.redacted()
     found = []
     for path, leaf in leaves().items():
@@ -81,7 +80,7 @@ def differences(left: Resolved, right: Resolved) -> list[SettingChange]:
 
 
 def plan(old: Resolved, new: Resolved) -> ChangePlan:
-    """What it takes to go from the old profile to the new one."""
+    """The changes from the old profile to the new one, with their effort."""
     return ChangePlan([_change(difference, old) for difference in differences(old, new)])
 
 
@@ -94,10 +93,10 @@ def _change(difference: SettingChange, old: Resolved) -> Change:
     extra = leaves()[tuple(key.split("."))].field.json_schema_extra
     reload = extra["reload"] if isinstance(extra, dict) else "rolling"
     if reload == "hot":
-        return Change(difference, "hot", "taken over at SIGHUP; nobody is disconnected")
+        return Change(difference, "hot", "applied on SIGHUP; no client is disconnected")
     most = old.settings.server.max_connections
     if reload == "cold":
-        return Change(difference, "cold", "every node stops before any starts again; all clients wait")
+        return Change(difference, "cold", "all nodes stop before the first starts again; all clients wait")
     return Change(
         difference,
         "rolling",
@@ -106,7 +105,7 @@ def _change(difference: SettingChange, old: Resolved) -> Change:
 
 
 def _shown(resolved: Resolved, redacted: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """A setting as it may be shown; of a secret, where it comes from."""
+    """The redacted value of a setting; of a secret, its reference."""
     given = resolved.provenance.given(path)
     if leaves()[path].secrecy == "value" and given:
         return redact_value(given[0].value, "value")

@@ -1,6 +1,6 @@
-"""The signing secret that a developer never has to think of: made on the first run, kept in state_dir.
+"""The signing secret of dev: generated on the first run, kept in state_dir.
 
-Only dev. Elsewhere a missing secret stays missing, and whoever needs it says so.
+Only in dev. In other environments a missing secret stays missing and is reported where it is needed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ FILE_NAME = "dev-jwt-secret"
 
 
 def with_dev_key(settings: Settings) -> Settings:
-    """The settings with the generated secret where dev has no key of its own; else as they are.
+    """The settings with the generated secret if dev has no other key; else unchanged.
 
-    Creates state_dir (0700) and the file (0600) when needed. Raises ValueError with a sentence when the
-    file is there and unfit, OSError when the directory cannot be written.
+    Creates state_dir (0700) and the file (0600) if needed. Raises ValueError for an unusable file, OSError if
+    the directory cannot be written.
     """
     jwt = settings.auth.jwt
     if settings.environment != "dev" or jwt.secret or jwt.public_keys or jwt.jwks_url:
@@ -33,11 +33,11 @@ def with_dev_key(settings: Settings) -> Settings:
 
 
 def dev_secret(state_dir: Path) -> str:
-    """The secret of this state directory, made on the first call. Two first calls agree on one."""
+    """The secret of this state directory, generated on first use. Concurrent first calls get the same one."""
     state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = state_dir / FILE_NAME
     if not path.exists():
-        # A whole file appears at once or not at all, and never over another one: hence the link.
+        # Linking creates the file atomically and never replaces an existing one.
         fresh = state_dir / f"{FILE_NAME}.{os.getpid()}.{secrets.token_hex(4)}"
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -45,7 +45,7 @@ def dev_secret(state_dir: Path) -> str:
                 stream.write(secrets.token_urlsafe(48) + "\n")
                 stream.flush()
                 os.fsync(handle)
-            # When another process was first, its secret is the one.
+            # If another process was first, its secret is used.
             with contextlib.suppress(FileExistsError):
                 path.hardlink_to(fresh)
         finally:

@@ -1,8 +1,8 @@
-"""One YAML text as plain values, with the line and column of each.
+"""Parse a YAML text to plain values, with the line and column of each.
 
-A small YAML on purpose: `true` and `false` are the only booleans, so `no`, `on` and `1:30` stay text;
-dates stay text; tags, merge keys and several documents are refused; a key may stand once. Size, depth
-and expansion of aliases are bounded before anything is built. Pure: text in, values out.
+Only a subset of YAML: `true` and `false` are the only booleans, so `no`, `on` and `1:30` stay text; dates
+stay text; tags, merge keys, several documents and duplicate keys are refused. Size, depth and expansion of
+aliases are bounded before values are built. Pure.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _WORDS: Mapping[str, bool | None] = {"true": True, "false": False, "null": None,
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text says. `marks` gives the place of every key and list item, counted from 1."""
+    """The values of a YAML text. `marks`: line and column of every key and list item, counted from 1."""
 
     data: dict[str, Any] = field(default_factory=dict)
     marks: Mapping[Path, tuple[int, int]] = field(default_factory=dict)
 
 
 class _Composer(yaml.SafeLoader):
-    """PyYAML up to the node graph, with bounds; the values are built here."""
+    """PyYAML's composer with bounds on nodes and depth."""
 
     nodes = 0
     depth = 0
@@ -55,12 +55,12 @@ class _TooLarge(Exception):
         self.mark = mark
 
 
-# Without the implicit resolvers of YAML 1.1 every plain scalar arrives as text with its style.
+# Without the implicit resolvers of YAML 1.1 every plain scalar is text with its style.
 _Composer.yaml_implicit_resolvers = {}
 
 
 def parse(text: str, *, layer: str, source: str) -> Document:
-    """Read a whole YAML text whose top is a mapping. Raises ConfigError with everything that is wrong."""
+    """Parse a YAML text whose top level is a mapping. Raises ConfigError with all faults."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         raise ConfigError([_too_large(Location(layer, source))])
     root = _compose(text, layer, source)
@@ -79,7 +79,7 @@ def parse(text: str, *, layer: str, source: str) -> Document:
 
 
 def parse_inline(text: str) -> Any:
-    """A value written on one line, such as `[a, b]`. Raises ValueError with the end of a sentence."""
+    """Parse a value on one line, such as `[a, b]`. Raises ValueError; the message continues after the key."""
     try:
         root = _compose(text, "", "")
         builder = _Builder("", "")
@@ -106,7 +106,7 @@ def _compose(text: str, layer: str, source: str) -> yaml.Node | None:
             [Finding(Fault.YAML_INVALID, message, Location(layer, source, line, column))]
         ) from None
     except yaml.MarkedYAMLError as error:
-        # The snippet in str(error) could hold a secret; the problem and its place do not.
+        # The snippet in str(error) could contain a secret; the problem and its place do not.
         mark = error.problem_mark or error.context_mark
         place = _at(mark, layer, source) if mark else Location(layer, source)
         raise ConfigError([Finding(Fault.YAML_INVALID, _problem(error), place)]) from None
@@ -118,17 +118,17 @@ def _compose(text: str, layer: str, source: str) -> yaml.Node | None:
 def _problem(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "the text cannot be read"
     if "'\\t'" in problem:
-        return "a tab stands where YAML wants spaces; indent with spaces"
+        return "a tab is used for indentation; YAML allows spaces only"
     if "expected a single document" in (error.context or ""):
         return "the file holds several documents; keep the first and remove what follows ---"
     if "alias" in problem or "anchor" in problem:
-        # Its name may be a secret that begins with * or &, so it is not repeated.
-        return "an alias or anchor stands here that does not fit; quote a value that begins with * or &"
+        # Its name may be a secret that begins with * or &, so the message omits it.
+        return "an alias or anchor is invalid here; quote a value that begins with * or &"
     return f"this is not YAML: {problem}"
 
 
 class _Builder:
-    """Values out of nodes. Collects what is wrong and goes on, so that one pass finds everything."""
+    """Builds values from nodes. Collects faults and continues, so that one pass finds all."""
 
     def __init__(self, layer: str, source: str) -> None:
         self.layer = layer
@@ -163,7 +163,7 @@ class _Builder:
             here = (*path, key)
             if key in result:
                 first = self.marks[here][0]
-                message = f"{dotted(here)} stands here again, after line {first}; keep one of them"
+                message = f"{dotted(here)} is repeated, first set in line {first}; keep one of them"
                 self._find(Fault.DUPLICATE_KEY, message, key_node.start_mark, here)
                 continue
             self.marks[here] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)

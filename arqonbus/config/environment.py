@@ -1,8 +1,8 @@
-"""The environment as a layer: which variable sets what, and which variables are refused.
+"""Environment variables as a layer of a profile.
 
-`ARQONBUS_<SECTION>__<FIELD>`, and the shorter names that operators already use. A variable that looks
-like ours and names nothing is refused, because it would otherwise be a setting that silently does not
-hold. Pure: the caller gives the variables.
+Names are `ARQONBUS_<SECTION>__<FIELD>`, plus shorter aliases that operators already use. An unknown variable
+with the prefix is refused, because otherwise a misspelt setting would be ignored silently. Pure: the caller
+passes the variables.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALIASES: Mapping[str, str] = {
     "ARQON_SCHEMA_STRICT": "protocol.schema_strict",
 }
 
-# Read by the command line itself; they are no settings.
+# Read by the command line itself; not settings.
 CONTROLS = frozenset({"ARQONBUS_PROFILE", "ARQONBUS_PROFILES_DIR", "ARQONBUS_URL", "ARQONBUS_TOKEN"})
 
 _FOREIGN = re.compile(r".*_FOR_DYNACONF|DYNACONF_.*|PYDANTIC_SETTINGS_DEBUG")
@@ -48,13 +48,13 @@ _SERVICE_LINK = re.compile(r"ARQONBUS_(SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_[0-
 
 @cache
 def variables() -> Mapping[str, Leaf]:
-    """Every variable name that sets something."""
+    """All variable names of settings, including aliases."""
     named = {f"ARQONBUS_{'__'.join(leaf.path).upper()}": leaf for leaf in leaves().values()}
     return named | {name: leaves()[tuple(key.split("."))] for name, key in ALIASES.items()}
 
 
 def foreign_variables(environ: Mapping[str, str]) -> list[Finding]:
-    """Variables that would reach into the libraries that read profiles. Their values are never looked at."""
+    """Variables that would configure the libraries that read profiles. Their values are not read."""
     return [
         Finding(
             Fault.FOREIGN_VARIABLE,
@@ -67,7 +67,7 @@ def foreign_variables(environ: Mapping[str, str]) -> list[Finding]:
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[Finding]]:
-    """The layer of the environment, and what is wrong in it."""
+    """The layer of the environment, and its faults."""
     findings: list[Finding] = []
     data: dict[str, Any] = {}
     places: dict[Path, Location] = {}
@@ -97,9 +97,9 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, list[Finding]]:
 
 
 def value_of_text(leaf: Leaf, text: str) -> Any:
-    """A setting's value from one line of text. Raises ValueError with the end of a sentence."""
+    """Convert text to the value of a setting. Raises ValueError; the message continues after the name."""
     if text == "":
-        raise ValueError("is empty; give it a value, or leave it out altogether")
+        raise ValueError("is empty; give it a value, or leave it out")
     if not leaf.is_list:
         return text
     if text.startswith("["):
@@ -113,7 +113,7 @@ def value_of_text(leaf: Leaf, text: str) -> Any:
 
 
 def put(data: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """Set a value in nested mappings, making those on the way."""
+    """Set a value in nested mappings, creating missing ones."""
     for part in path[:-1]:
         data = data.setdefault(part, {})
     data[path[-1]] = value
@@ -123,7 +123,7 @@ def _unknown(name: str) -> str:
     if _SERVICE_LINK.fullmatch(name):
         return (
             f"{name} is set by the platform for a service named arqonbus and looks like a setting; "
-            "switch service links off (enableServiceLinks: false) or rename the service"
+            "disable service links (enableServiceLinks: false) or rename the service"
         )
     close = difflib.get_close_matches(name.upper(), [*variables(), *CONTROLS], 1, 0.7)
     hint = (

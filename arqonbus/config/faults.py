@@ -1,6 +1,6 @@
-"""Pydantic's errors as findings: one sentence each, with the place of the value and what was meant.
+"""Conversion of Pydantic's errors to findings with location and suggestion.
 
-Pure. A value is shown only when its setting is not secret.
+Pure. A value is shown only if its setting is not secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SECTION_TYPES = {"model_type", "model_attributes_type", "dict_type"}
 
 
 def validation_findings(error: ValidationError, values: Any, provenance: Provenance) -> list[Finding]:
-    """Every error of a validation as a finding."""
+    """Convert every error of a validation to a finding."""
     details = error.errors(include_url=False, include_input=False, include_context=True)
     return [_finding(detail, values, provenance) for detail in details]
 
@@ -41,7 +41,7 @@ def _finding(detail: Any, values: Any, provenance: Provenance) -> Finding:
 
 
 def section_message(path: Path, value: Any) -> str:
-    """The sentence for a section that holds something else than settings."""
+    """Message for a section whose value is not a mapping of settings."""
     key = dotted(path)
     if value is None:
         return (
@@ -68,7 +68,7 @@ def _reason(detail: Any) -> str:
         case "timezone_aware":
             return "has no time zone; write it as 2030-01-31T00:00:00Z"
         case other if other.startswith("datetime"):
-            return "is not a moment; write it as 2030-01-31T00:00:00Z"
+            return "is not a date and time; write it as 2030-01-31T00:00:00Z"
         case _:
             return _lowered(detail["msg"]).replace("input should ", "should ")
 

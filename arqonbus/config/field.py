@@ -1,7 +1,6 @@
-"""What one setting declares about itself: meaning, example, reload class, secrecy, first version.
+"""Declaration of settings: description, example, reload class, secrecy, first version.
 
-The declaration is the source of the schema, of the generated reference, of redaction and of
-`profile explain`. Pure: nothing is read here.
+The declarations are the source of the schema, the generated reference, redaction and `profile explain`. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Secrecy = Literal["no", "value", "url"]
 
 
 class Section(BaseModel):
-    """A group of settings. Frozen, refuses keys that it does not know, keeps values out of its errors."""
+    """A group of settings. Frozen; refuses unknown keys; its errors contain no values."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=True, allow_inf_nan=False
@@ -37,10 +36,10 @@ def setting(
 ) -> Any:
     """Declare one setting.
 
-    `reload`: hot (a running bus takes it over), rolling (nodes restart one by one, clients reconnect),
-    cold (every node must stop before any starts with the new value). `secrecy`: no, value (the whole
-    value is secret), url (a password may stand inside). `available` False: this version has the default only,
-    and neither serves nor passes preflight with another value. `constraints` are those of pydantic's Field.
+    `reload`: hot (applied by a running bus), rolling (nodes restart one by one, clients reconnect), cold (all
+    nodes must stop before the first starts with the new value). `secrecy`: no, value (the whole value is
+    secret), url (a URL that may contain a password). `available` False: this version supports only the
+    default; `serve` and preflight refuse other values. `constraints` are those of pydantic's Field.
     """
     return Field(
         default,
@@ -57,7 +56,7 @@ def setting(
 
 
 def section(kind: type[Section], description: str) -> Any:
-    """Declare a group of settings that is complete by its own defaults."""
+    """Declare a group of settings, all of which have defaults."""
     return Field(default_factory=kind, description=description)
 
 

@@ -1,7 +1,7 @@
-"""What can be wrong with a profile before anybody judges it, where it stands, and the error that says so.
+"""Findings of loading a profile: codes, locations, and the error that holds them.
 
-Pure. A finding never holds the value of a secret. The codes are stable; preflight shows them beside its
-own checks.
+Pure. A finding never contains the value of a secret. The codes are stable; preflight shows them beside its
+checks.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class Fault(StrEnum):
 
 
 MEANINGS: Mapping[Fault, str] = {
-    Fault.PROFILE_MISSING: "There is no profile of that name or at that path.",
+    Fault.PROFILE_MISSING: "No profile exists with that name or at that path.",
     Fault.FILE_UNREADABLE: "A file of the profile cannot be read.",
-    Fault.YAML_INVALID: "A file of the profile is not YAML of the kind that profiles are written in.",
-    Fault.YAML_TOO_LARGE: "A file of the profile is larger or deeper than any profile needs to be.",
-    Fault.DUPLICATE_KEY: "A key stands twice in one mapping; only one of them could hold.",
+    Fault.YAML_INVALID: "A file is not valid YAML, or uses a feature that profiles do not allow.",
+    Fault.YAML_TOO_LARGE: "A file of the profile exceeds the limits on size or depth.",
+    Fault.DUPLICATE_KEY: "A mapping contains a key twice.",
     Fault.UNKNOWN_KEY: "No setting has that name.",
-    Fault.BAD_VALUE: "The value is not one that the setting can take.",
-    Fault.EMPTY_VALUE: "The value is empty; leaving a setting out and emptying it are different things.",
-    Fault.UNKNOWN_VARIABLE: "An environment variable looks like one of ours and names no setting.",
-    Fault.CONFLICTING_VARIABLES: "Two environment variables name one setting and disagree.",
+    Fault.BAD_VALUE: "The value is not valid for the setting.",
+    Fault.EMPTY_VALUE: "The value is empty; to use the default, leave the setting out.",
+    Fault.UNKNOWN_VARIABLE: "An environment variable begins with ARQONBUS_ and names no setting.",
+    Fault.CONFLICTING_VARIABLES: "Two environment variables set one setting to different values.",
     Fault.FOREIGN_VARIABLE: "An environment variable would change how profiles are read.",
     Fault.BAD_OVERRIDE: "An override is not of the form key=value, or names no setting.",
-    Fault.BAD_REFERENCE: "A reference to a secret does not say where the secret is.",
-    Fault.SECRET_UNREADABLE: "A secret cannot be read from where the profile says it is.",
-    Fault.LITERAL_SECRET: "A secret stands in a file or on a command line.",
-    Fault.ENVIRONMENT_MISMATCH: "The profile's directory and its environment disagree.",
-    Fault.VALIDATION_SKIPPED: "Tokens would be accepted without looking at their signature.",
+    Fault.BAD_REFERENCE: "A reference to a secret is incomplete or invalid.",
+    Fault.SECRET_UNREADABLE: "A secret cannot be read from the place that the profile names.",
+    Fault.LITERAL_SECRET: "A file or a command line contains a secret literally.",
+    Fault.ENVIRONMENT_MISMATCH: "The profile's directory and its environment differ.",
+    Fault.VALIDATION_SKIPPED: "Tokens would be accepted without verifying their signature.",
 }
 
 Path = tuple[str | int, ...]
@@ -58,7 +58,7 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a value stands: its layer, and a file with line and column, a variable, or an option."""
+    """Location of a value: its layer, and a file with line and column, a variable, or an option."""
 
     layer: str
     source: str
@@ -71,7 +71,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, as one sentence that says what to do, and what to type where that is known."""
+    """A fault with its remedy in one sentence. `fix`: commands that correct it, if known."""
 
     code: Fault
     message: str
@@ -84,7 +84,7 @@ class Finding:
 
 
 class ConfigError(Exception):
-    """A profile that cannot be used. Holds everything that was found, in order of place."""
+    """A profile that cannot be used. Holds all findings in the order of their location."""
 
     def __init__(self, findings: Iterable[Finding]) -> None:
         self.findings = tuple(sorted(dict.fromkeys(findings), key=_order))
@@ -97,7 +97,7 @@ def _order(finding: Finding) -> tuple[str, int, int, str, str]:
 
 
 def dotted(path: Path) -> str:
-    """`("rooms", 0, "match")` as people write it: `rooms[0].match`."""
+    """Format a path: `("rooms", 0, "match")` as `rooms[0].match`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

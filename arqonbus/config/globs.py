@@ -1,7 +1,7 @@
-"""A pattern of text in which `*` stands for any run of characters, dots included.
+"""Patterns in which `*` matches any characters, including dots.
 
-Pure. Matching takes time linear in the text: the fixed pieces are searched from left to right, and the
-leftmost place of each is always a right one. No regular expression, so nothing can backtrack.
+Pure. Matching takes linear time: the fixed pieces are searched from left to right, and the leftmost place of
+each is always correct. No regular expression, so no backtracking.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Glob:
 
 
 def name_pattern(text: str) -> str:
-    """The text, if it is a pattern of names of rooms. Raises ValueError for one that no name could match."""
+    """Validate a pattern of room names. Raises ValueError for one that no name can match."""
     if not _NAME_PATTERN.fullmatch(text):
         raise ValueError(
             "is not a pattern of names; write 1 to 128 of A-Z a-z 0-9 . _ - and * (any characters)"

@@ -1,8 +1,8 @@
-"""One layer of a profile: its values, the place of each, and how a file becomes one.
+"""Layers of a profile: values with their locations, and reading of a layer from a file.
 
-A file is read through dynaconf, one instance per file with everything dynamic switched off. dynaconf
-would run strings that begin with @, upper-case keys, merge lists and look for files of its own; so this
-module is its only loader, and hands it the finished document as one opaque value.
+A file is read through dynaconf, one instance per file with all dynamic features off. dynaconf would evaluate
+strings that begin with @, upper-case keys, merge lists and search for more files; so this module is its only
+loader and passes it the parsed document as one opaque value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DOCUMENT = "ARQONBUS_LAYER_DOCUMENT"
 
 @dataclass(frozen=True, slots=True)
 class LayerFile:
-    """A file that is a layer: the layer's name, where the file is, and how people call it."""
+    """A file of a layer: the layer's name, the path, and the path for messages."""
 
     layer: str
     path: FilePath
@@ -41,7 +41,7 @@ class Layer:
     places: Mapping[Path, Location] = field(default_factory=dict)
 
     def place(self, path: Path) -> Location:
-        """Where the value at the path stands, or else the nearest thing around it."""
+        """Location of the value at the path, or of the nearest parent."""
         for depth in range(len(path), 0, -1):
             if path[:depth] in self.places:
                 return self.places[path[:depth]]
@@ -49,7 +49,7 @@ class Layer:
 
 
 def read_layer(file: LayerFile) -> Layer:
-    """Read one YAML file. Raises ConfigError with everything that is wrong with its text."""
+    """Read one YAML file. Raises ConfigError with all its faults."""
     store = Dynaconf(
         core_loaders=[],
         loaders=[__name__],
@@ -74,7 +74,7 @@ def read_layer(file: LayerFile) -> Layer:
 
 
 def load(obj: Any, env: str | None = None, silent: bool = True, key: str | None = None) -> None:
-    """dynaconf's entry into a loader module: put the document of the instance's file into the instance."""
+    """Loader function that dynaconf calls: set the parsed document of the instance's file."""
     file: LayerFile = obj[_FILE]
     document = parse(_text(file), layer=file.layer, source=file.shown)
     obj.set(_DOCUMENT, document, loader_identifier="arqonbus")
@@ -91,7 +91,7 @@ def _text(file: LayerFile) -> str:
         message = f"the file cannot be read ({error.strerror}); correct its path or its permissions"
         raise ConfigError([Finding(Fault.FILE_UNREADABLE, message, place)]) from error
     if len(raw) > MAX_BYTES:
-        message = f"the file is larger than {MAX_BYTES // 1024} KiB; a profile needs a few"
+        message = f"the file is larger than {MAX_BYTES // 1024} KiB, the limit for a profile"
         raise ConfigError([Finding(Fault.YAML_TOO_LARGE, message, place)])
     try:
         return raw.decode("utf-8-sig")

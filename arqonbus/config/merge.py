@@ -1,7 +1,7 @@
-"""The order of layers: pydantic-settings lays them over each other, the last one given wins.
+"""Merge of layers with pydantic-settings; the last layer wins.
 
-Mappings merge, lists and single values replace. Pure: the layers are read already, and nothing else
-(no environment, no file) is a source here.
+Mappings are merged, lists and single values are replaced. Pure: the given layers are the only sources,
+neither environment nor files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from arqonbus.config.layer import Layer
 
 
 class _LayerSource(PydanticBaseSettingsSource):
-    """One layer as a source. Sources of one class overwrite each other unless each has its own name."""
+    """A layer as a settings source.
+
+    Sources of one class need distinct names, else they overwrite each other.
+    """
 
     def __init__(self, settings_cls: type[BaseSettings], layer: Layer, position: int) -> None:
         super().__init__(settings_cls)
@@ -31,7 +34,7 @@ class _LayerSource(PydanticBaseSettingsSource):
 
 
 class _Merged(BaseSettings):
-    """A carrier: the merged values before they are typed, so that secrets can be resolved in between."""
+    """The merged values before validation, so that secrets can be resolved in between."""
 
     model_config = SettingsConfigDict(extra="ignore", hide_input_in_errors=True)
 
@@ -52,7 +55,7 @@ class _Merged(BaseSettings):
 
 
 def merge(layers: Sequence[Layer]) -> dict[str, Any]:
-    """The values of all layers, lowest first."""
+    """Merge the layers, given lowest first."""
     return _Merged(layers=layers).profile if layers else {}  # type: ignore[call-arg]
 
 

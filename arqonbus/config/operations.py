@@ -1,4 +1,4 @@
-"""Settings of what runs beside the bus: projector, backups, preflight, features."""
+"""Settings of operations: projector, backups, preflight, features."""
 
 from __future__ import annotations
 
@@ -14,53 +14,53 @@ PHASES: tuple[ProjectorPhase, ...] = get_args(ProjectorPhase)  # in the order of
 
 
 class Projector(Section):
-    """The projection of Continuum's episodes into Postgres."""
+    """Projection of Continuum's episodes into the projection store."""
 
     phase: ProjectorPhase = setting(
         "emit_only",
-        "Stage of the rollout, from emit_only (nothing is projected) to enforced.",
+        "Rollout phase, from emit_only (no projection) to enforced.",
         example="shadow",
     )
     batch: Annotated[Count, Field(ge=1, le=10_000)] = setting(
-        1000, "Events that are projected in one transaction at most.", example=1000
+        1000, "Maximum number of events per transaction.", example=1000
     )
     telemetry_port: Port = setting(
         9102,
-        "Port of the health and metrics of a projector that is a process of its own, on telemetry.host.",
+        "Port of health and metrics of a projector in a separate process, on telemetry.host.",
         example=9102,
     )
     retention: Seconds = setting(
         0.0,
-        "Age of events after which their month is dropped; 0: never. Episodes stay.",
+        "Age at which a month of events is dropped; 0: never. Episodes are kept.",
         example="365d",
     )
 
     @property
     def projects(self) -> bool:
-        """Whether anything is projected."""
+        """Whether the phase includes projection."""
         return self.phase != "emit_only"
 
 
 class Backup(Section):
-    """What is expected of backups. The backup itself is taken by the deployment."""
+    """Requirements on backups. The deployment takes the backups."""
 
     directory: FilePath | None = setting(
-        None, "Where backups and drill receipts are.", example="/var/backups/arqonbus"
+        None, "Directory of backups and drill receipts.", example="/var/backups/arqonbus"
     )
-    rpo: Seconds = setting(86_400.0, "Age that the newest backup may reach.", example="24h", reload="hot")
+    rpo: Seconds = setting(86_400.0, "Maximum age of the newest backup.", example="24h", reload="hot")
     drill_max_age: Seconds = setting(
-        30 * 86_400.0, "Age that the last restore drill may reach.", example="30d", reload="hot"
+        30 * 86_400.0, "Maximum age of the last restore drill.", example="30d", reload="hot"
     )
 
 
 class Preflight(Section):
-    """How the checks before a start judge."""
+    """Preflight checks at a start."""
 
-    strict: Switch = setting(False, "Whether warnings of the preflight stop a start too.", example=True)
+    strict: Switch = setting(False, "Let preflight warnings prevent a start too.", example=True)
 
 
 class Features(Section):
-    """Switches of features that are not for everybody yet. There are none in this version."""
+    """Switches of experimental features. This version has none."""
 
 
 __all__ = ["PHASES", "Backup", "Features", "Preflight", "Projector", "ProjectorPhase"]

@@ -12,7 +12,7 @@ from arqonbus.config.tree import leaves, sections, suggestion
 
 
 def read_overrides(overrides: Sequence[str]) -> tuple[Layer, list[Finding]]:
-    """The layer of the options, and what is wrong in them. The last option for a key holds."""
+    """The layer of the options, and their faults. The last option for a key wins."""
     findings: list[Finding] = []
     data: dict[str, Any] = {}
     places: dict[Path, Location] = {}

@@ -1,6 +1,6 @@
-"""Regular expressions that a profile may hold: RE2 only, so that no text can make one slow. Pure.
+"""Regular expressions in profiles: RE2 only, so that no text can make one slow. Pure.
 
-RE2 matches in time linear in the text, whatever the pattern; it has no backreferences and no lookaround.
+RE2 matches in time linear in the text; it has no backreferences and no lookaround.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 MAX_PATTERN = 1000
-MAX_MEMORY = 1 << 20  # bytes that one compiled pattern may take
+MAX_MEMORY = 1 << 20  # bytes per compiled pattern
 
 
 def compile_linear(text: str) -> Any:
-    """The compiled pattern. Raises ValueError for one that RE2 does not take."""
-    import re2  # a profile without patterns does not wait for it
+    """Compile a pattern. Raises ValueError if RE2 does not support it."""
+    import re2  # imported only if a profile has patterns
 
     options = re2.Options()
-    options.log_errors = False  # what is wrong with a pattern is said by whoever reads the error
+    options.log_errors = False  # faults are reported by the exception
     options.max_mem = MAX_MEMORY
     try:
         return re2.compile(text, options)
@@ -24,17 +24,17 @@ def compile_linear(text: str) -> Any:
         reason = error.args[0] if error.args else "it cannot be read"
         shown = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         raise ValueError(
-            f"is not a pattern that RE2 reads ({shown.partition(':')[0]}); it has no lookaround and no "
+            f"is not a valid RE2 pattern ({shown.partition(':')[0]}); it has no lookaround and no "
             "backreferences"
         ) from None
 
 
 def linear_pattern(text: str) -> str:
-    """The text, if RE2 takes it and it does not match the empty text. Raises ValueError."""
+    """Validate a pattern for RE2 that does not match the empty text. Raises ValueError."""
     if not 0 < len(text) <= MAX_PATTERN:
         raise ValueError(f"is not a pattern of 1 to {MAX_PATTERN} characters")
     if compile_linear(text).search("") is not None:
-        raise ValueError("matches the empty text, and so everything; ask for at least one character")
+        raise ValueError("matches the empty text, and so everything; require at least one character")
     return text
 
 

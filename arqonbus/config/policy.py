@@ -1,4 +1,4 @@
-"""Settings of the content policy: what is looked for in what is published, and what is done about it."""
+"""Settings of the content policy: what is searched for in published messages, and the action on a match."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ MAX_RULES = 256
 
 
 class PolicyRule(Section):
-    """One thing that is looked for by its form."""
+    """A rule that searches for a pattern."""
 
     name: RuleName = setting(
-        ..., "What findings, metrics and the audit call it.", example="card-number", reload="hot"
+        ..., "Name in findings, metrics and the audit.", example="card-number", reload="hot"
     )
     pattern: Annotated[str, AfterValidator(linear_pattern)] = setting(
-        ..., "Regular expression in the syntax of RE2.", example=r"\b4[0-9]{15}\b", reload="hot"
+        ..., "Regular expression in RE2 syntax.", example=r"\b4[0-9]{15}\b", reload="hot"
     )
     action: Literal["allow", "redact", "block"] = setting(
         "block",
-        "What is done with a message that holds it: allow only counts it, redact replaces it.",
+        "Action on a match: allow (count only), redact (replace the match) or block (refuse the message).",
         example="redact",
         reload="hot",
     )
     rooms: tuple[RoomPattern, ...] = setting(
-        ("*",), "Patterns of the rooms in which it is looked for.", example=["public.*"], reload="hot"
+        ("*",), "Patterns of the rooms to which the rule applies.", example=["public.*"], reload="hot"
     )
 
 
 class Policy(Section):
-    """What a message may hold. It is judged before it is published, never after."""
+    """The content policy. Messages are inspected before they are published, never after."""
 
     mode: Literal["off", "monitor", "enforce"] = setting(
         "off",
-        "off: nothing is inspected; monitor: findings are counted and nothing is changed; enforce.",
+        "off: no inspection; monitor: count findings and change nothing; enforce: apply the actions.",
         example="enforce",
         reload="hot",
     )
     rooms: tuple[RoomPattern, ...] = setting(
         ("*",),
-        "Patterns of the rooms in which keys, paths, sizes and secrets are judged.",
+        "Patterns of the rooms in which keys, paths, sizes and secrets are inspected.",
         example=["public.*"],
         reload="hot",
     )
     max_inspected_bytes: Annotated[Size, Field(ge=1024)] = setting(
         256 * 1024,
-        "Largest payload that is inspected; a larger one is blocked, not passed over.",
+        "Largest payload that is inspected; larger ones are blocked.",
         example="256KiB",
         reload="hot",
     )
     blocked_keys: tuple[Text, ...] = setting(
         ("raw_content", "episode_body", "embedding_vector", "full_state_dump"),
-        "Keys that a payload must not hold at any depth.",
+        "Keys that a payload must not contain at any depth.",
         example=["raw_content"],
         reload="hot",
     )
     blocked_paths: tuple[Text, ...] = setting(
         (),
-        "Places that a payload must not have: keys joined by dots, * for any key or index.",
+        "Paths that a payload must not contain: keys joined by dots, * for any key or index.",
         example=["customer.password", "items.*.card"],
         reload="hot",
     )
     redacted_keys: tuple[Text, ...] = setting(
         (),
-        "Keys whose values are replaced before a message is published.",
+        "Keys whose values are redacted before a message is published.",
         example=["password"],
         reload="hot",
     )
@@ -80,20 +80,20 @@ class Policy(Section):
     )
     secrets: Literal["ignore", "allow", "redact", "block"] = setting(
         "ignore",
-        "What is done about probable secrets: keys of services, tokens, private keys, passwords in URLs, "
-        "and text that is too random to be anything else. allow only counts them.",
+        "Action on probable secrets: API keys, tokens, private keys, passwords in URLs, and text of high "
+        "entropy. allow only counts them.",
         example="block",
         reload="hot",
     )
     entropy: Annotated[float, Field(ge=0, le=8)] = setting(
         4.5,
-        "Bits per character from which text of 20 characters or more is a probable secret; 0: never.",
+        "Bits of entropy per character from which text of 20 characters is a probable secret; 0: never.",
         example=4.5,
         reload="hot",
     )
     rules: Annotated[tuple[PolicyRule, ...], Field(max_length=MAX_RULES)] = setting(
         (),
-        "What else is looked for.",
+        "Additional rules.",
         example=[{"name": "card-number", "pattern": r"\b4[0-9]{15}\b", "action": "redact"}],
         reload="hot",
     )
@@ -102,7 +102,7 @@ class Policy(Section):
     def _names_are_unique(self) -> Policy:
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
-            raise ValueError("has two rules of one name; findings could not be told apart")
+            raise ValueError("has two rules with the same name; give each rule its own name")
         return self
 
 

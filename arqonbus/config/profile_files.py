@@ -1,7 +1,7 @@
-"""Where the files of a profile are. Looks at the file system, reads nothing.
+"""Location of a profile's files. Checks for existence; reads no file.
 
-A name such as `prod` is looked for in one directory: the given one, else $ARQONBUS_PROFILES_DIR, else
-./profiles, else the profiles that came with the package. A path is taken as it is.
+A name such as `prod` is looked up in one directory: the given one, else $ARQONBUS_PROFILES_DIR, else
+./profiles, else the profiles of the package. A path is used as it is.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class ProfileFiles:
 
 
 def profile_name(environ: Mapping[str, str]) -> str:
-    """The profile that is meant when none is named: $ARQONBUS_PROFILE, $ARQONBUS_ENVIRONMENT, dev."""
+    """Name of the default profile: $ARQONBUS_PROFILE, else $ARQONBUS_ENVIRONMENT, else dev."""
     return environ.get("ARQONBUS_PROFILE") or environ.get("ARQONBUS_ENVIRONMENT") or "dev"
 
 
 def find_profile(
     profile: str | Path, *, root: Path, environ: Mapping[str, str], profiles_dir: Path | None = None
 ) -> ProfileFiles:
-    """Find a profile by name or path. Raises ConfigError that says where it was looked for."""
+    """Find a profile by name or path. Raises ConfigError, with the directories that were searched."""
     if isinstance(profile, Path) or "/" in profile or profile.endswith((".yaml", ".yml")):
         return _at_path(root / profile, root)
     places = _places(root, environ, profiles_dir)
@@ -55,11 +55,11 @@ def find_profile(
 def _places(root: Path, environ: Mapping[str, str], profiles_dir: Path | None) -> list[Path]:
     named = environ.get("ARQONBUS_PROFILES_DIR")
     if profiles_dir is not None or named:
-        # A directory that was named is the only one: falling back would load another deployment's profile.
+        # No fallback from an explicit directory: it could load another deployment's profile.
         return [root / (profiles_dir or named or "")]
     package = Path(__file__).resolve().parent.parent
     places = [root / "profiles", package / "profiles", package.parent / "profiles"]
-    # For the same reason only the first that holds anything counts.
+    # For the same reason only the first directory with profiles is used.
     return [next((place for place in places if any(place.glob("*/profile.yaml"))), places[0])]
 
 

@@ -1,7 +1,6 @@
-"""Which layer a value comes from, and what lies below it.
+"""Origin of each value: the layer that sets it, and the lower layers that it overrides.
 
-Pure: answers from layers that were read. Values are given as they were written; whoever shows them
-redacts them.
+Pure. Values are not redacted; callers must redact them before they show them.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as one layer gives it."""
+    """The value of a setting in one layer."""
 
     value: Any
     location: Location
@@ -31,7 +30,7 @@ class Provenance:
     layers: Sequence[Layer]
 
     def given(self, path: Path) -> list[Given]:
-        """Every layer's word on the path, the winner first; empty when the default holds."""
+        """The values of all layers at the path, the effective one first; empty if the default applies."""
         found = []
         for layer in reversed(self.layers):
             value = value_at(layer.data, path, _ABSENT)
@@ -40,7 +39,7 @@ class Provenance:
         return found
 
     def location(self, path: Path) -> Location | None:
-        """Where the value that holds at the path stands, or else what stands nearest around it."""
+        """Location of the effective value at the path, or of the nearest parent."""
         for layer in reversed(self.layers):
             if _decides(layer.data, path):
                 return layer.place(path)
@@ -52,7 +51,7 @@ class Provenance:
 
 
 def _decides(data: Any, path: Path) -> bool:
-    """Whether a layer settles the path: it has the value, or replaces what is around it."""
+    """Whether a layer determines the value at the path: it sets the value, or replaces a parent."""
     listed = False
     for part in path:
         if isinstance(data, dict) and part in data:
@@ -65,7 +64,7 @@ def _decides(data: Any, path: Path) -> bool:
 
 
 def value_at(data: Any, path: Path, absent: Any = None) -> Any:
-    """What stands at a path of nested mappings and lists."""
+    """The value at a path of nested mappings and lists."""
     for part in path:
         inside = data if isinstance(data, dict) else dict(enumerate(data)) if isinstance(data, list) else {}
         if part not in inside:

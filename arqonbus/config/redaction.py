@@ -1,6 +1,6 @@
-"""The one redactor: what people may see of a profile, and of any text in which a secret could stand.
+"""Redaction of secrets in settings and in free text.
 
-Pure. Everything that shows settings or errors goes through here, so that there is one place to be right.
+Pure. All output of settings and errors uses this module.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from arqonbus.config.secrets import Reference
 from arqonbus.config.settings import Settings
 from arqonbus.config.tree import leaves, secrecy_at
 
-# In free text a URL ends at white space or a quote; the first part of a password may still hold quotes.
+# In free text a URL ends at white space or a quote; the first part of a password may contain quotes.
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s@]*@(?:[^\s\"'<>@]*@)*")
 _URL_TOKEN = re.compile(r"(?<=\bnats://)[^\s/@:]+@")
 _QUERY_SECRET = re.compile(r"(?i)([?&;][\w.-]*(?:passw|pwd|secret|token)[\w.-]*=)[^&;#\s\"'<>]*")
 _USER = re.compile(r"[\w.%+~-]*")
-# The part before @ is a user without a password, and no token as in NATS.
+# Schemes in which the part before @ is a user; in NATS it may be a token.
 _WITH_USERS = ("valkey", "valkeys", "redis", "rediss", "unix", "postgres", "postgresql")
 _TOKEN = re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]*")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 
 
 def redact_value(value: Any, secrecy: Secrecy) -> Any:
-    """A value as it may be shown. A reference says where a secret is, so it is shown."""
+    """Redact a value. A reference names only the source of a secret and is shown."""
     if isinstance(value, Reference):
         return str(value)
     if value is None or secrecy == "no":
@@ -41,7 +41,7 @@ def redact_value(value: Any, secrecy: Secrecy) -> Any:
 
 
 def _redact_url(url: str) -> str:
-    """A whole URL, which somebody may have written badly: what may be a password counts as one."""
+    """Redact a URL, even a malformed one: anything that may be a password counts as one."""
     scheme, mark, rest = url.partition("://")
     if not mark:
         return MASK
@@ -54,7 +54,7 @@ def _redact_url(url: str) -> str:
 
 
 def _url_secrets(url: str) -> Iterator[str]:
-    """What is masked in a URL, as it stands there and as it is meant."""
+    """The secrets in a URL, both encoded and decoded."""
     scheme, mark, rest = url.partition("://")
     head, at, _ = rest.rpartition("@")
     user, colon, password = head.partition(":")
@@ -65,7 +65,7 @@ def _url_secrets(url: str) -> Iterator[str]:
 
 
 def redact_at(path: Path, value: Any) -> Any:
-    """A value of a layer as it may be shown, judged by the setting that it belongs to."""
+    """Redact a value of a layer by the secrecy of its setting."""
     if isinstance(value, Mapping):
         return {key: redact_at((*path, key), inner) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -74,7 +74,7 @@ def redact_at(path: Path, value: Any) -> Any:
 
 
 def redacted(settings: Settings) -> dict[str, Any]:
-    """The whole tree as plain JSON values, secrets masked. A missing secret is null, not a mask."""
+    """All settings as plain JSON values, secrets masked. A missing secret is null, not a mask."""
     plain = settings.model_dump(mode="json", by_alias=True)
     for path, leaf in leaves().items():
         if leaf.secrecy != "no":
@@ -86,16 +86,16 @@ def redacted(settings: Settings) -> dict[str, Any]:
 
 
 def digest(settings: Settings) -> str:
-    """SHA-256 of the redacted tree as canonical JSON: equal for equal settings, whatever their secrets."""
+    """SHA-256 of the redacted settings as canonical JSON; independent of the values of secrets."""
     text = json.dumps(redacted(settings), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Redactor:
-    """Masks the secrets of one profile, and what looks like a secret anywhere, in free text."""
+    """Masks in free text the secrets of one profile and everything that looks like a secret."""
 
     def __init__(self, settings: Settings) -> None:
-        # Longest first: a secret that contains another one must not be left in halves.
+        # Longest first, so that a secret that contains another one is masked as a whole.
         self._secrets = sorted({secret for secret in _secrets(settings) if len(secret) >= 4}, key=len)[::-1]
 
     def text(self, text: str) -> str:

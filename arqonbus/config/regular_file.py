@@ -1,6 +1,6 @@
-"""Bytes of a regular file, with an upper bound. What is checked is what is read.
+"""Bounded reading of regular files. The checked file is the one that is read.
 
-A pipe, a device or a directory in the place of a file is an error and never a wait.
+A pipe, a device or a directory is an error and never blocks.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from pathlib import Path
 
 
 class NotRegular(Exception):
-    """There is something else than a regular file."""
+    """The path is not a regular file."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Content:
-    """What a file holds, at most one byte more than was asked for, and its permission bits."""
+    """The bytes of a file, at most one more than the limit, and its permission bits."""
 
     raw: bytes
     mode: int
 
 
 def read_regular(path: Path, limit: int, *, follow_links: bool) -> Content:
-    """Read a file. Raises OSError, or NotRegular. More than `limit` bytes: the file is larger than that."""
+    """Read a file. Raises OSError or NotRegular. More than `limit` bytes mean that the file is larger."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow_links else os.O_NOFOLLOW)
     handle = os.open(path, flags)
     try:

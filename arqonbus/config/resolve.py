@@ -1,7 +1,7 @@
-"""From files, secrets, variables and options to settings: the one way to load a profile.
+"""Load a profile: from files, secrets, variables and options to settings.
 
-Reads what the profile names and the given environment; writes nothing. Finds everything that is wrong
-in one pass, as far as the text of the files can be read.
+Reads the profile's files and the given environment; writes nothing. Reports all faults in one pass, as far as
+the files can be parsed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _DEFAULTS = Location("defaults", "the defaults")
 
 @dataclass(frozen=True, slots=True)
 class ExplanationStep:
-    """One layer's word on a setting, ready to be shown."""
+    """The redacted value of a setting in one layer."""
 
     value: Any
     location: Location
@@ -51,7 +51,7 @@ class ExplanationStep:
 
 @dataclass(frozen=True, slots=True)
 class SettingExplanation:
-    """Why a setting has its value: the word that holds, and those that it overrides, nearest first."""
+    """The effective value of a setting with its location, and the values that it overrides, nearest first."""
 
     key: str
     value: Any
@@ -61,7 +61,7 @@ class SettingExplanation:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A loaded profile: its settings, and where each value comes from."""
+    """A loaded profile: its settings and their origin."""
 
     profile: str
     settings: Settings
@@ -76,12 +76,12 @@ class Resolved:
         return redaction.redacted(self.settings)
 
     def location(self, key: str) -> Location:
-        """Where the value of `server.port` stands; the defaults, if nobody set it."""
+        """Location of the value of a key such as `server.port`; the defaults if it is not set."""
         given = self.provenance.given(tuple(key.split(".")))
         return given[0].location if given else _DEFAULTS
 
     def explain(self, key: str) -> SettingExplanation:
-        """One setting by its dotted key. Raises KeyError for a key that is no setting."""
+        """Explain one setting by its dotted key. Raises KeyError for an unknown key."""
         path = tuple(key.split("."))
         leaf = leaves()[path]
         value: Any = self.redacted()
@@ -107,16 +107,16 @@ def load(
     profiles_dir: Path | None = None,
     secrets_of: Sequence[str] = ("",),
 ) -> Resolved:
-    """Load a profile by name or path. Raises ConfigError with everything that is wrong with it.
+    """Load a profile by name or path. Raises ConfigError with all faults.
 
-    `root` (else the working directory) is where ./profiles is looked for; `environ` (else the process's)
-    are the variables that count; `overrides` are `a.b=c`. `secrets_of` are beginnings of keys whose
-    references are followed (all; with () none), so that a profile can be looked at where its secrets are
-    not. A secret that was not followed is a mask; the digest is the same.
+    `root`: directory of ./profiles (default: the working directory). `environ`: variables (default: the
+    process's). `overrides`: `a.b=c`. `secrets_of`: prefixes of keys whose secrets are resolved (default: all;
+    (): none), to inspect a profile on a machine without its secrets. An unresolved secret is a mask; the
+    digest is the same.
     """
     root = (root or Path.cwd()).absolute()
     environ = os.environ if environ is None else environ
-    # dynaconf reads the process's own environment, whatever the caller gives.
+    # dynaconf reads the process's environment even if the caller passes another one.
     foreign = foreign_variables({**os.environ, **environ})
     if foreign:
         raise ConfigError(foreign)
@@ -125,7 +125,7 @@ def load(
 
 
 class _Loading:
-    """One load in progress: the layers so far and what was found wrong."""
+    """A load in progress, with its findings so far."""
 
     def __init__(self, root: Path, environ: Mapping[str, str], profile: ProfileFiles) -> None:
         self._root = root
@@ -173,14 +173,17 @@ class _Loading:
         path = self._root / given[0].value
         layer = self._file(LayerFile("overlay", path, str(given[0].value)))
         if layer and "host_overlay" in layer.data:
-            message = "host_overlay stands in an overlay; declare it in the profile"
+            message = "host_overlay is set in an overlay; declare it in the profile"
             self._findings.append(
                 Finding(Fault.BAD_VALUE, message, layer.place(("host_overlay",)), "host_overlay")
             )
         return [layer] if layer else []
 
     def _with_sections(self, layer: Layer) -> Layer:
-        """The layer without sections that are none. A higher layer would hide them, and they it."""
+        """The layer with malformed sections replaced by empty ones, and reported.
+
+        Otherwise a higher layer would hide them, or they would hide a lower one.
+        """
         data = layer.data
         for path in sorted(sections()):
             value = value_at(data, path, {})
@@ -193,7 +196,7 @@ class _Loading:
         return Layer(layer.name, layer.source, data, layer.places)
 
     def _with_references(self, layer: Layer) -> Layer:
-        """The layer with `{from: …}` made one value, so that a higher layer replaces it as a whole."""
+        """The layer with each `{from: …}` as one value, so that a higher layer replaces it as a whole."""
         data = layer.data
         for path, leaf in leaves().items():
             value = value_at(layer.data, path)
@@ -213,7 +216,7 @@ class _Loading:
         directory = self._profile.name
         if given and directory in {"dev", "staging", "prod"} and environment != directory:
             message = (
-                f"environment is {environment!r} and the profile is that of {directory}; "
+                f"environment is {environment!r}, but the profile is in the directory {directory}; "
                 "load the profile of the environment, or correct environment"
             )
             self._findings.append(
@@ -234,7 +237,7 @@ class _Loading:
                     self._findings.append(Finding(Fault.LITERAL_SECRET, message, place, leaf.key))
         path = ("auth", "jwt", "skip_validation")
         for each in provenance.given(path):
-            message = "auth.jwt.skip_validation is not for this environment, whatever its value; remove it"
+            message = "auth.jwt.skip_validation is not allowed outside dev, not even as false; remove it"
             self._findings.append(
                 Finding(Fault.VALIDATION_SKIPPED, message, each.location, "auth.jwt.skip_validation")
             )
@@ -260,7 +263,7 @@ class _Loading:
             settings = Settings.model_validate(values)
         except ValidationError as error:
             self._findings += validation_findings(error, values, provenance)
-            # Not chained: the traceback of a ValidationError could name inputs.
+            # Not chained: the traceback of a ValidationError could contain inputs.
             raise ConfigError(self._findings) from None
         if self._findings:
             raise ConfigError(self._findings)
@@ -268,14 +271,14 @@ class _Loading:
 
 
 def _secret_or_reference(value: Any) -> Any:
-    """What a layer says of a secret. Raises ValueError with the end of a sentence."""
+    """The secret or reference in a layer's value. Raises ValueError; the message continues after the key."""
     if isinstance(value, str) and is_reference_text(value):
-        raise ValueError(f"is given the text of a reference where the secret has to stand; {FOLLOWED_ONCE}")
+        raise ValueError(f"is the text of a reference instead of the secret; {FOLLOWED_ONCE}")
     return parse_reference(value) if isinstance(value, dict) else value
 
 
 def _replaced(data: dict[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy of nested mappings in which one value is another."""
+    """A copy of nested mappings with one value replaced."""
     head, *rest = path
     inner = _replaced(data[head], tuple(rest), value) if rest else value
     return {**data, head: inner}

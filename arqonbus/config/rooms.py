@@ -1,6 +1,6 @@
-"""Settings of rooms: rules by pattern of name, and what a room gets from them.
+"""Room settings: rules by name pattern, and the resulting settings of a room.
 
-Pure. RoomSettings are plain values, so that what uses it need not know the settings tree.
+Pure. RoomSettings holds plain values, so that its users do not depend on the settings tree.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Action = Literal["publish", "subscribe", "history", "presence", "consume", "mana
 
 
 class RoomHistory(Section):
-    """How much a room keeps; what is left out is as in storage.history. `off` is short for keep: false."""
+    """Retention of a room; the default of each value is in storage.history. `off` means keep: false."""
 
-    keep: Switch = setting(True, "Whether the room keeps anything.", example=False, reload="hot")
+    keep: Switch = setting(True, "Keep messages of the room.", example=False, reload="hot")
     max_messages: Count | None = setting(
         None, "Messages that the room keeps; 0: no bound.", example=100_000, reload="hot"
     )
@@ -39,57 +39,55 @@ class RoomHistory(Section):
 
 
 class RoomRule(Section):
-    """What holds for the rooms whose names match. The first rule that matches a room is its only one."""
+    """Settings of the rooms whose names match. Only the first matching rule applies to a room."""
 
     match: Annotated[str, AfterValidator(name_pattern)] = setting(
-        ..., "Pattern of room names; * stands for any run of characters.", example="orders.*", reload="hot"
+        ..., "Pattern of room names; * matches any characters.", example="orders.*", reload="hot"
     )
-    history: RoomHistory | None = setting(
-        None, "How much is kept, or off.", example={"max_age": "7d"}, reload="hot"
-    )
+    history: RoomHistory | None = setting(None, "Retention, or off.", example={"max_age": "7d"}, reload="hot")
     slow_consumer: SlowConsumer = setting(
         "disconnect",
-        "What happens to a client that reads too slowly: disconnect, drop_oldest, or latest per key.",
+        "Action on a slow consumer: disconnect, drop_oldest, or latest (the last message per key).",
         example="drop_oldest",
         reload="hot",
     )
     durability: DurabilityName | None = setting(
-        None, "Level that an ack promises here; without one, storage.durability.", example="durable"
+        None, "Durability level of acks; default: storage.durability.", example="durable"
     )
     mode: StorageMode | None = setting(
         None,
-        "Whether the room goes on in memory while the engine is away; without one, storage.mode.",
+        "Behaviour while the engine is unreachable, see storage.mode; default: storage.mode.",
         example="degraded",
     )
     durable_history: Literal["postgres"] | None = setting(
         None,
-        "Where messages stand beside the engine before their ack, so that the room comes back from there.",
+        "Second store, written before the ack; the room is restored from it if the engine loses messages.",
         example="postgres",
     )
     grants: tuple[Action, ...] = setting(
         (),
-        "What every token of the tenant may do here, beside its own grants.",
+        "Actions allowed to every token of the tenant, in addition to its own grants.",
         example=["subscribe"],
         reload="hot",
     )
     schemas: tuple[SchemaName, ...] = setting(
         (),
-        "Names in schemas: the types of message that the room takes, each judged by its content type.",
+        "Names in schemas: accepted message types; the content type of a message selects its schema.",
         example=["order.v1"],
         reload="hot",
         alias="schema",
     )
     signature: Switch = setting(
-        False, "Whether messages must carry a valid Ed25519 signature.", example=True, reload="hot"
+        False, "Require a valid Ed25519 signature on messages.", example=True, reload="hot"
     )
 
 
 @dataclass(frozen=True, slots=True)
 class RoomSettings:
-    """What holds for one room. `history` False: nothing is kept. Bounds of 0 mean no bound.
+    """Settings of one room. `history` False: nothing is kept. Bounds of 0 mean no bound.
 
-    `in_process`: a rule asks for durability memory, so the room is held by each bus process for itself. That
-    storage.durability is memory takes no room out of the engine: it is a promise, and an engine gives more.
+    `in_process`: a rule sets durability memory, so each bus process holds the room separately.
+    storage.durability memory does not do that: it is only a minimum, and an engine gives more.
     """
 
     match: str
@@ -106,7 +104,7 @@ class RoomSettings:
 
 
 def room_settings(rules: tuple[RoomRule, ...], storage: Storage, room: str) -> RoomSettings:
-    """The settings of a room by the first rule whose pattern matches it, else the defaults of storage."""
+    """The settings of a room: of the first rule that matches, else the defaults of storage."""
     rule = next((rule for rule in rules if Glob(rule.match).matches(room)), RoomRule(match="*"))
     kept = rule.history or RoomHistory()
     messages = storage.history.max_messages if kept.max_messages is None else kept.max_messages

@@ -9,7 +9,7 @@ from arqonbus.config.settings import Settings
 from arqonbus.config.tree import leaves
 
 _REFERENCE = {
-    "description": "Where the secret is.",
+    "description": "Source of the secret.",
     "oneOf": [
         {
             "type": "object",
@@ -28,7 +28,7 @@ _REFERENCE = {
 
 
 def profile_schema() -> dict[str, Any]:
-    """The schema of a profile file."""
+    """Build the schema of a profile file."""
     schema = Settings.model_json_schema(by_alias=True, mode="validation")
     definitions = schema["$defs"]
     definitions["SecretReference"] = _REFERENCE
@@ -40,7 +40,7 @@ def profile_schema() -> dict[str, Any]:
 
 
 def profile_schema_text() -> str:
-    """The file `profiles/profile.schema.json`."""
+    """Contents of the file `profiles/profile.schema.json`."""
     return json.dumps(profile_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -56,7 +56,7 @@ def _accept_reference(schema: dict[str, Any], path: tuple[str, ...]) -> None:
 
 
 def _drop_titles(node: Any) -> None:
-    """Pydantic repeats every name as a title, which editors then show instead of the description."""
+    """Remove Pydantic's titles, which editors show instead of the description."""
     if isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]

@@ -1,4 +1,4 @@
-"""Settings of the schema registry: what messages of a content type must look like."""
+"""Settings of the schema registry: schemas of messages by content type."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ SchemaName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._-]{0,63}$")]
 
 
 class MessageSchema(Section):
-    """One type of message: its content type, and the file that says what is valid."""
+    """A message type: its content type and schema file."""
 
-    name: SchemaName = setting(..., "What rooms call it.", example="order.v1", reload="hot")
+    name: SchemaName = setting(..., "Name, to which rooms refer.", example="order.v1", reload="hot")
     content_type: Text = setting(
         ...,
-        "Content type of the messages that it is for.",
+        "Content type of the messages to validate.",
         example="application/vnd.order.v1+json",
         reload="hot",
     )
     file: FilePath = setting(
         ...,
-        "A JSON Schema; with message, a FileDescriptorSet of protobuf (protoc --descriptor_set_out).",
+        "JSON Schema file; if message is set, a protobuf FileDescriptorSet (protoc --descriptor_set_out).",
         example="schemas/order.v1.json",
         reload="hot",
     )

@@ -1,7 +1,7 @@
-"""Where secrets come from: references in a profile, and the secrets directory.
+"""Sources of secrets: references in a profile, and the secrets directory.
 
-Reads files, one variable or one command's output per reference. No message from here holds a secret,
-a command's output or a file's content.
+Each reference reads a file, a variable or the output of a command. No message contains a secret, the output
+of a command or the content of a file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TARGETS: Mapping[str, str] = {"file": "path", "credential": "name", "env": "nam
 
 
 class UnfitSecret(ValueError):
-    """A secret that cannot be read: the end of a sentence, and what to type."""
+    """A secret that cannot be read. The message continues after the key; `fix`: commands that correct it."""
 
     def __init__(self, message: str, *fix: str) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class UnfitSecret(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`{from: …}` of a profile: where a secret is, never the secret."""
+    """A reference `{from: …}` in a profile: the source of a secret, never the secret."""
 
     origin: str
     target: tuple[str, ...]
@@ -49,15 +49,16 @@ class Reference:
 
 
 def parse_reference(value: Mapping[str, Any]) -> Reference:
-    """Read `{from: file, path: …}` and its like. Raises ValueError with the end of a sentence."""
+    """Parse `{from: file, path: …}` and the other forms.
+
+    Raises ValueError; the message continues after the key.
+    """
     origin = value.get("from")
     if not isinstance(origin, str) or origin not in _TARGETS:
-        raise ValueError("does not say where it is; write {from: file|credential|env|command, …}")
+        raise ValueError("has no known source; write {from: file|credential|env|command, …}")
     wanted = _TARGETS[origin]
     if set(value) != {"from", wanted}:
-        raise ValueError(
-            f"is not complete or says too much; from: {origin} goes with {wanted} and nothing else"
-        )
+        raise ValueError(f"has missing or extra keys; from: {origin} needs {wanted} and nothing else")
     target = value[wanted]
     words = target if origin == "command" else [target]
     if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
@@ -72,22 +73,25 @@ FOLLOWED_ONCE = "a reference is followed once, so write the secret itself there"
 
 
 def is_reference_text(text: str) -> bool:
-    """Whether a text is meant to be a reference, where only a secret can stand."""
+    """Whether a text looks like a reference, where only a secret is allowed."""
     return _LOOKS_LIKE_REFERENCE.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """What references are looked up in. `directories` are the secrets directories, the first one first."""
+    """Resolves references. `directories`: the secrets directories, in order of precedence."""
 
     environ: Mapping[str, str]
     directories: Sequence[Path]
 
     def resolve(self, reference: Reference) -> str:
-        """The secret. Raises ValueError with the end of a sentence that never holds it."""
+        """Read the secret.
+
+        Raises ValueError; the message continues after the key and never contains the secret.
+        """
         secret = self._look_up(reference)
         if is_reference_text(secret):
-            raise ValueError(f"is to come from {reference}, where another reference stands; {FOLLOWED_ONCE}")
+            raise ValueError(f"is to come from {reference}, which holds another reference; {FOLLOWED_ONCE}")
         return secret
 
     def _look_up(self, reference: Reference) -> str:
@@ -149,7 +153,7 @@ def _secret_text(raw: bytes, subject: str) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        # Not chained: the bytes of the secret stand in the exception.
+        # Not chained: the exception contains the bytes of the secret.
         raise ValueError(f"{subject} is not UTF-8 text; write the secret as text") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text.strip():
@@ -184,7 +188,7 @@ def _command_output(argv: Sequence[str]) -> str:
 
 
 def secrets_directories(given: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> list[Path]:
-    """The directories that hold secrets: the given one alone, else systemd's, then /run/secrets."""
+    """The secrets directories: the given one alone, else systemd's and /run/secrets."""
     if given is not None:
         return [Path(given)]
     named = environ.get("CREDENTIALS_DIRECTORY")
@@ -196,9 +200,9 @@ def secrets_directories(given: str | os.PathLike[str] | None, environ: Mapping[s
 def read_secrets(
     directories: Sequence[Path], secrets_of: tuple[str, ...] = ("",)
 ) -> tuple[Layer, list[Finding]]:
-    """Files that are named for a setting, as a layer. Other files are for references.
+    """Read files that are named after a setting, as a layer. Other files are for references.
 
-    A secret of a key that does not begin with one of `secrets_of` is a mask, and its file is not opened.
+    A secret whose key does not begin with one of `secrets_of` is a mask, and its file is not opened.
     """
     findings: list[Finding] = []
     data: dict[str, Any] = {}
@@ -223,7 +227,7 @@ def read_secrets(
                     findings.append(unreadable(key, error, place))
                 places[path] = place
             elif len(path) > 1 and path[:1] in sections():
-                message = f"the file {name} is named like a setting and is none; {suggestion(path)}"
+                message = f"the file {name} is named like a setting that does not exist; {suggestion(path)}"
                 findings.append(Finding(Fault.UNKNOWN_KEY, message, place))
     return Layer("secrets", "the secrets directory", data, places), findings
 
@@ -235,7 +239,7 @@ def unreadable(key: str, error: ValueError, place: Location) -> Finding:
 
 
 def key_of_file(name: str) -> tuple[str, ...]:
-    """`auth.jwt.secret`, `auth__jwt__secret` and `jwt_secret` all name the same setting."""
+    """Path of the setting for a file name such as `auth.jwt.secret`, `auth__jwt__secret` or `jwt_secret`."""
     alias = ALIASES.get(name.upper())
     return tuple((alias or name.lower().replace("__", ".")).split("."))
 

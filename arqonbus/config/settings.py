@@ -1,7 +1,7 @@
-"""The root of the settings tree: everything that a profile can say.
+"""The root of the settings tree.
 
-Well-formedness only: types, ranges and rules that hold everywhere. Whether a value is acceptable in an
-environment is judged by preflight. Pure and frozen; nothing is read from files or the environment here.
+Validates types, ranges and rules that apply in every environment. Preflight checks whether a value is
+acceptable in an environment. Pure and frozen; nothing is read from files or the environment here.
 """
 
 from __future__ import annotations
@@ -55,48 +55,48 @@ Environment = Annotated[
 
 
 class Settings(Section):
-    """One deployment, completely."""
+    """All settings of one deployment."""
 
     environment: Environment = setting(
         "dev",
-        "What this deployment is: dev, staging or prod. It decides how strictly the rest is judged.",
+        "Environment: dev, staging or prod. It determines how strict the preflight checks are.",
         example="prod",
         reload="cold",
     )
     host_overlay: FilePath | None = setting(
         None,
-        "YAML file of this host that goes over the profile. It is read only when it is declared here.",
+        "YAML file on the host that overrides the profile. It is read only if it is declared here.",
         example="/etc/arqonbus/local.yaml",
         reload="cold",
     )
     state_dir: FilePath = setting(
         Path(".state"),
-        "Directory for what the bus itself writes: the embedded database and, in dev, the generated key.",
+        "Directory for files that the bus writes: the embedded database and, in dev, the generated key.",
         example="/var/lib/arqonbus",
         reload="cold",
     )
-    server: Server = section(Server, "Where clients connect.")
+    server: Server = section(Server, "The listener for clients.")
     telemetry: Telemetry = section(Telemetry, "Logs, metrics, health.")
-    protocol: Protocol = section(Protocol, "What may be spoken on the wire.")
+    protocol: Protocol = section(Protocol, "Wire formats and size limits.")
     storage: Storage = section(Storage, "The message log.")
     datastores: Datastores = section(Datastores, "The servers that hold data.")
-    auth: Auth = section(Auth, "Who somebody is.")
+    auth: Auth = section(Auth, "Authentication.")
     roles: tuple[Role, ...] = setting(
         (),
         "Grants by name, for tokens whose claim `roles` names them.",
         example=[{"name": "dispatcher", "grants": [{"room": "orders.*", "allow": ["publish", "subscribe"]}]}],
         reload="hot",
     )
-    limits: Limits = section(Limits, "How much one connection or tenant may ask for.")
+    limits: Limits = section(Limits, "Limits per connection and per tenant.")
     rooms: tuple[RoomRule, ...] = setting(
         (),
-        "Rules for rooms by name; the first that matches is the room's only one.",
+        "Rules for rooms by name; only the first matching rule applies to a room.",
         example=[{"match": "orders.*", "history": {"max_age": "7d"}}],
         reload="hot",
     )
     schemas: tuple[MessageSchema, ...] = setting(
         (),
-        "Types of message; a room takes those that it names.",
+        "Message types; a room accepts those that it names.",
         example=[
             {
                 "name": "order.v1",
@@ -106,18 +106,18 @@ class Settings(Section):
         ],
         reload="hot",
     )
-    policy: Policy = section(Policy, "What a message may hold.")
-    bridge: Bridge = section(Bridge, "Messages that are exchanged with NATS.")
-    projector: Projector = section(Projector, "The projection of Continuum's episodes.")
-    backup: Backup = section(Backup, "What is expected of backups.")
-    preflight: Preflight = section(Preflight, "How the checks before a start judge.")
-    features: Features = section(Features, "Features that are not for everybody yet.")
+    policy: Policy = section(Policy, "The content policy.")
+    bridge: Bridge = section(Bridge, "Exchange of messages with NATS.")
+    projector: Projector = section(Projector, "Projection of Continuum's episodes.")
+    backup: Backup = section(Backup, "Requirements on backups.")
+    preflight: Preflight = section(Preflight, "Preflight checks at a start.")
+    features: Features = section(Features, "Experimental features.")
 
     @model_validator(mode="after")
     def _schemas_are_told_apart(self) -> Settings:
         names = [schema.name for schema in self.schemas]
         if len(set(names)) != len(names):
-            raise ValueError("has two schemas of one name; rooms could not tell which is meant")
+            raise ValueError("has two schemas with the same name; give each schema its own name")
         unknown = sorted({name for rule in self.rooms for name in rule.schemas} - set(names))
         if unknown:
             raise ValueError(f"has a room with a schema that schemas does not name: {', '.join(unknown)}")
@@ -126,11 +126,11 @@ class Settings(Section):
     @model_validator(mode="after")
     def _bridge_has_two_ends(self) -> Settings:
         if self.bridge.mappings and self.datastores.nats.url is None:
-            raise ValueError("has bridge.mappings and no datastores.nats.url; say where NATS is")
+            raise ValueError("has bridge.mappings and no datastores.nats.url; set the URL of NATS")
         return self
 
     def room_settings(self, room: str) -> RoomSettings:
-        """What holds for a room. Pure and cheap enough per room, not per message: keep the result."""
+        """Settings of a room. Cheap enough per room, not per message: cache the result."""
         return room_settings(self.rooms, self.storage, room)
 
     @property

@@ -1,4 +1,4 @@
-"""Settings of what is kept and where: the message log, its retention, Valkey, Postgres, NATS."""
+"""Storage settings: the event log, its retention, Valkey, Postgres, NATS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arqonbus.config.units import Count, FilePath, Port, Seconds, Secret, Size, 
 from arqonbus.config.url import Schemes, Url
 from arqonbus.protocol.durability import DurabilityName
 
-# Where a URL names no port.
+# Default ports of URLs.
 VALKEY_PORT = 6379
 POSTGRES_PORT = 5432
 NATS_PORT = 4222
@@ -21,7 +21,7 @@ StorageMode = Literal["strict", "degraded"]
 
 
 class History(Section):
-    """How much of a room is kept. Whichever bound is reached first trims; 0 means no bound."""
+    """Retention of rooms. The bound that is reached first trims; 0 means no bound."""
 
     max_messages: Count = setting(
         10_000, "Messages that a room keeps; 0: no bound.", example=10_000, reload="hot"
@@ -36,59 +36,59 @@ class Sqlite(Section):
 
     path: FilePath | None = setting(
         None,
-        "Database file; without one it is arqonbus.sqlite in state_dir.",
+        "Database file; default: arqonbus.sqlite in state_dir.",
         example="/var/lib/arqonbus/arqonbus.sqlite",
         reload="cold",
     )
     checkpoint_every: Seconds = setting(
         6 * 3600.0,
-        "Time between two copies of the file beside it, to go back to if it is damaged; 0: none.",
+        "Interval of checkpoints: copies of the file, to recover from if it is damaged; 0: none.",
         example="1h",
     )
 
 
 class Storage(Section):
-    """The message log."""
+    """The event log."""
 
     backend: Literal["memory", "sqlite", "valkey"] = setting(
-        "sqlite", "Engine that keeps the messages.", example="valkey", reload="cold"
+        "sqlite", "Storage engine of the event log.", example="valkey", reload="cold"
     )
     mode: StorageMode = setting(
         "strict",
-        "strict refuses a publish that cannot be stored as declared; degraded goes on in memory and says so.",
+        "strict refuses messages that cannot be stored as declared; degraded keeps them in memory.",
         example="strict",
     )
     degraded_max_bytes: Size = setting(
         64 * 2**20,
-        "Messages that are kept in memory while the engine is away; beyond it they are refused.",
+        "Limit of messages kept in memory in mode degraded; above it they are refused.",
         example="64MiB",
     )
     durability: DurabilityName = setting(
         "hot",
-        "Level that an ack promises: memory, hot (in the engine) or durable (on disk).",
+        "Durability level of acks: memory, hot (in the engine) or durable (on disk).",
         example="durable",
     )
     require_dual_data_stack: Switch = setting(
-        False, "Whether Valkey and Postgres must both be configured and reachable.", example=True
+        False, "Require both Valkey and Postgres to be configured and reachable.", example=True
     )
-    history: History = section(History, "How much every room keeps, unless rooms says otherwise.")
+    history: History = section(History, "Default retention of rooms.")
     dedup_window: Seconds = setting(
-        300.0, "Time in which a repeated message id is recognised.", example="5m", reload="hot"
+        300.0, "Time for which message ids are remembered to detect duplicates.", example="5m", reload="hot"
     )
     sqlite: Sqlite = section(Sqlite, "The embedded engine.")
 
 
 class ClientTls(Section):
-    """TLS towards a data store."""
+    """TLS to a data store."""
 
-    enabled: Switch = setting(False, "Whether the connection is encrypted and verified.", example=True)
+    enabled: Switch = setting(False, "Encrypt and verify the connection.", example=True)
     ca_file: FilePath | None = setting(
         None,
-        "Certificate authority of the store; without one, the system's.",
+        "Certificate authority of the store; default: the system's.",
         example="/etc/arqonbus/tls/ca.pem",
     )
     cert_file: FilePath | None = setting(
-        None, "Certificate that this node shows.", example="/etc/arqonbus/tls/node.pem"
+        None, "Client certificate of this node.", example="/etc/arqonbus/tls/node.pem"
     )
     key_file: FilePath | None = setting(
         None, "Private key of that certificate.", example="/etc/arqonbus/tls/node.key"
@@ -96,7 +96,7 @@ class ClientTls(Section):
 
 
 class Sentinel(Section):
-    """How the current primary is found."""
+    """Discovery of the primary through Sentinel."""
 
     service: Text | None = setting(None, "Name of the monitored primary.", example="arqonbus")
     nodes: tuple[Annotated[str, Field(pattern=r"^[^\s@/]+:[0-9]{1,5}$")], ...] = setting(
@@ -115,7 +115,7 @@ class Valkey(Section):
 
     url: Annotated[Url, Schemes("valkey", "valkeys", "redis", "rediss", "unix")] | None = setting(
         None,
-        "Where Valkey is. Put the password in password, not here.",
+        "URL of Valkey. Set the password in password, not here.",
         example="valkey://valkey:6379",
         secrecy="url",
     )
@@ -126,12 +126,12 @@ class Valkey(Section):
         example={"from": "credential", "name": "valkey_password"},
         secrecy="value",
     )
-    tls: ClientTls = section(ClientTls, "TLS towards Valkey; also switched on by valkeys:// or rediss://.")
+    tls: ClientTls = section(ClientTls, "TLS to Valkey; also enabled by valkeys:// or rediss://.")
     cluster: Switch = setting(False, "Whether url names a node of a Valkey Cluster.", example=True)
-    sentinel: Sentinel = section(Sentinel, "Sentinels that know the primary; then url is not used.")
+    sentinel: Sentinel = section(Sentinel, "Sentinels that locate the primary; url is not used then.")
     durable_replicas: Count | None = setting(
         None,
-        "Replicas that flush a durable message before its ack; without one, all that the sentinels see up.",
+        "Replicas that flush a durable message before its ack; default: all that the sentinels report up.",
         example=1,
     )
 
@@ -145,15 +145,15 @@ class Valkey(Section):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of `url`; the host is empty for a socket file and where no URL is set."""
+        """Host and port of `url`; the host is empty for a socket file or without a URL."""
         return _address(self.url, VALKEY_PORT)
 
 
 class Pool(Section):
-    """Connections held to Postgres, per node."""
+    """Pool of connections to Postgres, per node."""
 
     min: Count = setting(1, "Connections kept open.", example=2)
-    max: Annotated[Count, Field(ge=1)] = setting(10, "Connections at most.", example=20)
+    max: Annotated[Count, Field(ge=1)] = setting(10, "Maximum number of connections.", example=20)
 
     @model_validator(mode="after")
     def _min_fits_max(self) -> Pool:
@@ -167,14 +167,14 @@ class Postgres(Section):
 
     url: Annotated[Url, Schemes("postgres", "postgresql")] | None = setting(
         None,
-        "Where Postgres is. Put the password in password, not here.",
+        "URL of Postgres. Set the password in password, not here.",
         example="postgresql://arqonbus@postgres:5432/arqonbus",
         secrecy="url",
     )
-    host: Text | None = setting(None, "Host, when no url is given.", example="postgres")
-    port: Port = setting(POSTGRES_PORT, "Port, when no url is given.", example=5432)
-    database: Text = setting("arqonbus", "Database, when no url is given.", example="arqonbus")
-    user: Text | None = setting(None, "Role; goes before the one in url.", example="arqonbus")
+    host: Text | None = setting(None, "Host, if url is not set.", example="postgres")
+    port: Port = setting(POSTGRES_PORT, "Port, if url is not set.", example=5432)
+    database: Text = setting("arqonbus", "Database, if url is not set.", example="arqonbus")
+    user: Text | None = setting(None, "Role; overrides the one in url.", example="arqonbus")
     password: Secret | None = setting(
         None,
         "Password of the role.",
@@ -182,7 +182,7 @@ class Postgres(Section):
         secrecy="value",
     )
     sslmode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = setting(
-        "prefer", "How TLS is used, in libpq's words.", example="verify-full"
+        "prefer", "Use of TLS, as in libpq.", example="verify-full"
     )
     ca_file: FilePath | None = setting(
         None, "Certificate authority of the server.", example="/etc/arqonbus/tls/ca.pem"
@@ -201,7 +201,7 @@ class Postgres(Section):
         return host
 
     def dsn(self) -> Url | None:
-        """The address with user and database and without `password`; None when none is configured."""
+        """URL with user and database, without `password`; None if not configured."""
         if self.url is not None or self.host is None:
             return self.url
         user = f"{quote(self.user, safe='')}@" if self.user else ""
@@ -209,12 +209,12 @@ class Postgres(Section):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port; the host is empty where none is configured."""
+        """Host and port; the host is empty if not configured."""
         return _address(self.dsn(), POSTGRES_PORT)
 
     @property
     def database_name(self) -> str:
-        """The database that `dsn` names; empty where it names none."""
+        """The database in `dsn`; empty if it has none."""
         dsn = self.dsn()
         return dsn.path.lstrip("/") if dsn else ""
 
@@ -224,7 +224,7 @@ class Nats(Section):
 
     url: Annotated[Url, Schemes("nats", "tls")] | None = setting(
         None,
-        "Where NATS is. Put the password in password, not here.",
+        "URL of NATS. Set the password in password, not here.",
         example="nats://nats:4222",
         secrecy="url",
     )
@@ -235,7 +235,7 @@ class Nats(Section):
         example={"from": "credential", "name": "nats_password"},
         secrecy="value",
     )
-    tls: ClientTls = section(ClientTls, "TLS towards NATS; also switched on by tls://.")
+    tls: ClientTls = section(ClientTls, "TLS to NATS; also enabled by tls://.")
 
     @property
     def encrypted(self) -> bool:
@@ -243,7 +243,7 @@ class Nats(Section):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port; the host is empty where none is configured."""
+        """Host and port; the host is empty if not configured."""
         return _address(self.url, NATS_PORT)
 
 
@@ -256,13 +256,13 @@ class Datastores(Section):
 
 
 def login(store: Valkey | Postgres | Nats) -> tuple[str, str]:
-    """User and password, each from its own setting or else from the URL; empty where neither has it."""
+    """User and password, each from its own setting or else from the URL; empty if not set."""
     user, password = (store.url.user, store.url.password) if store.url else ("", "")
     return store.user or user, store.password.get_secret_value() if store.password else password
 
 
 def _host_of(text: str) -> str:
-    """The host that a URL with this text as its address has; empty where it cannot be parsed."""
+    """The host in a URL with this address; empty if it cannot be parsed."""
     try:
         return Url(f"postgresql://{_bracketed(text)}/").host
     except ValueError:

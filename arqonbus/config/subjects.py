@@ -1,8 +1,8 @@
-"""Subjects of NATS and rooms of the bus: one rule that turns each into the other, without collisions.
+"""Reversible mapping between NATS subjects and rooms, without collisions.
 
-Pure. A subject is literal tokens, may have the token `{tenant}`, and may end in `>`; a room is a literal name
-and may end in `*`; what stands for one stands for the other. Names may hold dots and subjects no empty token:
-in the token of the tenant a dot is written `~`, and so is an empty token of the room, and nothing else is.
+Pure. A subject consists of literal tokens, may contain the token `{tenant}`, and may end in `>`; a room is a
+literal name and may end in `*`, which corresponds to `>`. Names may contain dots, and subjects cannot contain
+empty tokens: `~` represents a dot in the tenant's token, and an empty token of the room.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A subject pattern and its room: `room` is its name, or with `open` what the names begin with."""
+    """A subject pattern and its room. `room` is the name, or with `open` the prefix of the names."""
 
     tokens: tuple[str, ...]
     tenant: str | None
@@ -40,12 +40,12 @@ class Route:
 
     @property
     def filter(self) -> str:
-        """The subject to listen to, in the words of NATS."""
+        """The subject to subscribe to, in NATS syntax."""
         tokens = ["*" if token == TENANT else token for token in self.tokens]
         return ".".join([*tokens, REST] if self.open else tokens)
 
     def subject(self, address: Address) -> str | None:
-        """Where the room is found in NATS; None for a room that is none of this route's."""
+        """The subject of a room; None for a room of another route."""
         tenant, room = address
         if self.tenant is not None and tenant != self.tenant:
             return None
@@ -57,7 +57,7 @@ class Route:
         return ".".join(tokens)
 
     def address(self, subject: str) -> Address | None:
-        """The room of a subject; None for a subject that stands for no room."""
+        """The room of a subject; None if it maps to no room."""
         tokens = subject.split(".")
         fixed, rest = tokens[: len(self.tokens)], tokens[len(self.tokens) :]
         if len(fixed) < len(self.tokens) or bool(rest) is not self.open:
@@ -76,7 +76,7 @@ class Route:
         return Address(tenant, room) if _NAME.fullmatch(room) else None
 
     def shares_subject(self, other: Route) -> bool:
-        """Whether some subject reaches both. NATS knows no tenants: any token may stand where one does."""
+        """Whether some subject matches both. In NATS the tenant's token can be any token."""
         for one, two in zip(self.tokens, other.tokens, strict=False):
             if one != two and TENANT not in (one, two):
                 return False
@@ -84,7 +84,7 @@ class Route:
         return short.open is long.open if len(short.tokens) == len(long.tokens) else short.open
 
     def shares_room(self, other: Route, tenants: Collection[str]) -> bool:
-        """Whether some room belongs to both."""
+        """Whether some room matches both."""
         named = {self.tenant, other.tenant} - {None}
         if len(named) == 2 or (None in (self.tenant, other.tenant) and named - set(tenants)):
             return False
@@ -96,13 +96,13 @@ class Route:
         return self.room == other.room
 
     def addresses(self, tenants: Collection[str]) -> Iterator[Address]:
-        """For each tenant of this route the room, or what its rooms begin with."""
+        """The room, or the prefix of the rooms, for each tenant of this route."""
         for tenant in tenants if self.tenant is None else (self.tenant,):
             yield Address(tenant, self.room)
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether every subject of the second pattern is one of the first, both in the words of NATS."""
+    """Whether `pattern` matches every subject that `subject` matches, both in NATS syntax."""
     wide, narrow = pattern.split("."), subject.split(".")
     for index, token in enumerate(wide):
         if token == REST:
@@ -113,22 +113,20 @@ def covers(pattern: str, subject: str) -> bool:
 
 
 def route(subject: str, room: str, tenant: str | None) -> Route:
-    """The route of a mapping. Raises ValueError with the end of a sentence."""
+    """The route of a mapping. Raises ValueError; the message continues after the key."""
     *tokens, last = subject.split(".")
     is_open = last == REST
     if not is_open:
         tokens.append(last)
     if not tokens or any(token != TENANT and not _LITERAL.fullmatch(token) for token in tokens):
         raise ValueError(
-            "has a subject that is not tokens of A-Z a-z 0-9 _ - with dots between them, "
+            "has an invalid subject; write tokens of A-Z a-z 0-9 _ - with dots between them, "
             f"of which one may be {TENANT} and the last may be {REST}"
         )
     if not _ROOM.fullmatch(room):
         raise ValueError("has a room that is not a name of A-Z a-z 0-9 . _ -, which may end in *")
     if is_open is not room.endswith("*"):
-        raise ValueError(
-            f"has {REST} in its subject or * in its room; what stands for one stands for the other"
-        )
+        raise ValueError(f"has {REST} in its subject or * in its room, but not both; use both or neither")
     if tokens.count(TENANT) > 1:
         raise ValueError(f"has {TENANT} twice")
     if (TENANT in tokens) is (tenant is not None):

@@ -1,6 +1,6 @@
-"""The settings tree as data: which keys exist, what each one is, what somebody may have meant.
+"""The settings tree as data: existing keys, their declarations, suggestions for unknown keys.
 
-Pure; reads the declarations of the models and nothing else.
+Pure; reads only the declarations of the models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from arqonbus.config.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One setting that holds a value. `items` is the section that a list setting holds, if any."""
+    """A setting that holds a value. `items`: the section of the entries of a list setting, if any."""
 
     path: tuple[str, ...]
     field: FieldInfo
@@ -40,18 +40,18 @@ class Leaf:
 
     @property
     def available(self) -> bool:
-        """Whether this version supports more than the default."""
+        """Whether this version supports values other than the default."""
         extra = self.field.json_schema_extra
         return not isinstance(extra, dict) or extra.get("available") is not False
 
 
 def children(kind: type[Section]) -> Mapping[str, FieldInfo]:
-    """The fields of a section under the names that a profile uses."""
+    """The fields of a section by their names in a profile."""
     return {field.alias or name: field for name, field in kind.model_fields.items()}
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a value of this type is written as, seen through `| None`."""
+    """The section class of an annotation, also of `Section | None`; None if it is no section."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     if get_origin(annotation) in (Union, UnionType):
@@ -86,7 +86,7 @@ def _walk(kind: type[Section], prefix: tuple[str, ...]) -> Iterator[Leaf]:
 
 @cache
 def leaves() -> Mapping[tuple[str, ...], Leaf]:
-    """Every setting by its path, in the order of declaration. What stands in lists is not included."""
+    """All settings by path, in the order of declaration, without those inside lists."""
     return {leaf.path: leaf for leaf in _walk(Settings, ())}
 
 
@@ -100,17 +100,17 @@ def sections() -> frozenset[tuple[str, ...]]:
 
 @cache
 def reserved() -> Sequence[Leaf]:
-    """The settings of which this version supports the default only."""
+    """Settings of which this version supports only the default."""
     return [leaf for leaf in leaves().values() if not leaf.available]
 
 
 def unavailable(settings: Settings) -> Sequence[str]:
-    """The keys that have a value which this version does not support, in the order of declaration."""
+    """Keys with a value that this version does not support, in the order of declaration."""
     return [leaf.key for leaf in reserved() if reduce(getattr, leaf.path, settings) != leaf.field.default]
 
 
 def siblings(path: Path) -> Mapping[str, FieldInfo]:
-    """The keys that exist where the last part of the path stands, through lists; empty if nowhere."""
+    """The valid keys at the level of the path's last part, also inside lists; empty if unknown."""
     kind: type[Section] | None = Settings
     for part in path[:-1]:
         if isinstance(part, int):
@@ -124,7 +124,7 @@ def siblings(path: Path) -> Mapping[str, FieldInfo]:
 
 
 def secrecy_at(path: Path) -> Secrecy:
-    """How secret a value at the path is. What is no setting counts as secret: it may be a misspelt one."""
+    """Secrecy of the value at the path. An unknown key counts as secret: it may be a misspelt one."""
     leaf = leaves().get(tuple(part for part in path if isinstance(part, str)))
     if leaf is not None:
         return leaf.secrecy
@@ -138,7 +138,7 @@ def secrecy_at(path: Path) -> Secrecy:
 
 
 def suggestion(path: Path) -> str:
-    """The end of a sentence about an unknown key: what was probably meant, or what there is."""
+    """Suggestion for an unknown key: the probable key, or the existing ones."""
     last = str(path[-1])
     known = siblings(path)
     close = difflib.get_close_matches(last, known, 1, 0.6)

@@ -1,7 +1,7 @@
-"""The types that settings are written in: sizes, durations, switches, whole numbers, texts.
+"""Types of setting values: sizes, durations, switches, whole numbers, texts.
 
-Pure: text in, number out. Every refusal is the second half of a sentence that begins with the name of
-the setting, and never repeats the value: whether it may be shown is not known here.
+Pure. Error messages continue after the name of the setting and never contain the value, because it may be
+secret.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 def parse_switch(value: object) -> bool:
-    """The one reader of booleans: true/false, yes/no, on/off, 1/0, in any case."""
+    """Parse a boolean: true/false, yes/no, on/off, 1/0, in any case."""
     if isinstance(value, bool):
         return value
     if isinstance(value, (str, int)) and str(value).lower() in _SWITCH_WORDS:
@@ -48,7 +48,7 @@ def parse_switch(value: object) -> bool:
 
 
 def parse_whole(value: object) -> int:
-    """An integer, or its digits as text. `true` is not 1 here."""
+    """Parse an integer, or its digits as text. `true` is not 1."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and _WHOLE.fullmatch(value):
@@ -57,7 +57,7 @@ def parse_whole(value: object) -> int:
 
 
 def parse_size(value: object) -> int:
-    """Bytes from a number or from text with a unit: `65536`, `64KiB`, `1.5MiB`, `2MB`."""
+    """Parse a size in bytes from a number or from text with a unit: `65536`, `64KiB`, `1.5MiB`, `2MB`."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     if isinstance(value, str) and (match := _AMOUNT.fullmatch(value)):
@@ -70,7 +70,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_duration(value: object) -> float:
-    """Seconds from a number or from text with a unit: `5`, `250ms`, `5s`, `1.5m`, `24h`, `7d`."""
+    """Parse a duration in seconds from a number or text with a unit: `5`, `250ms`, `1.5m`, `24h`, `7d`."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e12:
         return float(value)
     if isinstance(value, str) and (match := _AMOUNT.fullmatch(value)):
@@ -142,7 +142,7 @@ Secret = Annotated[SecretStr, AfterValidator(_fit_for_a_secret)]
 
 
 def _path_of_text(value: object) -> object:
-    """Path("") is the current directory, which nobody means by an empty setting."""
+    """Refuse an empty path, which would mean the current directory."""
     if value == "":
         raise ValueError("is empty; write a path, or leave the setting out")
     return value

@@ -1,8 +1,8 @@
-"""The type of settings that are URLs: parsed once, when the profile is loaded.
+"""Type of settings that are URLs, parsed once when the profile is loaded.
 
-Everything that needs a part of an address takes it from here, so that a profile that loads has no address
-that fails later. Pure. As in `units`, a refusal is the second half of a sentence and never repeats the value,
-which may hold a password.
+All users take the parts of an address from here, so that no URL of a loaded profile fails later. Pure. As in
+`units`, error messages continue after the name of the setting and never contain the value, which may hold a
+password.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII | re.IGNORECASE)
 _UNPRINTABLE = re.compile(r"[\x00-\x20\x7f-\xa0\ufeff\u2028\u2029]")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SECRET_IN_QUERY = re.compile(r"(?i)(passw|pwd|secret|token)[\w.-]*=")
-_WITH_TOKENS = ("nats", "tls")  # what stands before @ without a colon is a secret
+_WITH_TOKENS = ("nats", "tls")  # the part before @ is a secret if it has no colon
 _ENCODE = "write / ? # [ ] @ in a user or password as %2F %3F %23 %5B %5D %40, or use the setting password"
 
 
 class Url(str):
-    """A URL as the profile has it, with its parts.
+    """A URL of the profile, unchanged, with its parts.
 
-    `scheme` is lower case. `user` and `password` are decoded, and empty where the URL has none. `host` is
-    lower case, without brackets, and empty for a socket file. `port` is None where the URL names none.
-    `path` is decoded and begins with a slash unless it is empty; `query` is as written. Raises ValueError.
+    `scheme` is lower case. `user` and `password` are decoded, and empty if missing. `host` is lower case,
+    without brackets, and empty for a socket file. `port` is None if missing. `path` is decoded and begins
+    with a slash unless it is empty; `query` is as written. Raises ValueError.
     """
 
     scheme: str
@@ -65,23 +65,23 @@ class Url(str):
 
     @property
     def options(self) -> dict[str, str]:
-        """The parameters of the query, decoded; of one that is repeated, the last value."""
+        """The parameters of the query, decoded; the last value of a repeated one."""
         return dict(parse_qsl(self.query, keep_blank_values=True))
 
     @property
     def netloc_host(self) -> str:
-        """The host as a URL has it: an IPv6 address in brackets."""
+        """The host as in a URL: an IPv6 address in brackets."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     @property
     def holds_secret(self) -> bool:
-        """Whether a password, a secret in the query, or the token of NATS stands in it."""
+        """Whether the URL contains a password, a secret in the query, or a NATS token."""
         token = self.scheme in _WITH_TOKENS and self.user != ""
         return self.password != "" or token or bool(_SECRET_IN_QUERY.search(self.query))
 
 
 class Schemes:
-    """Makes an annotated `Url` of a setting accept these schemes only."""
+    """Annotation that restricts a `Url` setting to these schemes."""
 
     def __init__(self, *names: str) -> None:
         self._pattern = f"^({'|'.join(names)})://"
@@ -92,7 +92,7 @@ class Schemes:
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """What comes before the first / ? or #, and what follows with it."""
+    """Split before the first / ? or #."""
     end = min((place for mark in "/?#" if (place := rest.find(mark)) >= 0), default=len(rest))
     return rest[:end], rest[end:]
 
@@ -115,7 +115,7 @@ def _address(text: str) -> tuple[str, int | None]:
         )
     host, _, port = text.partition(":")
     if any(mark in host for mark in "[]\"'<>\\^`{|}"):
-        raise ValueError("has a host with a character that no host name has")
+        raise ValueError("has a character in its host that is not allowed there")
     return host.lower(), _port(port)
 
 
@@ -128,7 +128,7 @@ def _port(text: str) -> int | None:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a secret stands in the text of a URL, also of one that cannot be parsed."""
+    """Whether the text of a URL contains a secret, even if it cannot be parsed."""
     try:
         return Url(text).holds_secret
     except ValueError:

@@ -79,7 +79,7 @@ def test_everything_that_is_wrong_is_found_in_one_pass(deployment: Any) -> None:
         "UNKNOWN_VARIABLE ARQONBUS_SERVER_HSOT: ARQONBUS_SERVER_HSOT names no setting; "
         "did you mean ARQONBUS_SERVER_HOST?",
         "EMPTY_VALUE ARQONBUS_TELEMETRY_PORT: ARQONBUS_TELEMETRY_PORT is empty; "
-        "give it a value, or leave it out altogether",
+        "give it a value, or leave it out",
         "UNKNOWN_KEY profiles/dev/profile.yaml:3:3: server.prot is not a setting; did you mean server.port?",
         "BAD_VALUE profiles/dev/profile.yaml:4:3: server.port should be less than or "
         "equal to 65535 (found 70000)",
@@ -92,7 +92,7 @@ def test_everything_that_is_wrong_is_found_in_one_pass(deployment: Any) -> None:
         "seconds, or a number with ms, s, m, h or d: 5s (found 'x')",
         "BAD_VALUE profiles/dev/profile.yaml:10:1: storage is a section and has nothing under it; "
         "indent its settings below it, or remove the line",
-        "BAD_REFERENCE profiles/dev/profile.yaml:13:5: auth.jwt.secret does not say where it is; "
+        "BAD_REFERENCE profiles/dev/profile.yaml:13:5: auth.jwt.secret has no known source; "
         "write {from: file|credential|env|command, …}",
     ]
 
@@ -214,7 +214,7 @@ def test_a_profile_without_a_base_is_found(deployment: Any) -> None:
 def test_an_overlay_that_is_the_profile_itself_ends(deployment: Any) -> None:
     """It is told, not read in a circle."""
     deployment.write("dev/profile.yaml", "host_overlay: profiles/dev/profile.yaml\n")
-    assert "host_overlay stands in an overlay" in deployment.findings()[0]
+    assert "host_overlay is set in an overlay" in deployment.findings()[0]
 
 
 def test_an_unknown_profile_says_which_there_are(deployment: Any) -> None:

@@ -78,12 +78,12 @@ def test_other_files_of_the_secrets_directory_are_left_alone(deployment: Any) ->
         ("{from: file, path: %s/blank}", "which is empty"),
         ("{from: file, path: %s/binary}", "which is not UTF-8 text"),
         ("{from: file, path: %s/huge}", "which holds more than 64 KiB"),
-        ("{from: file}", "is not complete or says too much; from: file goes with path"),
-        ("{from: file, path: a, name: b}", "is not complete or says too much"),
+        ("{from: file}", "has missing or extra keys; from: file needs path"),
+        ("{from: file, path: a, name: b}", "has missing or extra keys"),
         ("{from: file, path: 5}", "has a path of the wrong type; write text"),
-        ("{from: vault, path: a}", "does not say where it is"),
-        ("{path: a}", "does not say where it is"),
-        ("{from: [file], path: a}", "does not say where it is"),
+        ("{from: vault, path: a}", "has no known source"),
+        ("{path: a}", "has no known source"),
+        ("{from: [file], path: a}", "has no known source"),
         ("{from: credential, name: ../open}", "has a name with a path in it"),
         ("{from: credential, name: nothere}", "which is not in"),
         ("{from: env, name: UNSET}", "from the variable UNSET, which is not set"),
@@ -91,9 +91,9 @@ def test_other_files_of_the_secrets_directory_are_left_alone(deployment: Any) ->
         ("{from: command, argv: [no-such-command-here]}", "which cannot run (No such file or directory)"),
         ("{from: command, argv: ['false']}", "which ended with code 1"),
         ("{from: command, argv: ['true']}", "whose output is empty"),
-        ("{from: credential, name: circle}", "where another reference stands; a reference is followed once"),
-        ("{from: env, name: CIRCLE}", "where another reference stands"),
-        ("'{from: env, name: CIRCLE}'", "is given the text of a reference where the secret has to stand"),
+        ("{from: credential, name: circle}", "which holds another reference; a reference is followed once"),
+        ("{from: env, name: CIRCLE}", "which holds another reference"),
+        ("'{from: env, name: CIRCLE}'", "is the text of a reference instead of the secret"),
         ("{from: command, argv: 'echo x'}", "has a argv of the wrong type; write a list of words"),
     ],
 )
@@ -129,9 +129,9 @@ def test_a_reference_in_a_layer_of_plain_texts_is_refused(deployment: Any) -> No
     """A variable, an option and the file that is named for a setting hold secrets, not references."""
     text = "{from: env, name: JWT_SECRET}"
     for given in ({"environ": {"JWT_SECRET": text}}, {"overrides": [f"auth.jwt.secret={text}"]}):
-        assert "is given the text of a reference" in deployment.findings(**given)[0]
+        assert "is the text of a reference" in deployment.findings(**given)[0]
     deployment.secret("jwt_secret", text)
-    assert "is given the text of a reference" in deployment.findings()[0]
+    assert "is the text of a reference" in deployment.findings()[0]
 
 
 def test_a_secrets_directory_that_is_a_file_gets_a_sentence(deployment: Any) -> None:
