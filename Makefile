@@ -52,6 +52,7 @@ lint-python: setup
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/generate --check
 	$(BIN)/python scripts/sbom --audit
+	$(BIN)/python scripts/lint-language
 
 # Half a minute of a processor, so only what changed since it passed is looked at again.
 .PHONY: lint-ansible

@@ -1,6 +1,6 @@
-"""The bridge as a whole: connects to NATS, keeps both ways running, begins anew when the connection breaks.
+"""The bridge: connects to NATS, runs both directions, and starts again when the connection breaks.
 
-Nothing that is under way is kept over a break: what was not acked comes again, from NATS or from the log.
+A break discards the messages in progress: unacknowledged ones are delivered again, by NATS or from the log.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class NatsBridge:
                 await asyncio.wait([task])
 
     def facts(self) -> Mapping[str, Any]:
-        """What /readyz?verbose says of the bridge."""
+        """State of the bridge for /readyz?verbose."""
         state = self.state
         return {"connected": state.connected, "reason": state.reason, "rooms": state.rooms}
 
@@ -91,7 +91,7 @@ class NatsBridge:
                 self._on_failure(describe(_first(failures)))
             except* Exception:
                 self._on_failure("the bridge failed; the log has the reason")
-                logger.exception("the bridge failed and begins anew")
+                logger.exception("the bridge failed and starts again")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
@@ -147,7 +147,7 @@ class NatsBridge:
 
         async with asyncio.timeout(CONNECT_SECONDS):
             return await nats.connect(
-                allow_reconnect=False,  # the whole bridge begins anew instead
+                allow_reconnect=False,  # the whole bridge starts again instead
                 name=f"{self._settings.name} {self._node.name}",
                 connect_timeout=CONNECT_SECONDS,
                 ping_interval=PING_SECONDS,
@@ -184,7 +184,7 @@ class NatsBridge:
 
 
 def _credentials(store: Nats) -> dict[str, Any]:
-    """How to connect: where, as whom, and with what TLS. Raises OSError for files that cannot be used."""
+    """Options of the connection: address, login and TLS. Raises OSError for unusable files."""
     host, port = store.address
     at_host = f"{store.url.netloc_host if store.url else ''}:{port}"
     options: dict[str, Any] = {"servers": [f"nats://{at_host}"]}

@@ -6,7 +6,7 @@ import asyncio
 
 
 def is_cancelled() -> bool:
-    """Whether the current task was asked to end, also where the CancelledError did not come through.
+    """True if the current task was asked to end, also where the CancelledError did not come through.
 
     nats waits with `asyncio.wait_for`, which before Python 3.12 returns an answer of the same turn instead of
     raising it. Source: https://github.com/python/cpython/issues/86296

@@ -1,7 +1,7 @@
 """From NATS to the bus: one durable consumer per mapping, shared by all nodes, acked when the bus has acked.
 
-What the bus refuses for good goes to the dead letters with the reason, and holds up nobody; what it refuses
-for now is given back to NATS and comes again.
+A message that the bus refuses for good goes to the dead letters with the reason and does not block others;
+one that it refuses for now is returned to NATS and delivered again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from arqonbus.protocol.errors import EXPLANATIONS, BusError, Code
 
 BATCH = 256
 FETCH_SECONDS = 1.0  # that a request for messages stays at the server
-ACK_WAIT = 20.0  # after which NATS gives a message to somebody else
+ACK_WAIT = 20.0  # after which NATS delivers a message again
 ANSWER_SECONDS = 15.0  # that the bus may take for a batch; less than ACK_WAIT
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
@@ -212,7 +212,7 @@ def durable_name(name: str, subject: str) -> str:
 
 
 def _with_ids_apart(arrivals: Sequence[_Arrival]) -> list[list[_Arrival]]:
-    """In order, in runs in which no id stands twice: an answer is told by the id that it is for."""
+    """Messages in order, in batches without a repeated id, because answers are matched by id."""
     runs: list[list[_Arrival]] = [[]]
     seen: set[str] = set()
     for arrival in arrivals:

@@ -1,7 +1,8 @@
 """A message of NATS as an envelope of the bus, and back. Pure.
 
-Headers of one are headers of the other. What NATS or the bridge gives a meaning, and what cannot stand in a
-line of a header, goes as JSON in `ArqonBus-Headers`: no producer steers the other side, and nothing is lost.
+Headers of one side are headers of the other. Headers that have a meaning for NATS or the bridge, and
+characters that a header line may not hold, travel as JSON in `ArqonBus-Headers`, so that no producer controls
+the other side.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class Outbound:
 
     @property
     def has_routes(self) -> bool:
-        """Whether any mapping goes out."""
+        """True if any mapping goes out."""
         return bool(self._routes)
 
     def stop(self) -> None:
@@ -111,7 +111,7 @@ class Outbound:
             await asyncio.sleep(DISCOVER_SECONDS)
 
     async def _give_back_held(self) -> None:
-        """What a broken connection left in our hands goes out again now, and not when its lease ends."""
+        """Return the jobs that a broken connection left unfinished now, before their leases end."""
         for room in [room for room in self._held if room not in self._busy]:
             given = self._held[room]
             group, groups = GroupKey(room, GROUP), self._node.groups.store
@@ -261,7 +261,7 @@ class Outbound:
 
 
 def describe(error: BaseException) -> str:
-    """What is wrong, in one line; nats says nothing in some of its errors."""
+    """The error in one line; some errors of nats have no text."""
     return messages.one_line(str(error) or type(error).__name__)
 
 

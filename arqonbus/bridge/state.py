@@ -1,4 +1,4 @@
-"""What is known of the bridge: whether it is connected, since when not and why, and what it has done."""
+"""State of the bridge: connected or since when and why not, and its counters."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Hub:
 
     def _pass_on(self, room: Room, ready: Ready) -> None:
         if ready.new_epoch:
-            facts = {"epoch": room.order.epoch, "reason": "the log began anew"}
+            facts = {"epoch": room.order.epoch, "reason": "a new log began"}
             self.broadcast(room.members, replies.signal("epoch", facts, room.key.room))
         if ready.lost is not None:
             first, last = ready.lost

@@ -1,8 +1,7 @@
 """Limits shared by all connections of one tenant, identity or address on this node. Pure.
 
-Each has an account while it is connected, and afterwards until its buckets are full again: whoever comes
-back gets no fresh burst. Where the profile sets no such limit there are no
-accounts.
+Each has an account while it is connected, and afterwards until its buckets are full again, so that a
+reconnect gives no fresh burst. Without such a limit in the profile there are no accounts.
 """
 
 from __future__ import annotations
@@ -249,10 +248,10 @@ def _limited(account: Account, what: str, wait_ms: int) -> BusError:
 
 
 def part_of(limit: float, own: float, others: Sequence[float]) -> float:
-    """How much of a limit is for whoever asks for `own` while `others` ask too.
+    """The share of a limit for a node that needs `own` while `others` need theirs.
 
-    All of it but what the others need; where there is not enough, everybody gets the same, and what somebody
-    does not need goes to the rest.
+    Everything that the others do not need. If the limit is too small for all, shares are equal, and what one
+    node does not need is divided among the rest.
     """
     if own + sum(others) <= limit:
         return limit - sum(others)

@@ -1,8 +1,7 @@
 """Limits of tenants, identities and addresses that count over all nodes. Pure.
 
-Once a second each node tells the others what was asked of it, and takes of each limit what is its part: what
-nobody else asks for, or else an equal part, of which the small leave what they do not need to the great. So
-the sum is right a second or two after the load has moved, and no message waits for another node.
+Once a second each node reports its demand to the others and takes its share of each limit (`quotas.part_of`).
+The sum is right a second or two after the load has moved, and no message waits for another node.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def is_full_output(error: BaseException) -> bool:
-    """Whether standard output cannot be written because its disk is full."""
+    """True if standard output cannot be written because its disk is full."""
     return isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None
 
 

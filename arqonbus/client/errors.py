@@ -106,9 +106,9 @@ class GroupLost(ClientError):
 class DeadlineExceeded(ClientError, TimeoutError):
     """No service answered a request before its deadline.
 
-    >>> await client.request("nobody", 1, timeout=0.05)
+    >>> await client.request("empty", 1, timeout=0.05)
     Traceback (most recent call last):
-    DeadlineExceeded: no service answered in room nobody within 0.05 s
+    DeadlineExceeded: no service answered in room empty within 0.05 s
     """
 
 

@@ -54,7 +54,7 @@ class Mapping(Section):
         return route(self.subject, self.room, self.tenant)
 
     def goes(self, direction: Literal["in", "out"]) -> bool:
-        """Whether messages are passed in this direction."""
+        """True if messages are passed in this direction."""
         return self.direction in (direction, "both")
 
 

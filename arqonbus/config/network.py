@@ -33,7 +33,7 @@ class Tls(Section):
 
     @property
     def enabled(self) -> bool:
-        """Whether the bus itself terminates TLS."""
+        """True if the bus itself terminates TLS."""
         return self.cert_file is not None and self.key_file is not None
 
 

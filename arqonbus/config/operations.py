@@ -37,7 +37,7 @@ class Projector(Section):
 
     @property
     def projects(self) -> bool:
-        """Whether the phase includes projection."""
+        """True if the phase includes projection."""
         return self.phase != "emit_only"
 
 

@@ -51,7 +51,7 @@ class Provenance:
 
 
 def _decides(data: Any, path: Path) -> bool:
-    """Whether a layer determines the value at the path: it sets the value, or replaces a parent."""
+    """True if a layer determines the value at the path: it sets the value, or replaces a parent."""
     listed = False
     for part in path:
         if isinstance(data, dict) and part in data:

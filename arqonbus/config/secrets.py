@@ -73,7 +73,7 @@ FOLLOWED_ONCE = "a reference is followed once, so write the secret itself there"
 
 
 def is_reference_text(text: str) -> bool:
-    """Whether a text looks like a reference, where only a secret is allowed."""
+    """True if a text looks like a reference, where only a secret is allowed."""
     return _LOOKS_LIKE_REFERENCE.match(text) is not None
 
 

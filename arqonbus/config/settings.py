@@ -36,7 +36,7 @@ def environment_name(text: str) -> str:
 
 
 def _hint(name: str) -> str:
-    """What an unknown name of an environment probably means, as a clause; else the known names."""
+    """A clause that suggests the nearest environment, or lists the known ones."""
     close = difflib.get_close_matches(environment_name(name), (*_ENVIRONMENTS, *_ALIASES), 1)
     return f"did you mean {environment_name(close[0])}?" if close else "write dev, staging or prod"
 

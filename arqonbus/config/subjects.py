@@ -76,7 +76,7 @@ class Route:
         return Address(tenant, room) if _NAME.fullmatch(room) else None
 
     def shares_subject(self, other: Route) -> bool:
-        """Whether some subject matches both. In NATS the tenant's token can be any token."""
+        """True if some subject matches both. In NATS the tenant's token can be any token."""
         for one, two in zip(self.tokens, other.tokens, strict=False):
             if one != two and TENANT not in (one, two):
                 return False
@@ -84,7 +84,7 @@ class Route:
         return short.open is long.open if len(short.tokens) == len(long.tokens) else short.open
 
     def shares_room(self, other: Route, tenants: Collection[str]) -> bool:
-        """Whether some room matches both."""
+        """True if some room matches both."""
         named = {self.tenant, other.tenant} - {None}
         if len(named) == 2 or (None in (self.tenant, other.tenant) and named - set(tenants)):
             return False
@@ -102,7 +102,7 @@ class Route:
 
 
 def covers(pattern: str, subject: str) -> bool:
-    """Whether `pattern` matches every subject that `subject` matches, both in NATS syntax."""
+    """True if `pattern` matches every subject that `subject` matches, both in NATS syntax."""
     wide, narrow = pattern.split("."), subject.split(".")
     for index, token in enumerate(wide):
         if token == REST:

@@ -40,7 +40,7 @@ class Leaf:
 
     @property
     def available(self) -> bool:
-        """Whether this version supports values other than the default."""
+        """True if this version supports values other than the default."""
         extra = self.field.json_schema_extra
         return not isinstance(extra, dict) or extra.get("available") is not False
 

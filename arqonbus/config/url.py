@@ -75,7 +75,7 @@ class Url(str):
 
     @property
     def holds_secret(self) -> bool:
-        """Whether the URL contains a password, a secret in the query, or a NATS token."""
+        """True if the URL contains a password, a secret in the query, or a NATS token."""
         token = self.scheme in _WITH_TOKENS and self.user != ""
         return self.password != "" or token or bool(_SECRET_IN_QUERY.search(self.query))
 
@@ -128,7 +128,7 @@ def _port(text: str) -> int | None:
 
 
 def holds_secret(text: str) -> bool:
-    """Whether the text of a URL contains a secret, even if it cannot be parsed."""
+    """True if the text of a URL contains a secret, even if it cannot be parsed."""
     try:
         return Url(text).holds_secret
     except ValueError:

@@ -1,4 +1,4 @@
-"""What an admin does to the projection: end dead letters, project an event by hand, backfill, rebuild.
+"""Admin operations on the projection: end dead letters, project an event by hand, backfill, rebuild.
 
 No transport: commands of the bus and of the command line both come here. Every action leaves a row in the
 audit of its tenant, whatever came of it. Refusals are BusErrors; StorageError is let through.
@@ -40,7 +40,7 @@ Outcome = Literal["projected", "duplicate", "stale", "replayed already"]
 
 
 class Progress(NamedTuple):
-    """How far a backfill is. `next` is where to go on; None: it is done."""
+    """Progress of a backfill. `next` is the position to continue from; None: done."""
 
     episodes: int = 0
     events: int = 0
@@ -183,7 +183,7 @@ class Control:
     ) -> Progress:
         """A backfill or a rebuild to its end, with a row in the audit when it begins and when it ends.
 
-        Each step is a transaction: after a cancellation, the `next` that was told last is where to go on.
+        Each step is a transaction: after a cancellation, continue from the `next` that was returned last.
         """
         action = "projector.rebuild" if rebuild else "projector.backfill"
         arguments = _told(selection, dry_run) | {"cursor": format_cursor(after)}

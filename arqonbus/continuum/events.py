@@ -1,7 +1,7 @@
-"""What a valid event is (the Continuum contract, v1), and a sentence for each thing that is wrong with one.
+"""Validation of events (the Continuum contract, v1), with a sentence for each fault.
 
 Pure. Sound events take the fast way, through one typed decoder; only what that refuses is looked at again,
-field by field, so that everything that is wrong is said at once.
+field by field, so that all faults are reported at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|\+00:00)", re.
 
 
 class InvalidEvent(ValueError):
-    """Why a record is no event: a stable code, every fault, and agent and event as far as they are known."""
+    """An invalid event: a stable code, every fault, and agent and event as far as they are known."""
 
     def __init__(self, code: Code, faults: tuple[str, ...], agent: str = "", event: str = "") -> None:
         self.code = code

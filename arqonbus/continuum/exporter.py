@@ -1,8 +1,8 @@
-"""Tells the bus what stands in an outbox: in order, each event until it is acked, whatever dies in between.
+"""Export of an outbox to the bus: in order, each event until it is acknowledged, across restarts of both.
 
 The cursor moves only behind what the bus has acked, so that a kill between any two steps repeats events and
-loses none; the bus knows a repetition by its id, and so does the projector. What the bus refuses for what it
-is, is set aside in a file with the reason, and holds up nobody.
+loses none; the bus and the projector recognise a repetition by its id. An event that the bus refuses for good
+is set aside in a file with the reason and does not block others.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Exported:
-    """What an exporter did since it began. `connected`: whether the bus takes events now."""
+    """Counters of an exporter since its start. `connected`: the bus accepts events now."""
 
     position: int = 0
     published: int = 0
@@ -150,7 +150,7 @@ class Exporter:
 
 
 def _told_apart(records: Sequence[Record]) -> Iterator[Record]:
-    """The records, each id once: acks are told apart by it. The projector knows a repetition anyway."""
+    """The records, each id once, because acks are matched by id."""
     seen: set[str] = set()
     for record in records:
         yield record._replace(id="") if record.id in seen else record

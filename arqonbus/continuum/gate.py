@@ -1,4 +1,4 @@
-"""What is done to an event before it enters the log: redacted, or refused.
+"""The gate for events before they enter the log: they pass, are redacted, or are refused.
 
 Refused is memory itself where a reference belongs, and another tenant's name. Everything else that may be
 wrong with an event is not the publisher's to wait for: it enters the log, and the projector puts it to the
@@ -30,7 +30,7 @@ class EpisodeGate:
         self._redacted_keys = redacted_keys
 
     def __call__(self, identity: Identity, envelope: Envelope) -> bool:
-        """Whether something in the event had to be redacted, and was."""
+        """True if something in the event had to be redacted, and was."""
         try:
             event = msgspec.json.decode(envelope.payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

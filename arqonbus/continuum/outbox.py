@@ -39,14 +39,14 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How far the export is: the position, and the event there. 0: nothing was exported."""
+    """Progress of the export: the position and the event there. 0: nothing was exported."""
 
     position: int = 0
     id: str = ""
 
 
 class Outbox:
-    """A reader of one outbox. Its connection cannot write, and locks nobody out but for a moment."""
+    """A reader of one outbox. Its connection is read-only and holds locks only briefly."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -78,7 +78,7 @@ class Outbox:
         return [_record(*row) for row in rows]
 
     def waiting(self, position: int) -> int:
-        """How many rows are behind a position."""
+        """Number of rows after a position."""
         (count,) = self._connection.execute(
             f"SELECT count(*) FROM {TABLE} WHERE position > ?",  # noqa: S608
             (position,),
@@ -99,7 +99,7 @@ class Outbox:
         if last < place.position or (found is not None and _record(*found).id != place.id):
             raise OutboxError(
                 f"The outbox {self._path} is not the one that was exported up to position {place.position}: "
-                "it was made anew, or restored from a backup. Export it from its beginning with "
+                "it was created again, or restored from a backup. Export it from its beginning with "
                 "--from-begin; what the projection has already is known there, and changes nothing."
             )
 

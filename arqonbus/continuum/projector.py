@@ -1,8 +1,9 @@
 """From the log to the projection: reads the tenants' events in batches, and commits each batch as a whole.
 
-At least once in, idempotent at the store, acked after the commit: whatever dies in between, a record is
-projected once. A record that is no event, or that the store refuses for what it is, goes to the dead letters
-and holds up nobody. When a store is away the projector waits with what it holds; publishers notice nothing.
+At least once in, idempotent at the store, acknowledged after the commit: a record is projected once, also
+across crashes. An invalid event, or one that the store refuses for good, goes to the dead letters and does
+not block others. While a store is unreachable, the projector keeps its jobs and waits; publishers are not
+affected.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class EpisodeProjector:
 
     @property
     def tenants(self) -> int:
-        """How many tenants have events."""
+        """Number of tenants with events."""
         return len(self._known)
 
     def wake(self, tenant: str) -> None:
@@ -135,7 +136,7 @@ class EpisodeProjector:
         self._work_to_do.set()
 
     async def run(self) -> None:
-        """Project until `stop`. What was begun is finished; what was not acked is somebody else's again."""
+        """Project until `stop`. Batches in progress are finished; unacknowledged jobs return to the group."""
         async with asyncio.TaskGroup() as tasks:
             aside = [tasks.create_task(self._discover(), name="projector tenants")]
             if self._retention is not None:
@@ -167,7 +168,7 @@ class EpisodeProjector:
             await asyncio.sleep(DISCOVER_SECONDS)
 
     async def _new_tenants(self) -> Sequence[str]:
-        """Those that were prepared. One that cannot be keeps nobody else waiting: it is tried again later."""
+        """The tenants that could be prepared. Others are retried later and delay none of these."""
         found: list[str] = []
         failure: StorageError | None = None
         after = ""
@@ -184,7 +185,7 @@ class EpisodeProjector:
                         found.append(tenant)
             after = page[-1]
         if failure is not None and not found and not isinstance(failure, TooManyGroupsError):
-            raise failure  # it may be the store, and nobody's tenant
+            raise failure  # it may be the store, and not a tenant
         return found
 
     async def _prepare(self, tenant: str) -> None:
@@ -341,7 +342,7 @@ class EpisodeProjector:
                 pause = min(pause * 2, MAX_PAUSE_SECONDS)
                 await self._keep(holding)
             else:
-                # One store that works says nothing about the other one, for which somebody else waits.
+                # One store that works says nothing about the other one, which another worker waits for.
                 self._waiting -= waits
                 if not self._waiting and not self.counters.store_up:
                     self.counters.store_up = True

@@ -18,7 +18,7 @@ LONGEST_ARRAY_OF_NUMBERS = 32  # a longer one is an embedding, whatever its key 
 
 @dataclass(frozen=True, slots=True)
 class Boundary:
-    """What may not cross. `max_value_bytes` 0: no bound."""
+    """Limits of the boundary. `max_value_bytes` 0: no limit."""
 
     forbidden_keys: Set[str] = FORBIDDEN_KEYS
     max_value_bytes: int = MAX_VALUE_BYTES

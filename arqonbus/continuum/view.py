@@ -32,7 +32,7 @@ def episode_view(episode: Episode) -> dict[str, Any]:
 
 
 def letter_view(letter: DeadLetter, *, payload: bool = False) -> dict[str, Any]:
-    """What there is to know, with the payload where asked for: as text, or in base64 where it is none."""
+    """All facts, with the payload if requested: as text, or in base64 if it is not text."""
     origin = letter.origin
     shown: dict[str, Any] = {
         "id": letter.id,

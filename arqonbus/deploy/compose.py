@@ -1,4 +1,4 @@
-"""What docker-compose.yml needs of a profile: its variables, or why it cannot run the profile. Pure.
+"""Variables of docker-compose.yml from a profile, or the reasons why it cannot run the profile. Pure.
 
 The containers of the bus have the profile and read most of it themselves. Ports, names and files that the
 stores, the load balancer and the health checks share with it are fixed in the composition. A profile with
@@ -70,7 +70,7 @@ def _project(name: str) -> dict[str, object]:
 
 
 def _addresses(settings: Settings) -> dict[str, object]:
-    """Where clients come in, and under which names the stores are reached, where the profile has them."""
+    """Addresses for clients, and the stores' names as far as the profile has them."""
     public_name, public_port = public_address(settings)
     hosts = {
         "BUS_HOST": public_name,
@@ -86,7 +86,7 @@ def _addresses(settings: Settings) -> dict[str, object]:
 
 
 def _sizes(settings: Settings) -> dict[str, object]:
-    """How much, how long, how safe."""
+    """Sizes, durations and durability."""
     memory = memory_limit(settings)
     return {
         "BACKUP_SECONDS": round(settings.backup.rpo / 2),
@@ -103,7 +103,7 @@ def _sizes(settings: Settings) -> dict[str, object]:
 
 
 def _refusals(resolved: Resolved) -> Iterator[str]:
-    """Why the composition cannot run this profile, one clause for each reason."""
+    """Reasons why the composition cannot run this profile, one clause each."""
     settings = resolved.settings
     fixed = _ALWAYS if settings.environment == DEV else _ALWAYS | _OUTSIDE_DEV
     for key, only in fixed.items():

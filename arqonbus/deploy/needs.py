@@ -1,4 +1,4 @@
-"""What a deployment needs of a profile whatever it is made with: secrets, files, seconds, words. Pure."""
+"""Facts of a profile that every kind of deployment needs: secrets, files, seconds, words. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def public_address(settings: Settings) -> tuple[str, int]:
 
 
 def heading(resolved: Resolved, target: str, file: str) -> list[str]:
-    """The first line of a generated file: how to make it anew."""
+    """The first line of a generated file: the command that generates it."""
     profile = word(resolved.profile)
     return [f"# Generated: arqonbus profile render {target} --profile {profile} --out {file}"]
 
@@ -64,14 +64,14 @@ def heading(resolved: Resolved, target: str, file: str) -> list[str]:
 def word(text: str) -> str:
     """A name as it may stand in any file. Raises Unrenderable for one with marks of another language."""
     if not _NAME.fullmatch(text):
-        raise Unrenderable(f"{text!r} cannot stand in the file; write names with A-Z a-z 0-9 . _ - only")
+        raise Unrenderable(f"{text!r} cannot be written to the file; use A-Z a-z 0-9 . _ - only")
     return text
 
 
 def path_word(path: Path) -> str:
     """A path as it may stand in any file. Raises Unrenderable."""
     if not all(_NAME.fullmatch(part) for part in path.parts if part != "/"):
-        raise Unrenderable(f"state_dir {str(path)!r} cannot stand in the file; write it without other marks")
+        raise Unrenderable(f"state_dir {str(path)!r} cannot be written; use A-Z a-z 0-9 . _ - only")
     return str(path)
 
 

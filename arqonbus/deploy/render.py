@@ -1,4 +1,4 @@
-"""What a deployment needs to know of a profile, as the text that its tools read.
+"""Rendering of a profile into the text that the tools of a deployment read.
 
 Pure: a loaded profile in, text out, the same text for the same profile. Nothing here sees a secret: a
 reference becomes the name of a credential, and settings are shown as the redactor shows them. Variables of

@@ -29,12 +29,12 @@ def bus_unit(resolved: Resolved) -> str:
     options = f"--profile {word(resolved.profile)} --receipt {state}/receipt.json"
     lines = [
         *heading(resolved, "systemd", "/etc/systemd/system/arqonbus@.service"),
-        "# An instance is a worker. What only one of them has, such as its ports, stands in its own file:",
+        "# An instance is a worker. Settings of one worker only, such as its ports, are in its file:",
         "#   systemctl edit arqonbus@1   # [Service] Environment=ARQONBUS_SERVER_PORT=…",
         "",
         *_unit_section("ArqonBus worker %i"),
         "[Service]",
-        "# It has started when it listens, and is started anew when its event loop stands still.",
+        "# It has started when it listens, and is restarted when its event loop stops.",
         *_notifying(),
         "# Nothing listens before preflight passed; its receipt tells serve that it did.",
         f"ExecStartPre={PROGRAM} preflight {options}",

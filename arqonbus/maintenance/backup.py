@@ -42,7 +42,7 @@ class BackupRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What is backed up: the stores that there are, and by their names in the archive, files beside them."""
+    """The sources of a backup: the configured stores, and further files by their names in the archive."""
 
     postgres: Postgres | None = None
     valkey: Valkey | None = None
@@ -51,7 +51,7 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a backup says of itself. `heads` are number and hash of each tenant's newest audit row.
+    """The manifest of a backup. `heads` are number and hash of each tenant's newest audit row.
 
     `keys` is how many the snapshot of Valkey has; None where Valkey is no part of it. Without Postgres,
     `schema` is 0.

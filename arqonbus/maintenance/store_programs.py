@@ -32,7 +32,7 @@ def program(name: str) -> str:
 
 
 def environment(store: Postgres) -> Mapping[str, str]:
-    """How libpq reaches the store. The password is in the environment of the process that needs it."""
+    """Environment for libpq to reach the store. The password is only in the environment of that process."""
     dsn = store.dsn()
     user, password = login(store)
     query = dsn.options if dsn else {}

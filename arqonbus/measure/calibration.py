@@ -1,4 +1,4 @@
-"""What a delivery and a connection cost on this machine, measured for seconds on a bus of its own.
+"""Cost of a delivery and of a connection on this machine, measured for seconds on a separate bus.
 
 The bus holds its rooms in memory, so that what is measured is the bus and not an engine; its CPU and its
 memory are those that the kernel tells. The load comes from this process, and is not counted.

@@ -20,7 +20,7 @@ WARM_UP = 0.1  # share of the time whose samples are left out
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """What to do. `rate` in messages a second over all publishers; 0: as fast as acks come."""
+    """The load to apply. `rate` in messages a second over all publishers; 0: as fast as acks come."""
 
     room: str
     publishers: int
@@ -33,7 +33,7 @@ class LoadPlan:
 
 @dataclass(slots=True)
 class Measured:
-    """What came of it. Latencies in seconds, ascending."""
+    """The result of a run. Latencies in seconds, ascending."""
 
     published: int = 0
     delivered: int = 0

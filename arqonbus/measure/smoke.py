@@ -24,7 +24,7 @@ class SmokeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Smoke:
-    """What was seen. Milliseconds: from the first publish to the last ack, and to the last delivery."""
+    """The result of a smoke test. Times in ms from the first publish to the last ack and delivery."""
 
     node: str
     messages: int

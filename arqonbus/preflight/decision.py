@@ -27,7 +27,7 @@ ALL_PHASES = tuple(Phase)
 
 @dataclass(frozen=True, slots=True)
 class StartDecision:
-    """Whether the bus may start, and why. `report` is None if a valid receipt replaced the checks;
+    """True if the bus may start, and why. `report` is None if a valid receipt replaced the checks;
     `refusal` says why a given receipt was not accepted."""
 
     allowed: bool

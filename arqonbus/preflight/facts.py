@@ -61,7 +61,7 @@ class KeyFact:
 
 @dataclass(frozen=True, kw_only=True)
 class PortFact:
-    """Whether the bus can listen on an address."""
+    """True if the bus can listen on an address."""
 
     key: str
     host: str
@@ -182,7 +182,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeFailure:
-    """Why a server could not be used: the kind, a sentence without its full stop, and commands for a fix."""
+    """A server that could not be used: the kind, a sentence without its full stop, and commands for a fix."""
 
     kind: FailureKind
     text: str

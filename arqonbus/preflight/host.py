@@ -122,7 +122,7 @@ def _port(key: str, host: str, port: int) -> PortFact:
 
 
 def _held_by_us(port: int) -> bool:
-    """Whether this process already listens there: by socket activation, or during a reload."""
+    """True if this process already listens there: by socket activation, or during a reload."""
     for handle in (int(entry.name) for entry in Path("/proc/self/fd").iterdir()):
         try:
             if not stat.S_ISSOCK(os.fstat(handle).st_mode):

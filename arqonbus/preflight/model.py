@@ -132,7 +132,7 @@ class Context:
         return self.facts.host
 
     def is_set(self, key: str) -> bool:
-        """Whether the setting is set explicitly, whatever its value."""
+        """True if the setting is set explicitly, whatever its value."""
         return self.resolved.location(key).layer != "defaults"
 
 

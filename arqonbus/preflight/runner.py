@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a run needs to know about the loaded profile.
+    """The facts of the loaded profile that a run needs.
 
     `broken`: keys without a valid value. `unread`: why no settings were loaded, or empty. `file`: the
     profile's own file, for messages.

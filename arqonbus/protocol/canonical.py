@@ -26,7 +26,7 @@ _OWN_TYPES = {
 
 
 def is_canonical(envelope: Envelope, raw: bytes) -> bool:
-    """Whether its sizes prove that nothing in the bytes is repeated or unknown. False proves nothing.
+    """True if its sizes prove that nothing in the bytes is repeated or unknown. False proves nothing.
 
     Drops what is unknown from the envelope.
     """

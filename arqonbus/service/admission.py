@@ -1,4 +1,4 @@
-"""Who may be connected now: tokens, the issuer's keys and revocations, for new connections and old."""
+"""Admission of connections by tokens, the issuer's keys and revocations, for new and open connections."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Admission:
         return self._revoking.revocations.check(self._verifier.verify(token))
 
     def renewed(self, identity: Identity) -> Identity | None:
-        """What a connection's identity is by now; None if it may no longer be connected."""
+        """The current identity of a connection; None if it may no longer be connected."""
         if self._revoking.revocations.revoked(identity):
             return None
         # One that no key vouches for is the bus's own, or of a dev bus that looks at no signature.

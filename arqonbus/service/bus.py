@@ -165,7 +165,7 @@ class BusService:
 
     @property
     def url(self) -> str:
-        """Where clients connect: the public address where the profile has one, else this machine's."""
+        """The URL for clients: the public address if the profile has one, else this machine's."""
         server = self.settings.server
         return server.public_url or local_url(server)
 
@@ -219,7 +219,7 @@ async def run(
     *,
     preflight_bypassed: bool = False,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends the drain at once. SIGHUP takes over hot settings.
+    """Serve until SIGTERM or SIGINT; a second one ends the drain at once. SIGHUP reloads hot settings.
 
     `load_again` gives the profile as it is now, or raises ConfigError or ValueError.
     """
@@ -261,7 +261,7 @@ async def run(
 def reload(
     service: BusService, running: Resolved, load_again: Callable[[], Resolved]
 ) -> tuple[Resolved, Sequence[str]]:
-    """Take over a changed profile if all that changed is hot, secrets included; it, and what changed.
+    """Apply a changed profile if all changes are hot, secrets included; return it and the changed keys.
 
     Otherwise nothing is changed: BusError says so, and the log why.
     """
@@ -273,17 +273,15 @@ def reload(
         )
         colder = [change.difference.key for change in found.changes if change.effort != "hot"]
         if colder:
-            logger.error(
-                "the profile was not taken over: these settings need a restart", extra={"keys": colder}
-            )
+            logger.error("the profile was not applied: these settings need a restart", extra={"keys": colder})
             raise _not_taken_over(f"{len(colder)} changed settings need a restart")
         service.reload(settings)
     except ConfigError as error:
         findings = [str(finding) for finding in error.findings]
-        logger.error("the profile was not taken over: it has faults", extra={"findings": findings})
+        logger.error("the profile was not applied: it has faults", extra={"findings": findings})
         raise _not_taken_over(f"it has {len(findings)} faults") from error
     except (OSError, ValueError) as error:
-        logger.error("the profile was not taken over", extra={"reason": str(error)})
+        logger.error("the profile was not applied", extra={"reason": str(error)})
         raise _not_taken_over("it cannot be used") from error
     changed = [change.difference.key for change in found.changes]
     logger.info("the profile was reloaded", extra={"keys": changed})
@@ -291,8 +289,8 @@ def reload(
 
 
 def _not_taken_over(reason: str) -> BusError:
-    """What a caller on the bus is told: no file, key or value of the profile."""
-    return BusError(Code.CONFLICT, f"the profile was not taken over: {reason}; the log has them")
+    """The error for a client: it names no file, key or value of the profile."""
+    return BusError(Code.CONFLICT, f"the profile was not applied: {reason}; the log has them")
 
 
 __all__ = ["BusService", "reload", "run"]

@@ -36,8 +36,8 @@ def event_log(
 ) -> EventLog:
     """The engine that the profile names, with the rooms that it wants in memory beside it. Not yet opened.
 
-    The `witness` is asked about rooms whenever the engine began anew. `may_degrade`: it goes on without the
-    engine where the profile says so. Raises ValueError for a profile that cannot be served.
+    The `witness` is asked about rooms whenever the engine has restarted. `may_degrade`: it goes on without
+    the engine where the profile says so. Raises ValueError for a profile that cannot be served.
     """
     refuse(settings)
     engine, rooms = engine_of(settings), RoomSettingsLookup(settings)
@@ -82,7 +82,7 @@ def _degradable(settings: Settings, make: Callable[[], RenewableLog]) -> EventLo
 
 
 def projection_store(settings: Settings, process: str) -> ProjectionStore:
-    """Where the projection is kept: Postgres where the profile has one, else a file beside the log."""
+    """The projection store: Postgres if it is configured, else a file beside the log."""
     if settings.datastores.postgres.configured:
         from arqonbus.storage.postgres.projection import PostgresProjection
 

@@ -1,4 +1,4 @@
-"""What a profile has judged before it is published: signatures, schemas, the content policy, episodes.
+"""The gates in front of publishing: signatures, schemas, the content policy, episodes.
 
 One gate per room, put together when the room is first published to. A profile that asks for nothing in a room
 has no gate there, and its messages go by unread.
@@ -79,7 +79,7 @@ class ProfileGates:
         return self._commands
 
     def _gate(self, room: str) -> Gate | None:
-        """What is asked for in a room, in one chain. What has no room is judged by the policy alone."""
+        """The gates of a room, as one chain. Messages without a room pass the policy alone."""
         inspector = self._policy.of(room)
         signed = bool(room) and self._settings.room_settings(room).signature
         schemas = self._registry.of(room) if room else None

@@ -61,7 +61,7 @@ class JwksKeeper:
         counters.jwks_fetched_at = 0.0
 
     async def start(self) -> None:
-        """Take over what is kept, and begin to fetch. Raises ValueError for an address that is not safe."""
+        """Use the set on disk and start fetching. Raises ValueError for an unsafe address."""
         check_address(self._jwt.jwks_url or "", https_only=self._https_only)
         kept = await asyncio.to_thread(self._read)
         self._task = asyncio.create_task(self._run(), name="jwks")
@@ -125,7 +125,7 @@ class JwksKeeper:
             self._drop()
 
     def _read(self) -> bool:
-        """Take over the set on disk if it is of this address and not too old."""
+        """Use the set on disk if it is of this address and not too old."""
         try:
             kept = json.loads(self._path.read_bytes()[: 2 * MAX_BYTES])
             age = time.time() - float(kept["fetched_at"])
@@ -160,7 +160,9 @@ def check_address(url: str, *, https_only: bool) -> None:
     if parts.scheme not in ("https", "http") or not parts.hostname or parts.username or parts.password:
         raise ValueError("auth.jwt.jwks_url is not an address without user and password")
     if https_only and parts.scheme != "https":
-        raise ValueError("auth.jwt.jwks_url is not https://, and whoever is on the way could send own keys")
+        raise ValueError(
+            "auth.jwt.jwks_url is not https://, so that an attacker on the network could replace the keys"
+        )
 
 
 async def fetch(url: str, ca_file: Path | None, seconds: float) -> Any:

@@ -55,11 +55,11 @@ def make_projector(
 
 
 async def open_store(store: ProjectionStore) -> None:
-    """Open it, or leave it for later where its server is away. Raises StorageError for what stays wrong."""
+    """Open the store. An unreachable one is retried later. Raises StorageError for permanent faults."""
     try:
         await store.open()
     except PostgresUnavailable as error:
-        logger.warning("the store of the projection is away and is tried again: %s", error)
+        logger.warning("the store of the projection is unreachable and is retried: %s", error)
 
 
 class _Wakes(LogListener):
@@ -161,7 +161,7 @@ def _app(projector: EpisodeProjector, events: EventLog, store: ProjectionStore, 
 
 
 async def _fault(what: str, probe: Callable[[], Awaitable[float]]) -> str:
-    """Why the probe did not succeed, or nothing."""
+    """The reason why the probe failed; empty: it succeeded."""
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await probe()

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class RevocationKeeper:
-    """What is revoked now. `on_change` is called after it became more or less."""
+    """The revocations in force. `on_change` is called after each change."""
 
     def __init__(self, settings: Settings, event_log: EventLog, on_change: Callable[[], None]) -> None:
         """Reads the file. Raises ValueError when there is one and it cannot be used."""
@@ -56,7 +56,7 @@ class RevocationKeeper:
         self._rebuild()
 
     def take_file(self, settings: Settings, entries: list[Revocation]) -> None:
-        """Take over what `read_file` found, in another file or the same one."""
+        """Apply what `read_file` found, in the same file or another."""
         self._of_file, self._path = entries, settings.auth.revoked
         self._seen_file = _look(self._path)
         self._lifetime = settings.auth.jwt.max_lifetime
@@ -136,7 +136,7 @@ class RevocationKeeper:
         head = await self._event_log.head(ROOM)
         epoch, after = self._position
         if head.epoch != epoch:
-            after = 0  # the log began anew; what is known stays revoked
+            after = 0  # a new log began; known revocations stay in force
         after = max(after, head.first - 1)
         self._records = head.last - head.first + 1 if head.epoch else 0
         found = False
@@ -167,7 +167,7 @@ def read_file(settings: Settings) -> list[Revocation]:
 
 
 def _look(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file does; None if there is none."""
+    """The identity of a version of the file; None: there is no file."""
     try:
         status = path.stat() if path else None
     except OSError:

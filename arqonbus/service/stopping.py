@@ -1,4 +1,4 @@
-"""How a process of ours is told to end: SIGTERM or SIGINT drains it, and a second one ends it at once."""
+"""Graceful shutdown on SIGTERM and SIGINT; a second signal ends the process at once."""
 
 from __future__ import annotations
 

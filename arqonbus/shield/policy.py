@@ -1,9 +1,9 @@
-"""The content policy: what a message holds is judged before it is published. Pure.
+"""The content policy: messages are inspected before they are published. Pure.
 
-Almost every message is clean, and that is seen at a glance: one pass of RE2 over the bytes, for all rules at
-once. Only where something in it may be a finding is the payload read, and only what stands in a value, a key,
-a header or the name counts: all of them in one pass again, and then, if there is something, each alone. What
-cannot be looked at whole, or would keep others waiting, is blocked, not skipped.
+Almost every message is clean, and one pass of RE2 over the bytes, for all rules at once, proves it. Only if
+something may be a finding is the payload parsed. Then values, keys, headers and the name are inspected: all
+in one pass, and if that finds something, one by one. A message that is too large to inspect is blocked, not
+skipped.
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ class TrustedProxies:
         self._header = header
 
     def trusts(self, address: str) -> bool:
-        """Whether the address is one of a trusted proxy."""
+        """True if the address is one of a trusted proxy."""
         if not self._ranges:
             return False
         found = _parsed(address)
         return found is not None and any(found in each for each in self._ranges)
 
     def client(self, address: str, headers: Mapping[str, Sequence[str]]) -> str:
-        """The client's address: the nearest hop that is no trusted proxy.
+        """The client's address: the nearest hop that is not a trusted proxy.
 
         A hop that is not an address ends the search: then the proxy that reported it is the nearest known.
         """
@@ -92,7 +92,7 @@ def _forwarded(lines: Sequence[str]) -> Iterator[str | None]:
 
 
 def _forwarded_for(lines: Sequence[str]) -> Iterator[str | None]:
-    """The hops of X-Forwarded-For, the nearest first; None for one that is no address."""
+    """The hops of X-Forwarded-For, the nearest first; None for one that is not an address."""
     for line in reversed(lines):
         for hop in reversed(line.split(",")):
             text = hop.strip(" \t")

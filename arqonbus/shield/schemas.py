@@ -1,7 +1,7 @@
 """The schema registry: messages of a content type that a room declares must be valid, or are refused.
 
-Files are read when a registry is made, and nothing afterwards: no reference in a schema is ever fetched. What
-is said of an invalid message names the place and the rule, and never the value.
+Files are read when a registry is created, and nothing afterwards: no reference in a schema is ever fetched.
+An error about an invalid message names the place and the rule, never the value.
 """
 
 from __future__ import annotations

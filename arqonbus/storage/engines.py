@@ -59,7 +59,7 @@ class StorageEngine:
 
 
 class Refusal(NamedTuple):
-    """Why a profile cannot be served: the setting, and the reason without a full stop."""
+    """A reason why a profile cannot be served: the setting, and the reason without a full stop."""
 
     key: str
     text: str
@@ -221,7 +221,7 @@ def _unkeepable(rule: RoomRule, settings: Settings) -> str:
 
 
 def projection_misplaced(settings: Settings) -> bool:
-    """Whether episodes would be projected to a file although the log is shared.
+    """True if episodes would be projected to a file although the log is shared.
 
     Without Postgres the projection is a file beside the log, which works only if the bus itself projects.
     """

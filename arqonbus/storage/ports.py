@@ -215,7 +215,7 @@ class TooManyGroupsError(StorageError):
 
 
 def is_own(group: GroupKey) -> bool:
-    """Whether it is the bus's own, and no client's."""
+    """True if it is the bus's own, and no client's."""
     return group.name.startswith(OWN_GROUPS)
 
 
@@ -271,7 +271,7 @@ class EventLog(Protocol):
 
     @property
     def shared(self) -> bool:
-        """Whether other nodes may append to the same log."""
+        """True if other nodes may append to the same log."""
 
     @property
     def durability(self) -> Durability:

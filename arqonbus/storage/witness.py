@@ -63,7 +63,7 @@ class WitnessStore(Protocol):
 
 
 def is_whole(held: Standing, server: Incarnation, evidence: Evidence) -> bool:
-    """Whether it is proven that the server has everything of the room that was ever shown to clients."""
+    """True if it is proven that the server has everything of the room that was ever shown to clients."""
     if evidence.marks is None:
         return False
     for mark in evidence.marks:

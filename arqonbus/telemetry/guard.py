@@ -1,7 +1,7 @@
 """Access to the telemetry port: everything but health needs telemetry.token.
 
 /livez, /readyz and /version stay open, because load balancers ask them. Without a token everything is open
-to whoever can reach the port.
+to every client that can reach the port.
 """
 
 from __future__ import annotations

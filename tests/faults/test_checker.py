@@ -238,7 +238,7 @@ def _honest_refusal_to_recover(run: Run) -> None:
 
 def _announced_epoch(run: Run) -> None:
     _begin_anew_silently(run)
-    run.events.insert(len(run.events) - 1, Told("the log began anew"))
+    run.events.insert(len(run.events) - 1, Told("a new log began"))
 
 
 def _unknown_and_stored(run: Run) -> None:

@@ -24,7 +24,7 @@ def script(expectations: Sequence[Expectation]) -> str:
 
 
 def answers(output: str, count: int) -> list[str]:
-    """What was said to each question. Raises Unanswered."""
+    """The answer to each question. Raises Unanswered."""
     lines = output.splitlines()
     if len(lines) != count + 1 or lines[-1] != _END:
         raise Unanswered("it did not answer every question; is the user one that may use sudo?")
@@ -37,7 +37,7 @@ def answers(output: str, count: int) -> list[str]:
 def differences(
     machine: Machine, expectations: Sequence[Expectation], said: Sequence[str]
 ) -> tuple[Difference, ...]:
-    """What is not as expected."""
+    """The differences that were found."""
     return tuple(
         Difference(
             each.check,
@@ -53,10 +53,10 @@ def differences(
 
 
 def to_type(found: Sequence[Difference], site: str, deploy: str) -> list[str]:
-    """What mends it, each once, in an order in which it can be typed.
+    """Commands that mend the differences, each once, in the order to type them.
 
     `site` puts files right, once for all of them, and does all that `deploy` does. It comes after what has to
-    be out of its way, because it may start a node anew, and before what is started by hand and reads them.
+    be out of its way, because it may restart a node, and before what is started by hand and reads them.
     """
     mends = [each.mend for each in found]
     rolled_out = [verb for verb in (site, deploy) if any(mend.endswith(verb) for mend in mends)][:1]

@@ -1,4 +1,4 @@
-"""What is expected where the bus runs: profile, credentials, release, and the services of both processes.
+"""Expectations where the bus runs: profile, credentials, release, and the services of both processes.
 
 Reads the tree and the secrets of this machine, and asks no host by itself.
 """
@@ -36,7 +36,7 @@ END"""
 
 
 def on_a_bus_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for a host of the bus."""
+    """Expectations of a host of the bus."""
     resolved, site = deployment.resolved, deployment.rollout("site")
     bus, projector = services(resolved)
     yield from is_written(bus, site)

@@ -42,7 +42,7 @@ def certificate(
 
 
 def is_valid(authority: bytes, names: tuple[str, ...], now: datetime) -> Judge:
-    """What is in the file, and what was served, with === between."""
+    """The certificate in the file and the one that was served, with === between."""
     issuer = x509.load_pem_x509_certificate(authority)
 
     def judge(answer: str) -> Iterator[tuple[str, str]]:
@@ -60,7 +60,7 @@ def is_valid(authority: bytes, names: tuple[str, ...], now: datetime) -> Judge:
             )
         missing = [name for name in names if name not in _names(certificate)]
         if missing:
-            yield f"for {', '.join(missing)}", f"for {', '.join(sorted(_names(certificate))) or 'nobody'}"
+            yield f"for {', '.join(missing)}", f"for {', '.join(sorted(_names(certificate))) or 'no name'}"
         ends = certificate.not_valid_after_utc
         if ends < now + timedelta(days=RENEW_DAYS):
             yield f"valid for {RENEW_DAYS} days", f"{'ended' if ends < now else 'ends'} {ends:%Y-%m-%d}"

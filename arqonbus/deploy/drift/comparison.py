@@ -62,7 +62,7 @@ def _expected(deployment: Deployment, machine: Machine) -> Iterator[Expectation]
 
 
 def compare(deployment: Deployment, machines: Sequence[Machine]) -> list[Looked]:
-    """What came of asking each machine, in their order."""
+    """The results of all machines, in order."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda machine: look(deployment, machine), machines))
 

@@ -1,4 +1,4 @@
-"""What a whole deployment says that its hosts are compared with."""
+"""The deployment that hosts are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is expected of every host: files, sockets, units, kernel, firewall, groups, clock, names. Pure."""
+"""Expectations of every host: files, sockets, units, kernel, firewall, groups, clock, names. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _DHCP = 68
 
 
 def on_every_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for a host whatever runs on it."""
+    """Expectations of a host, whatever runs on it."""
     site = deployment.rollout("site")
     for file in machine.files:
         yield content(file.path, file.content, site)
@@ -117,7 +117,7 @@ def belongs(path: str, owner: str, group: str, mode: str, mend: str) -> Expectat
 
 
 def only(directory: str, expected: set[str], machine: Machine) -> Expectation:
-    """A directory holds these files and no others; what is missing is said by its content."""
+    """A directory holds these files and no others; missing files are reported by the content check."""
     found = f"find {quote(directory)} -type f -o -type l"
     return Expectation(
         "ARQ-DRF-003",
@@ -140,7 +140,7 @@ def runs(unit: str, machine: Machine) -> Expectation:
 
 
 def declared_sockets(deployment: Deployment, machine: Machine) -> set[str]:
-    """What a host is to listen on, beside ssh."""
+    """Expected listeners of a host, beside ssh."""
     settings, address = deployment.settings, machine.address
     found: set[str] = set()
     if "bus" in machine.parts:
@@ -178,7 +178,7 @@ def _sockets(expected: set[str]) -> Judge:
             program = re.search(r'"([^"]+)"', line)
             found[f"{address}:{port}"] = program[1] if program else "unknown"
         for each in sorted(expected - found.keys()):
-            yield each, "nobody listens"
+            yield each, "no process listens"
         for each in sorted(found.keys() - expected):
             yield NOTHING, f"{each} ({found[each]})"
 
@@ -213,7 +213,7 @@ def _same_rules(answer: str) -> Iterator[tuple[str, str]]:
 
 
 def _kernel(machine: Machine) -> Iterator[Expectation]:
-    """What the next boot would set: of all files the last one wins. What is set now, where it can be."""
+    """Kernel settings of the next boot (the last file wins) and, where they can be read, of now."""
     for file in machine.files:
         if not file.path.startswith("/etc/sysctl.d/"):
             continue

@@ -1,4 +1,4 @@
-"""How answers of a host are compared with what was expected. Pure."""
+"""Comparison of a host's answers with the expectations. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is expected of a host, as questions with the answers that they must have. Pure.
+"""Expectations of a host, as questions with the required answers. Pure.
 
 An expectation is stated once; the tests of a rollout and `arqonbus drift` ask the same questions.
 """
@@ -18,7 +18,7 @@ PARTS: tuple[Part, ...] = ("bus", "valkey", "postgres", "loadbalancer", "observa
 CHECKS: Mapping[str, str] = {
     "ARQ-DRF-001": "Files are as they were rendered",
     "ARQ-DRF-002": "Files belong to whom they should, with the declared mode",
-    "ARQ-DRF-003": "Nothing stands beside them that nobody declared",
+    "ARQ-DRF-003": "No undeclared file is beside them",
     "ARQ-DRF-004": "Secrets are those of this deployment, for root alone",
     "ARQ-DRF-005": "The host listens where it is declared, and nowhere else",
     "ARQ-DRF-006": "Services and timers run, and start at boot",
@@ -26,7 +26,7 @@ CHECKS: Mapping[str, str] = {
     "ARQ-DRF-008": "No unit has failed",
     "ARQ-DRF-009": "Kernel settings are the declared ones",
     "ARQ-DRF-010": "The firewall that is loaded is the one that is written",
-    "ARQ-DRF-011": "Nobody else is in the group of a service",
+    "ARQ-DRF-011": "The group of a service has no other members",
     "ARQ-DRF-012": "The clock follows a server",
     "ARQ-DRF-013": "Names lead to the hosts of the deployment",
     "ARQ-DRF-020": "The declared release is in service",
@@ -104,7 +104,7 @@ class Machine:
 
     @property
     def container(self) -> bool:
-        """Whether it is a container of one process, without systemd."""
+        """True if it is a container of one process, without systemd."""
         return self.spec.startswith(("docker://", "podman://")) and not self.files
 
     def type_on(self, command: str) -> str:
@@ -119,7 +119,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What came of asking one machine; `reason` says why it could not be asked."""
+    """The result of one machine; `reason`: why it could not be asked."""
 
     machine: Machine
     expectations: int

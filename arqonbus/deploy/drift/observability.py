@@ -1,4 +1,4 @@
-"""What is expected where figures and logs of all hosts are collected. Pure."""
+"""Expectations where metrics and logs of all hosts are collected. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _JOBS = ("arqonbus", "arqonbus-projector")
 
 
 def on_a_monitoring_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for the host of Prometheus."""
+    """Expectations of the host of Prometheus."""
     site = deployment.rollout("site")
     for unit in ("prometheus.service", "prometheus-alertmanager.service", "systemd-journal-remote.socket"):
         yield runs(unit, machine)

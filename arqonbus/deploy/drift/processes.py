@@ -1,4 +1,4 @@
-"""What a process may do, as the kernel says it. Pure."""
+"""Privileges of a process, as the kernel reports them. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_RIGHTS = {
 
 def in_a_container(machine: Machine) -> Expectation:
     """The first process of a container."""
-    mend = f"docker inspect {machine.name}   # then start it anew, as docker-compose.yml says"
+    mend = f"docker inspect {machine.name}   # then start it again, as docker-compose.yml says"
     return Expectation("ARQ-DRF-022", "pid 1", "cat /proc/1/status", _judge, mend)
 
 

@@ -1,4 +1,4 @@
-"""What is expected of a unit of ours: its file, what systemd makes of it, its process, its receipt. Pure."""
+"""Expectations of a unit of the bus: its file, systemd's view of it, its process, its receipt. Pure."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _restart(deployment: Deployment, machine: Machine) -> str:
 
 
 def _as_systemd_has_it(service: SystemdService, machine: Machine) -> Expectation:
-    """What systemd was told by drop-ins or at run time stands in no file of ours."""
+    """Properties set by drop-ins or at run time are in no rendered file."""
     lines = [line.partition("=") for line in service.text.splitlines()]
     declared = {name: value for name, _, value in lines if name in _LIMITS}
     declared["NeedDaemonReload"] = "no"

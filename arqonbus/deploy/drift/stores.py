@@ -1,4 +1,4 @@
-"""What is expected of Valkey, PostgreSQL and the load balancer: as they run, not only as their files say."""
+"""Expectations of Valkey, PostgreSQL and the load balancer, as they run and in their files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _OVERRIDES = (
 
 
 def on_a_valkey_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for a host of Valkey."""
+    """Expectations of a host of Valkey."""
     site = deployment.rollout("site")
     yield runs("valkey-server.service", machine)
     yield belongs(USERS, "root", "valkey", "0640", site)
@@ -112,7 +112,7 @@ def valkey_runs(declared: Mapping[str, str], client: str, mend: str | Callable[[
 
 
 def in_a_valkey_container(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What compose starts. Its limit of memory stands in docker-compose.yml."""
+    """Expectations of compose's container. Its memory limit is in docker-compose.yml."""
     text = (deployment.tree / "images" / "valkey" / "valkey.conf").read_text("utf-8")
     declared = {name: value for name, value in directives(text).items() if name != "bind"}
     settings = deployment.settings
@@ -179,7 +179,7 @@ def _shown(rules: set[str]) -> str:
 
 
 def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for a host of PostgreSQL."""
+    """Expectations of a host of PostgreSQL."""
     yield runs("postgresql@17-main.service", machine)
     rendered = {file.path: file.content for file in machine.files}
     psql, site = "runuser -u postgres -- psql", deployment.rollout("site")
@@ -201,7 +201,7 @@ def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Exp
 
 
 def in_a_postgres_container(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What compose starts."""
+    """Expectations of compose's container."""
     text = (deployment.tree / "images" / "postgres" / "arqonbus.conf").read_text("utf-8")
     if deployment.settings.datastores.valkey.tls.enabled:  # compose encrypts both stores, or none
         text += "ssl = on\nhba_file = '/run/postgresql/pg_hba.conf'\n"
@@ -265,7 +265,7 @@ def _roles(expected: set[str]) -> Judge:
 
 
 def _role(line: str) -> str:
-    """What a role may do is one thing, each membership another."""
+    """Attributes of a role, and each of its memberships, are separate questions."""
     return line if " in " in line else line.split()[0]
 
 
@@ -273,7 +273,7 @@ def _role(line: str) -> str:
 
 
 def on_an_edge_host(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
-    """What holds for the host of the load balancer."""
+    """Expectations of the host of the load balancer."""
     yield runs("haproxy.service", machine)
     expected = {f"{name} {address} 0" for name, address in machine.nodes.items()}
     yield Expectation(

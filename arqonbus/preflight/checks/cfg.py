@@ -277,7 +277,7 @@ def _bare_numbers(value: Any, field: FieldInfo, path: Keys) -> Iterator[Keys]:
 
 
 def _is_bare(value: object) -> bool:
-    """Whether the value is a number without a unit other than 0."""
+    """True if the value is a number without a unit other than 0."""
     return re.fullmatch(r"[0-9]*\.?[0-9]+", str(value)) is not None and float(str(value)) != 0
 
 

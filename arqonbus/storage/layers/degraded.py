@@ -109,7 +109,7 @@ class DegradedLog(RoomReads, LogListener):
 
     @property
     def degraded(self) -> bool:
-        """Whether the engine is unreachable or lacks rooms that are in memory."""
+        """True if the engine is unreachable or lacks rooms that are in memory."""
         return self.away or bool(self._rooms)
 
     @property

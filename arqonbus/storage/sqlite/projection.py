@@ -255,7 +255,7 @@ class SqliteProjection:
         return await self._write(write)
 
     def _renew(self, subject: Sequence[str], wanted: Sequence[Any], *, rebuild: bool, dry_run: bool) -> bool:
-        """Whether the episode changed, or would have."""
+        """True if the episode changed, or would have."""
         held = self._connection.execute(sql.EPISODE, subject).fetchone()
         if held is not None:
             standing, rank = (held[5], held[3]), (wanted[5], wanted[3])

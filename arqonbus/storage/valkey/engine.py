@@ -139,7 +139,7 @@ class ValkeyEngine:
         return [line.link for line in self._lines.values() if line.link is not None]
 
     def is_up(self, slot: int) -> bool:
-        """Whether a command for the slot can be sent now."""
+        """True if a command for the slot can be sent now."""
         try:
             return not self.link(slot).lost.done()
         except StorageError:
@@ -329,12 +329,12 @@ def _endpoint_in(redirect: ReplyError) -> Endpoint:
 
 
 def is_redirect(reply: object) -> bool:
-    """Whether the command was not executed here and must be sent to another server, or again."""
+    """True if the command was not executed here and must be sent to another server, or again."""
     return isinstance(reply, ReplyError) and reply.code in _REDIRECTS
 
 
 def is_unchecked(reply: object) -> bool:
-    """Whether the command was not executed because the room must be checked first."""
+    """True if the command was not executed because the room must be checked first."""
     return isinstance(reply, ReplyError) and reply.code == "UNCHECKED"
 
 

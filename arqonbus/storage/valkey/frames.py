@@ -40,7 +40,7 @@ def signal_frame(writer: bytes, data: bytes) -> bytes:
 
 
 def is_signal(frame: bytes) -> bool:
-    """Whether the frame is a signal; otherwise it holds entries, or is unknown."""
+    """True if the frame is a signal; otherwise it holds entries, or is unknown."""
     return frame[:1] == _SIGNAL
 
 

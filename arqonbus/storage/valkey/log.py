@@ -420,7 +420,7 @@ def _replicas(wanted: int | None, finder: Finder | None) -> Callable[[], int]:
 
 
 def _is_absent(reply: Any) -> bool:
-    """Whether this head, or this page with its head, is of a room that does not exist."""
+    """True if this head, or this page with its head, is of a room that does not exist."""
     if isinstance(reply, Exception):
         return False
     head = reply[0] if isinstance(reply[0], list) else reply

@@ -26,11 +26,11 @@ class Refill:
         self._window_us = int(dedup_seconds * 1_000_000)
 
     def keeps(self, room: RoomKey) -> bool:
-        """Whether the room has a durable history."""
+        """True if the room has a durable history."""
         return self._history.keeps(room)
 
     async def is_known(self, room: RoomKey) -> bool:
-        """Whether the history has the room. Raises StorageError."""
+        """True if the history has the room. Raises StorageError."""
         return await self._history.top(room) is not None
 
     async def fill(self, room: RoomKey, held: Standing, *, whole: bool) -> tuple[Standing, str] | None:

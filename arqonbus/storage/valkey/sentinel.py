@@ -171,7 +171,7 @@ def facts_of(answer: Any) -> dict[bytes, bytes]:
 
 
 def _is_up(replica: dict[bytes, bytes]) -> bool:
-    """Whether the sentinel can reach it.
+    """True if the sentinel can reach it.
 
     A replica during its first sync counts: it may acknowledge any time.
     """

@@ -357,5 +357,5 @@ def test_a_target_that_is_refused_says_why(capsys: pytest.CaptureFixture[str]) -
     code, out, err = run(capsys, "systemd", "--profile", "prod", "--set", "state_dir=/srv/a b")
     assert (code, out) == (1, "")
     assert err.startswith(
-        "arqonbus: systemd cannot be rendered for this profile: state_dir '/srv/a b' cannot stand"
+        "arqonbus: systemd cannot be rendered for this profile: state_dir '/srv/a b' cannot be written"
     )
