@@ -290,7 +290,7 @@ def test_files_that_decide_who_is_let_in(tmp_path: Path) -> None:
     assert [each.authority for each in seen.certificates if each.key == "auth.jwt.jwks_ca_file"] == [True]
     assert [says.partition("auth.revoked ")[2].split(" (")[0] for says in problems] == [
         "names a file that cannot be read",
-        "names something that is no regular file",
+        "does not name a regular file",
         "is not a list of at most 100000 entries",
         "",
     ]

@@ -50,7 +50,7 @@ async def test_a_store_that_was_away_at_the_start_is_found_later(
     found = await asyncio.gather(*(store.probe() for _ in range(5)))
     assert all(seconds > 0 for seconds in found)
     await store.close()
-    with pytest.raises(StorageError, match="not open"):
+    with pytest.raises(StorageError, match="are closed"):
         await store.probe()
 
 
