@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from arqonbus.config.field import Section, section, setting
 from arqonbus.config.units import Count, FilePath, Port, Seconds, Secret, Size, Switch, Text
-from arqonbus.config.url import Schemes, Url
+from arqonbus.config.url import Schemes, Url, bracketed
 from arqonbus.protocol.durability import DurabilityName
 
 # Default ports of URLs.
@@ -205,7 +205,7 @@ class Postgres(Section):
         if self.url is not None or self.host is None:
             return self.url
         user = f"{quote(self.user, safe='')}@" if self.user else ""
-        return Url(f"postgresql://{user}{_bracketed(self.host)}:{self.port}/{quote(self.database, safe='')}")
+        return Url(f"postgresql://{user}{bracketed(self.host)}:{self.port}/{quote(self.database, safe='')}")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -264,13 +264,9 @@ def login(store: Valkey | Postgres | Nats) -> tuple[str, str]:
 def _host_of(text: str) -> str:
     """The host in a URL with this address; empty if it cannot be parsed."""
     try:
-        return Url(f"postgresql://{_bracketed(text)}/").host
+        return Url(f"postgresql://{bracketed(text)}/").host
     except ValueError:
         return ""
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _address(url: Url | None, default_port: int) -> tuple[str, int]:

@@ -71,7 +71,7 @@ class Url(str):
     @property
     def netloc_host(self) -> str:
         """The host as in a URL: an IPv6 address in brackets."""
-        return f"[{self.host}]" if ":" in self.host else self.host
+        return bracketed(self.host)
 
     @property
     def holds_secret(self) -> bool:
@@ -127,6 +127,11 @@ def _port(text: str) -> int | None:
     return int(text)
 
 
+def bracketed(host: str) -> str:
+    """A host as a URL has it: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def holds_secret(text: str) -> bool:
     """True if the text of a URL contains a secret, even if it cannot be parsed."""
     try:
@@ -137,4 +142,4 @@ def holds_secret(text: str) -> bool:
         return (at != "" and (":" in login or scheme in _WITH_TOKENS)) or bool(_SECRET_IN_QUERY.search(text))
 
 
-__all__ = ["Schemes", "Url", "holds_secret"]
+__all__ = ["Schemes", "Url", "bracketed", "holds_secret"]

@@ -117,7 +117,7 @@ def in_a_valkey_container(deployment: Deployment, machine: Machine) -> Iterator[
     declared = {name: value for name, value in directives(text).items() if name != "bind"}
     settings = deployment.settings
     declared["appendfsync"] = "always" if settings.storage.durability == "durable" else "everysec"
-    if settings.datastores.valkey.tls.enabled:
+    if settings.datastores.valkey.encrypted:
         declared |= {"port": "0", "tls-port": declared["port"]}
     yield valkey_runs(declared, _IN_CONTAINER, f"docker restart {machine.name}")
 
@@ -203,7 +203,7 @@ def on_a_postgres_host(deployment: Deployment, machine: Machine) -> Iterator[Exp
 def in_a_postgres_container(deployment: Deployment, machine: Machine) -> Iterator[Expectation]:
     """Expectations of compose's container."""
     text = (deployment.tree / "images" / "postgres" / "arqonbus.conf").read_text("utf-8")
-    if deployment.settings.datastores.valkey.tls.enabled:  # compose encrypts both stores, or none
+    if deployment.settings.datastores.valkey.encrypted:  # compose encrypts both stores, or none
         text += "ssl = on\nhba_file = '/run/postgresql/pg_hba.conf'\n"
     psql = "psql --host /run/postgresql --username postgres"
     yield from postgres_runs(deployment, text, psql, machine, f"docker restart {machine.name}")

@@ -1,7 +1,7 @@
 """A link that reconnects whenever it breaks.
 
 Tries its endpoints in turn with backoff and jitter. With a finder, it connects to the current primary, and
-leaves a server that is no longer the primary. Repeats no command.
+leaves a server that stops being the primary. A command is sent at most once.
 """
 
 from __future__ import annotations
